@@ -1,0 +1,211 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"unicode/utf8"
+)
+
+// Message is what a client sent. Its slices may alias the bytes given to Decode.
+type Message struct {
+	Action Action
+	Event  []byte // decoded; nil for UnsubscribeAll
+	Data   []byte // one JSON value as it was written; nil when missing
+	ID     []byte // a JSON string or number as it was written; nil when missing
+}
+
+var (
+	errNotObject     = &Error{"message must be one JSON object"}
+	errActionTwice   = &Error{"action appears twice"}
+	errEventTwice    = &Error{"event appears twice"}
+	errDataTwice     = &Error{"data appears twice"}
+	errIDTwice       = &Error{"id appears twice"}
+	errIDType        = &Error{"id must be a string or a number"}
+	errIDLong        = &Error{"id must be at most 64 bytes"}
+	errIDSurrogate   = &Error{`id has a \u escape that is half of a surrogate pair`}
+	errActionType    = &Error{"action must be a string"}
+	errActionUnknown = &Error{"unknown action: known are subscribe, unsubscribe, unsubscribe:all and publish"}
+	errEventMissing  = &Error{"event is required"}
+	errEventType     = &Error{"event must be a string"}
+	errEventEmpty    = &Error{"event must not be empty"}
+	errEventLong     = &Error{"event must be at most 255 bytes"}
+	// Decoders put U+FFFD in place of half a pair, so that two events that differ would become one.
+	errEventSurrogate = &Error{`event has a \u escape that is half of a surrogate pair`}
+)
+
+// Decode reads one message. Keys are matched exactly, those it does not know are ignored.
+// The event is checked unless the action is UnsubscribeAll, which needs none.
+//
+// An error is an *Error; the Message beside it has only the ID, where the text is JSON and
+// holds a good one. Of several faults the first is named in this order: UTF-8, JSON, a key
+// that appears twice, id, action, event.
+func Decode(p []byte) (Message, error) {
+	if !utf8.Valid(p) {
+		return Message{}, ErrInvalidUTF8
+	}
+	if m, ok := decodeFast(p); ok {
+		return m, nil
+	}
+	return decodeGeneral(p)
+}
+
+// decodeGeneral decodes any message. p is valid UTF-8.
+func decodeGeneral(p []byte) (Message, error) {
+	// encoding/json refuses nesting beyond 10,000 here; nothing below recurses.
+	if start := skipSpace(p, 0); start == len(p) || p[start] != '{' || !json.Valid(p) {
+		return Message{}, errNotObject
+	}
+	dec := json.NewDecoder(bytes.NewReader(p))
+	if _, err := dec.Token(); err != nil {
+		return Message{}, errNotObject
+	}
+	var action, event, data, id json.RawMessage
+	var twice *Error
+	var idTwice bool
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return Message{}, errNotObject
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return Message{}, errNotObject
+		}
+		var known *json.RawMessage
+		var again *Error
+		switch key {
+		case "action":
+			known, again = &action, errActionTwice
+		case "event":
+			known, again = &event, errEventTwice
+		case "data":
+			known, again = &data, errDataTwice
+		case "id":
+			known, again = &id, errIDTwice
+		default:
+			continue
+		}
+		if *known == nil {
+			*known = value
+			continue
+		}
+		if twice == nil {
+			twice = again
+		}
+		idTwice = idTwice || again == errIDTwice
+	}
+
+	var failed Message // of two ids neither is the message's
+	idErr := checkID(id)
+	if idErr == nil && !idTwice {
+		failed.ID = id
+	}
+	switch {
+	case twice != nil:
+		return failed, twice
+	case idErr != nil:
+		return failed, idErr
+	}
+	m := Message{Data: data, ID: id}
+	if action != nil {
+		word, ok := unquote(action)
+		if !ok {
+			return failed, errActionType
+		}
+		if m.Action, ok = parseAction(word); !ok {
+			return failed, errActionUnknown
+		}
+	}
+	if m.Action == UnsubscribeAll {
+		return m, nil
+	}
+	if event == nil {
+		return failed, errEventMissing
+	}
+	word, ok := unquote(event)
+	switch {
+	case !ok:
+		return failed, errEventType
+	case word == "":
+		return failed, errEventEmpty
+	case hasLoneSurrogate(event):
+		return failed, errEventSurrogate
+	case len(word) > MaxEventBytes:
+		return failed, errEventLong
+	}
+	m.Event = []byte(word)
+	return m, nil
+}
+
+// checkID takes a JSON value, or nil for none.
+func checkID(id []byte) error {
+	switch {
+	case id == nil:
+		return nil
+	case id[0] == '"':
+		if len(id)-len(`""`) > MaxIDBytes {
+			return errIDLong
+		}
+		if hasLoneSurrogate(id) {
+			return errIDSurrogate
+		}
+		return nil
+	case !startsNumber(id[0]):
+		return errIDType
+	case len(id) > MaxIDBytes:
+		return errIDLong
+	}
+	return nil
+}
+
+// unquote decodes a JSON value that is a string.
+func unquote(value []byte) (s string, ok bool) {
+	if value[0] != '"' {
+		return "", false
+	}
+	return s, json.Unmarshal(value, &s) == nil
+}
+
+// hasLoneSurrogate says whether a valid JSON string has a \u escape for half of a
+// surrogate pair without the other half.
+func hasLoneSurrogate(quoted []byte) bool {
+	const highHalves, lowHalves = 0xD800 >> 10, 0xDC00 >> 10
+	for i := 0; i < len(quoted); i++ {
+		if quoted[i] != '\\' {
+			continue
+		}
+		i++
+		if quoted[i] != 'u' {
+			continue
+		}
+		switch unit(quoted[i+1:]) >> 10 {
+		case lowHalves:
+			return true
+		case highHalves:
+			i += len("D800")
+			next := quoted[i+1:]
+			if !bytes.HasPrefix(next, []byte(`\u`)) || unit(next[2:])>>10 != lowHalves {
+				return true
+			}
+			i += len(`\u`)
+		}
+	}
+	return false
+}
+
+// unit is the UTF-16 unit of the four hex digits that p, from a valid JSON string, begins with.
+func unit(p []byte) uint64 {
+	n, _ := strconv.ParseUint(string(p[:4]), 16, 16)
+	return n
+}
+
+func startsNumber(c byte) bool { return c == '-' || '0' <= c && c <= '9' }
+
+// skipSpace returns the index of the first byte at or after i that is not JSON's white space.
+func skipSpace(p []byte, i int) int {
+	for i < len(p) && (p[i] == ' ' || p[i] == '\n' || p[i] == '\r' || p[i] == '\t') {
+		i++
+	}
+	return i
+}

@@ -1,0 +1,100 @@
+// Package wire reads and writes PiCloud's JSON messages and names their limits and close codes.
+package wire
+
+import (
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	MaxEventBytes = 255 // of the decoded event
+	MaxNameChars  = 128 // code points of a client name
+	MaxIDBytes    = 64  // of an id as the client wrote it, a string's quotes not counted
+)
+
+// Close codes a server sends: RFC 6455 §7.4.1 and the IANA registry that follows it.
+const (
+	CloseGoingAway     = 1001 // the server stops
+	CloseProtocolError = 1002 // broken framing
+	CloseInvalidUTF8   = 1007 // a text frame that is not UTF-8
+	ClosePolicy        = 1008 // a limit was passed
+	CloseTooBig        = 1009 // a message over the limit
+	CloseRestart       = 1012 // the server restarts and could not keep this connection
+	CloseTooSlow       = 1013 // the client's queue is full
+)
+
+// Action is what a client asks for.
+type Action uint8
+
+const (
+	None Action = iota // the key is missing: a publisher's connection takes it as Publish
+	Subscribe
+	Unsubscribe
+	UnsubscribeAll
+	Publish
+)
+
+// String returns the word on the wire, "" for None.
+func (a Action) String() string {
+	switch a {
+	case Subscribe:
+		return "subscribe"
+	case Unsubscribe:
+		return "unsubscribe"
+	case UnsubscribeAll:
+		return "unsubscribe:all"
+	case Publish:
+		return "publish"
+	}
+	return ""
+}
+
+func parseAction[S string | []byte](word S) (Action, bool) {
+	switch string(word) {
+	case "subscribe":
+		return Subscribe, true
+	case "unsubscribe":
+		return Unsubscribe, true
+	case "unsubscribe:all":
+		return UnsubscribeAll, true
+	case "publish":
+		return Publish, true
+	}
+	return None, false
+}
+
+// Error is a message or a name that is refused. Reason is for the client who sent it.
+type Error struct{ Reason string }
+
+func (e *Error) Error() string { return e.Reason }
+
+// ErrInvalidUTF8 is Decode's error for bytes that are not UTF-8. It is apart from the
+// others because in a text frame it ends the connection (RFC 6455 §8.1).
+var ErrInvalidUTF8 = &Error{"message is not valid UTF-8"}
+
+var (
+	errNameMissing = &Error{"client name is required"}
+	errNameUTF8    = &Error{"client name is not valid UTF-8"}
+	errNameLong    = &Error{"client name must be at most 128 characters"}
+	errNameControl = &Error{"client name must not contain control characters"}
+)
+
+// CheckName says whether name can be a client's name: 1 to MaxNameChars characters of
+// valid UTF-8, none of them a control character. The error is an *Error.
+func CheckName(name string) error {
+	if name == "" {
+		return errNameMissing
+	}
+	if !utf8.ValidString(name) {
+		return errNameUTF8
+	}
+	if utf8.RuneCountInString(name) > MaxNameChars {
+		return errNameLong
+	}
+	for _, r := range name {
+		if unicode.IsControl(r) {
+			return errNameControl
+		}
+	}
+	return nil
+}
