@@ -1,0 +1,309 @@
+// Package hub knows who is connected and who subscribes to what, and puts each published frame into its subscribers' queues.
+package hub
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ErrTooManySubscriptions is what Subscribe returns at the limit of one client.
+var ErrTooManySubscriptions = errors.New("too many subscriptions on this connection")
+
+// ErrGone is what Subscribe returns for a client that has left.
+var ErrGone = errors.New("client has left")
+
+// A Sink takes the frames for one client.
+type Sink interface {
+	// Queue appends one frame and returns at once: it is called with an event's lock held, so it does no I/O and
+	// never calls the hub. The frame's bytes are shared with other sinks and never change.
+	//
+	// batch is the number of the publisher's current Batch. Queue reports whether the sink had not been told that
+	// number before; the caller then owes it one Flush.
+	Queue(frame []byte, batch uint64) bool
+
+	// Flush gives what is queued to the client, as far as that goes without waiting. Safe for concurrent use.
+	Flush()
+}
+
+// A Client is one connection that has joined.
+type Client struct {
+	Name        string
+	Addr        string
+	ConnectedAt time.Time
+
+	sink Sink
+	seq  uint64 // order of arrival
+	mu   sync.Mutex
+	subs []*subscription
+	left bool
+}
+
+// A subscription joins one client to one event. index is its place in the event's subs, under the event's lock.
+type subscription struct {
+	client *Client
+	event  *event
+	index  int
+}
+
+type event struct {
+	name string
+	mu   sync.Mutex
+	subs []*subscription
+	dead bool // its last subscriber has left; it is or will be out of the hub's map
+}
+
+// A Hub is safe for concurrent use. Publishers of different events share nothing but a read lock.
+//
+// Locks are taken in this order: a client's, the hub's, an event's, a sink's own. The hub's lock is never held while an
+// event's is waited for, so that a long fan-out delays nobody on another event.
+type Hub struct {
+	mu     sync.RWMutex
+	events map[string]*event
+
+	clientsMu sync.Mutex
+	clients   map[*Client]struct{}
+	lastSeq   uint64
+
+	subscriptions atomic.Int64
+	published     atomic.Uint64
+	delivered     atomic.Uint64
+}
+
+// New makes an empty hub.
+func New() *Hub {
+	return &Hub{events: make(map[string]*event), clients: make(map[*Client]struct{})}
+}
+
+// Join lists a client, last in the order of arrival.
+func (h *Hub) Join(sink Sink, name, addr string, at time.Time) *Client {
+	c := &Client{Name: name, Addr: addr, ConnectedAt: at, sink: sink}
+	h.clientsMu.Lock()
+	defer h.clientsMu.Unlock()
+	h.lastSeq++
+	c.seq = h.lastSeq
+	h.clients[c] = struct{}{}
+	return c
+}
+
+// Leave ends all subscriptions of c and forgets it. After it returns no frame is queued for c any more. Calling it
+// again does nothing.
+func (h *Hub) Leave(c *Client) {
+	c.mu.Lock()
+	c.left = true
+	h.dropAll(c)
+	c.mu.Unlock()
+	h.clientsMu.Lock()
+	delete(h.clients, c)
+	h.clientsMu.Unlock()
+}
+
+// Subscribe makes c receive what is published to the event from now on. Subscribing twice is subscribing once. It
+// returns ErrTooManySubscriptions when c has max subscriptions already.
+func (h *Hub) Subscribe(c *Client, name []byte, max int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left {
+		return ErrGone
+	}
+	if c.find(name) >= 0 {
+		return nil
+	}
+	if len(c.subs) >= max {
+		return ErrTooManySubscriptions
+	}
+	s := &subscription{client: c}
+	for {
+		ev := h.lookupOrCreate(name)
+		ev.mu.Lock()
+		if ev.dead { // emptied since the lookup: help to remove it and look again
+			ev.mu.Unlock()
+			h.forget(ev)
+			continue
+		}
+		s.event, s.index = ev, len(ev.subs)
+		ev.subs = append(ev.subs, s)
+		ev.mu.Unlock()
+		break
+	}
+	c.subs = append(c.subs, s)
+	h.subscriptions.Add(1)
+	return nil
+}
+
+// Unsubscribe ends one subscription, if c has it. After it returns no frame of that event is queued for c.
+func (h *Hub) Unsubscribe(c *Client, name []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := c.find(name)
+	if i < 0 {
+		return
+	}
+	h.drop(c.subs[i])
+	last := len(c.subs) - 1
+	c.subs[i] = c.subs[last]
+	c.subs[last] = nil
+	c.subs = c.subs[:last]
+}
+
+// UnsubscribeAll ends all subscriptions of c. After it returns no published frame is queued for c.
+func (h *Hub) UnsubscribeAll(c *Client) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h.dropAll(c)
+}
+
+// Publish puts frame into the queue of every current subscriber of the event, and lists in b who is to be flushed.
+// When it returns the message is accepted: it is in all those queues, behind everything that was published to the
+// event before. It reports the number of subscribers.
+func (h *Hub) Publish(b *Batch, name, frame []byte) int {
+	h.published.Add(1)
+	h.mu.RLock()
+	ev := h.events[string(name)]
+	h.mu.RUnlock()
+	if ev == nil {
+		return 0
+	}
+	ev.mu.Lock()
+	for _, s := range ev.subs {
+		b.Queue(s.client.sink, frame)
+	}
+	n := len(ev.subs)
+	ev.mu.Unlock()
+	h.delivered.Add(uint64(n))
+	return n
+}
+
+// find returns the place of the event in c.subs, or -1. It needs c.mu.
+func (c *Client) find(name []byte) int {
+	for i, s := range c.subs {
+		if s.event.name == string(name) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (h *Hub) lookupOrCreate(name []byte) *event {
+	h.mu.RLock()
+	ev := h.events[string(name)]
+	h.mu.RUnlock()
+	if ev != nil {
+		return ev
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ev = h.events[string(name)]
+	if ev == nil {
+		ev = &event{name: string(name)}
+		h.events[ev.name] = ev
+	}
+	return ev
+}
+
+// dropAll needs c.mu.
+func (h *Hub) dropAll(c *Client) {
+	for _, s := range c.subs {
+		h.drop(s)
+	}
+	c.subs = nil
+}
+
+// drop takes s out of its event: the last entry takes its place, so the cost does not grow with the subscribers.
+func (h *Hub) drop(s *subscription) {
+	ev := s.event
+	ev.mu.Lock()
+	last := len(ev.subs) - 1
+	ev.subs[s.index] = ev.subs[last]
+	ev.subs[s.index].index = s.index
+	ev.subs[last] = nil
+	ev.subs = ev.subs[:last]
+	switch {
+	case last == 0:
+		ev.dead = true
+	case last >= 64 && last < cap(ev.subs)/4:
+		ev.subs = slices.Clone(ev.subs) // the crowd has gone, and so does its list
+	}
+	dead := ev.dead
+	ev.mu.Unlock()
+	h.subscriptions.Add(-1)
+	if dead {
+		h.forget(ev)
+	}
+}
+
+// forget takes a dead event out of the map, unless it is out already.
+func (h *Hub) forget(ev *event) {
+	h.mu.Lock()
+	if h.events[ev.name] == ev {
+		delete(h.events, ev.name)
+	}
+	h.mu.Unlock()
+}
+
+// Counts are the hub's figures at one moment. Published and Delivered only grow.
+type Counts struct {
+	Clients, Events, Subscriptions int
+	Published, Delivered           uint64
+}
+
+// Counts returns the current figures. It does not wait for a fan-out.
+func (h *Hub) Counts() Counts {
+	h.clientsMu.Lock()
+	clients := len(h.clients)
+	h.clientsMu.Unlock()
+	h.mu.RLock()
+	events := len(h.events)
+	h.mu.RUnlock()
+	return Counts{
+		Clients:       clients,
+		Events:        events,
+		Subscriptions: int(h.subscriptions.Load()),
+		Published:     h.published.Load(),
+		Delivered:     h.delivered.Load(),
+	}
+}
+
+// An EventInfo is one event with its subscribers in the order in which they connected.
+type EventInfo struct {
+	Name    string
+	Clients []*Client
+}
+
+// Snapshot lists the events that have subscribers, by name, and all clients in the order in which they connected.
+func (h *Hub) Snapshot() (events []EventInfo, clients []*Client) {
+	h.mu.RLock()
+	all := make([]*event, 0, len(h.events))
+	for _, ev := range h.events {
+		all = append(all, ev)
+	}
+	h.mu.RUnlock()
+	events = make([]EventInfo, 0, len(all))
+	for _, ev := range all {
+		ev.mu.Lock()
+		subs := make([]*Client, len(ev.subs))
+		for i, s := range ev.subs {
+			subs[i] = s.client
+		}
+		ev.mu.Unlock()
+		if len(subs) > 0 {
+			slices.SortFunc(subs, byArrival)
+			events = append(events, EventInfo{ev.name, subs})
+		}
+	}
+	slices.SortFunc(events, func(a, b EventInfo) int { return cmp.Compare(a.Name, b.Name) })
+
+	h.clientsMu.Lock()
+	clients = make([]*Client, 0, len(h.clients))
+	for c := range h.clients {
+		clients = append(clients, c)
+	}
+	h.clientsMu.Unlock()
+	slices.SortFunc(clients, byArrival)
+	return events, clients
+}
+
+func byArrival(a, b *Client) int { return cmp.Compare(a.seq, b.seq) }
