@@ -1,0 +1,537 @@
+// Package conn holds one client's socket: what is read of it becomes messages, what is queued for it goes out in order.
+//
+// A connection at rest is its socket and a small record: no goroutine, no buffer. When the socket becomes readable, a
+// goroutine borrows a reader, handles everything at hand and puts the connection to rest again. Everything that is
+// written, data, pongs and the close frame, passes the connection's one outbox. (A TLS connection keeps a goroutine.)
+package conn
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+)
+
+// Why a connection ended, as Handler.Closed gets it, besides io.EOF, gorilla's words for what it found wrong, and errors
+// of the system.
+var (
+	ErrGoodbye  = errors.New("closed by the client")
+	ErrTooSlow  = errors.New("reads too slowly: its queue is full")
+	ErrStalled  = errors.New("reads too slowly: it took nothing for a whole ping interval")
+	ErrProtocol = errors.New("broke the WebSocket protocol")
+	ErrClosed   = errors.New("closed by the server")
+
+	errNotUTF8   = fmt.Errorf("%w: text is not UTF-8", ErrProtocol)
+	errFragments = fmt.Errorf("%w: too many fragments", ErrProtocol)
+)
+
+// How long a connection that is being closed may take: to accept what is queued for it and the close frame, and then to
+// answer.
+const (
+	flushGrace  = 5 * time.Second
+	answerGrace = time.Second
+)
+
+// A Handler gets what a connection receives. Its methods are called by one goroutine at a time.
+type Handler interface {
+	// Receive gets one message; p is valid during the call. A text message is valid UTF-8.
+	Receive(binary bool, p []byte)
+	// Rest says that there is no more input at hand: whatever was kept back for a burst goes out now.
+	Rest()
+	// Closed is called once, last, with the reason. What is queued then may still go out.
+	Closed(why error)
+}
+
+// The states of a connection's reading side. A connection awake has a goroutine in run; notified tells it that the
+// socket has become readable since it looked.
+const (
+	resting int32 = iota
+	awake
+	notified
+)
+
+// A Conn is one WebSocket connection. All exported methods are safe for concurrent use, and none of them waits.
+type Conn struct {
+	set     *Set
+	handler Handler
+	sock    socket
+	addr    string
+	slot    int // place in the set
+	secure  bool
+
+	state atomic.Int32
+
+	// Of the reading side only: whoever set state to awake.
+	gather  gather
+	partial []byte // what was read of an unfinished message, from its first byte
+	ended   bool   // Closed has been called, input is thrown away
+
+	mu      sync.Mutex
+	out     outbox
+	batch   uint64      // the last batch number seen, see hub.Sink
+	taken   uint64      // bytes that the socket has taken in all
+	pinged  uint64      // taken, at the last ping
+	stuck   bool        // stalled, at the last ping
+	why     error       // set: the connection is being closed, nothing more is queued
+	goodbye []byte      // the close frame, with why
+	timer   *time.Timer // bounds the closing
+	users   int         // calls into sock under way, and one until Closed has been called
+	writing bool        // a goroutine is in write: it alone takes from out
+	stalled bool        // the socket takes no more; the poller (TLS: the writer) goes on
+	again   bool        // the socket became writable since the write began
+	cut     bool        // the queue is to be cut when the write under way returns
+	dead    bool        // nothing is to be done with sock any more; it is closed when users is 0
+}
+
+// Addr is the client's address, "192.168.99.1:62178", or "local" for one of a Unix socket.
+func (c *Conn) Addr() string { return c.addr }
+
+// Queue appends a frame of an Arena to what is sent, and reports whether the caller owes a Flush for its batch: see
+// hub.Sink. A connection whose queue is full and which takes nothing is let go; one that is being closed takes no more.
+func (c *Conn) Queue(frame []byte, batch uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil {
+		return false
+	}
+	if c.stalled && c.out.size > 0 && c.out.size+len(frame) > c.set.limits.QueueBytes {
+		c.letGo(ErrTooSlow)
+		return false
+	}
+	c.out.push(frame, c.stalled)
+	if c.stalled || c.batch == batch {
+		return false
+	}
+	c.batch = batch
+	return true
+}
+
+// Flush writes what is queued, as far as the socket takes it now; the rest follows by itself.
+func (c *Conn) Flush() {
+	c.mu.Lock()
+	if c.writing || c.stalled || c.dead || c.out.size == 0 {
+		c.mu.Unlock()
+		return
+	}
+	c.writing = true
+	c.users++
+	if c.secure {
+		// Its writes wait, so they have a goroutine of their own and count as a stall until all is out.
+		c.stalled = true
+		c.set.wg.Go(c.write)
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
+	c.write()
+}
+
+// Idle reports whether everything queued has been given to the socket.
+func (c *Conn) Idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.out.size == 0
+}
+
+// Close sends what is queued, then a close frame (RFC 6455 §7.4), and ends the connection: bounded in time, in the
+// background. Handler.Closed gets ErrClosed. Closing again does nothing.
+func (c *Conn) Close(code int, reason string) {
+	c.sayGoodbye(appendFrame(nil, opClose, websocket.FormatCloseMessage(code, reason)), ErrClosed)
+	c.Flush()
+	c.kick()
+}
+
+// write is run with writing set, by the goroutine that set it, and with one of users.
+func (c *Conn) write() {
+	var store [8][]byte
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.leave()
+	for c.out.size > 0 && !c.dead {
+		bufs := c.out.head(store[:0])
+		c.again = false
+		c.mu.Unlock()
+		n, err := c.sock.write(bufs)
+		clear(bufs)
+		c.mu.Lock()
+		if c.dead {
+			break
+		}
+		if n > 0 {
+			c.out.took(n)
+			c.taken += uint64(n)
+		}
+		if c.cut {
+			c.cut = false
+			c.out.cut()
+			c.out.push(c.goodbye, false)
+		}
+		if err == errAgain {
+			if c.again {
+				continue
+			}
+			c.writing, c.stalled = false, true
+			c.out.own()
+			if c.out.size > c.set.limits.QueueBytes && c.why == nil {
+				c.letGo(ErrTooSlow)
+			}
+			return
+		}
+		if err != nil {
+			c.fail(err)
+			break
+		}
+	}
+	c.writing, c.stalled = false, false
+	if c.out.size == 0 && c.goodbye != nil && !c.dead {
+		c.timer.Reset(answerGrace)
+		c.mu.Unlock()
+		c.sock.closeWrite() // TLS may wait here
+		c.mu.Lock()
+	}
+}
+
+// writable is the poller's word that the socket takes bytes again.
+func (c *Conn) writable() {
+	c.mu.Lock()
+	c.again = true
+	resume := c.stalled && !c.writing && !c.dead
+	if resume {
+		c.stalled = false
+	}
+	c.mu.Unlock()
+	if resume {
+		c.Flush()
+	}
+}
+
+// ping queues a ping, so that the peer's kernel has something to acknowledge, and lets go of a connection that has taken
+// nothing since the last one although something was waiting.
+func (c *Conn) ping() {
+	c.mu.Lock()
+	switch {
+	case c.why != nil:
+	case c.stalled && c.stuck && c.taken == c.pinged:
+		c.letGo(ErrStalled)
+	default:
+		c.out.push(pingFrame, c.stalled)
+	}
+	c.pinged, c.stuck = c.taken, c.stalled
+	c.mu.Unlock()
+	c.Flush()
+}
+
+var pingFrame = appendFrame(nil, opPing, nil)
+
+// reply queues a control frame in answer to one; the end of the reading flushes it.
+func (c *Conn) reply(frame []byte) { c.Queue(frame, 0) }
+
+// sayGoodbye queues a close frame as the last of all and notes why. Only the first goodbye counts.
+func (c *Conn) sayGoodbye(frame []byte, why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil {
+		return
+	}
+	c.closing(frame, why)
+	c.out.push(c.goodbye, c.stalled)
+}
+
+// letGo drops what is queued, but for the rest of a frame that is half out, and says 1013. It needs mu.
+func (c *Conn) letGo(why error) {
+	c.closing(appendFrame(nil, opClose, websocket.FormatCloseMessage(websocket.CloseTryAgainLater, "reads too slowly")), why)
+	if c.writing {
+		c.cut = true
+	} else {
+		c.out.cut()
+		c.out.push(c.goodbye, false)
+	}
+	c.kick()
+}
+
+// closing begins the end of the connection. It needs mu.
+func (c *Conn) closing(goodbye []byte, why error) {
+	c.why = why
+	c.goodbye = append([]byte(nil), goodbye...)
+	c.timer = time.AfterFunc(flushGrace, c.kill)
+}
+
+// fail notes that the socket is broken. It needs mu.
+func (c *Conn) fail(err error) {
+	if c.why == nil {
+		c.why = err
+	}
+	c.out = outbox{}
+	c.goodbye = nil
+	c.dead = true
+	c.sock.abort()
+	c.kick()
+}
+
+// kill ends the connection at once. Handler.Closed follows, if it has not been called.
+func (c *Conn) kill() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fail(ErrClosed)
+	c.users++
+	c.leave()
+}
+
+// leave gives up one of users; the last one of a dead connection closes it. It needs mu.
+func (c *Conn) leave() {
+	c.users--
+	if c.users == 0 && c.dead {
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+		c.set.remove(c)
+		c.sock.close()
+	}
+}
+
+// kick makes the reading side look at the connection: the socket is readable, or something has ended it.
+func (c *Conn) kick() {
+	c.sock.interrupt()
+	for {
+		switch s := c.state.Load(); {
+		case s == resting && c.state.CompareAndSwap(resting, awake):
+			c.set.wg.Go(c.run)
+			return
+		case s == awake && c.state.CompareAndSwap(awake, notified), s == notified:
+			return
+		}
+	}
+}
+
+// run is the reading side's goroutine: it looks until nothing has happened since it looked.
+func (c *Conn) run() {
+	for {
+		c.look()
+		if c.state.CompareAndSwap(awake, resting) {
+			return
+		}
+		c.state.Store(awake)
+	}
+}
+
+// look handles what is at hand. The connection's reading side belongs to the caller.
+func (c *Conn) look() {
+	c.mu.Lock()
+	if c.ended && c.dead {
+		c.mu.Unlock()
+		return
+	}
+	c.users++
+	c.mu.Unlock()
+
+	if !c.ended {
+		err := c.receive()
+		c.handler.Rest()
+		c.Flush()
+		if err != nil {
+			c.end(err)
+		}
+	}
+	if c.ended {
+		c.discard()
+	}
+
+	c.mu.Lock()
+	c.leave()
+	c.mu.Unlock()
+}
+
+// end tells the handler. Without a goodbye on its way there is nothing to wait for.
+func (c *Conn) end(err error) {
+	c.ended = true
+	c.partial = nil
+	c.mu.Lock()
+	if c.why == nil || c.why == ErrProtocol {
+		c.why = err
+	}
+	err = c.why
+	if c.goodbye == nil && !c.dead {
+		c.fail(err)
+	}
+	c.mu.Unlock()
+	c.handler.Closed(err)
+	c.mu.Lock()
+	c.leave() // the use that was Closed's
+	c.mu.Unlock()
+}
+
+// closed returns why the connection is being closed, or nil.
+func (c *Conn) closed() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why
+}
+
+// receive handles all input that is at hand and returns nil, or what ended the connection.
+func (c *Conn) receive() error {
+	if c.secure {
+		return c.receiveSecure()
+	}
+	if err := c.closed(); err != nil {
+		return err
+	}
+	r := c.set.readers.Get().(*reader)
+	defer c.set.readers.Put(r)
+	if err := c.handleEarly(r); err != nil {
+		return err
+	}
+	for {
+		// A little of an unfinished message is read on behind in the large buffer; much of one grows in its own.
+		in := r.buf
+		if len(c.partial) > len(in)/8 {
+			c.partial = slices.Grow(c.partial, min(len(c.partial), len(in)))
+			in = c.partial[:cap(c.partial)]
+		} else {
+			copy(in, c.partial)
+		}
+		n, err := c.sock.read(in[len(c.partial):])
+		if err == errAgain {
+			return nil
+		}
+		if err == nil && n == 0 {
+			err = io.EOF
+		}
+		if err == nil {
+			err = c.handle(r, in[:len(c.partial)+n])
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+const secureRead = 4 << 10
+
+// receiveSecure is receive where a read waits: it borrows a reader for what has come only, and returns at the end.
+func (c *Conn) receiveSecure() error {
+	borrow := func(handle func(*reader) error) error {
+		r := c.set.readers.Get().(*reader)
+		defer c.set.readers.Put(r)
+		return handle(r)
+	}
+	err := borrow(c.handleEarly)
+	for err == nil {
+		c.handler.Rest()
+		c.Flush()
+		if err := c.closed(); err != nil {
+			return err
+		}
+		c.partial = slices.Grow(c.partial, secureRead)
+		in := c.partial[:cap(c.partial)]
+		n, rerr := c.sock.read(in[len(c.partial):])
+		if n > 0 {
+			err = borrow(func(r *reader) error { return c.handle(r, in[:len(c.partial)+n]) })
+		} else if err = c.closed(); err == nil { // or the read was interrupted for that
+			err = rerr
+		}
+	}
+	return err
+}
+
+// handleEarly handles what came with the handshake: it may hold whole messages.
+func (c *Conn) handleEarly(r *reader) error {
+	if len(c.partial) == 0 || c.gather.pos > 0 {
+		return nil
+	}
+	return c.handle(r, c.partial)
+}
+
+// handle takes the whole messages out of in, which begins with partial, and keeps the rest in partial.
+func (c *Conn) handle(r *reader, in []byte) error {
+	for len(in) > 0 {
+		what, start, end := c.gather.next(in, c.set.limits.MessageBytes)
+		switch what {
+		case needMore:
+			c.keep(in)
+			return nil
+		case gotControl:
+			if err := r.control(c, in[start:end]); err != nil {
+				return c.broken(err)
+			}
+			in = append(in[:start], in[end:]...)
+		case gotMessage, gotMistake:
+			binary, p, err := r.message(c, in[:end])
+			if err == nil && what == gotMistake {
+				err = ErrProtocol
+			}
+			if err != nil {
+				return c.broken(err)
+			}
+			if !binary && !utf8.Valid(p) {
+				return c.refuse(websocket.CloseInvalidFramePayloadData, errNotUTF8)
+			}
+			c.handler.Receive(binary, p)
+			if err := c.closed(); err != nil {
+				return err
+			}
+			in = in[end:]
+		case gotOverlong:
+			return c.refuse(websocket.CloseMessageTooBig, errFragments)
+		}
+	}
+	c.keep(nil)
+	return nil
+}
+
+// keep makes rest the partial message. rest may lie in partial or in a reader's buffer.
+func (c *Conn) keep(rest []byte) {
+	if len(rest) == 0 && !c.secure {
+		c.partial = nil
+		return
+	}
+	c.partial = append(c.partial[:0], rest...)
+}
+
+// broken is refuse for gorilla's verdict: gorilla has said goodbye already, but where a length is beyond all limits.
+func (c *Conn) broken(err error) error {
+	if _, ok := errors.AsType[*websocket.CloseError](err); ok {
+		return ErrGoodbye // and gorilla has answered
+	}
+	if errors.Is(err, websocket.ErrReadLimit) {
+		return c.refuse(websocket.CloseMessageTooBig, err)
+	}
+	return c.refuse(websocket.CloseProtocolError, err)
+}
+
+// refuse says goodbye for something that the client did, and returns why.
+func (c *Conn) refuse(code int, why error) error {
+	c.sayGoodbye(appendFrame(nil, opClose, websocket.FormatCloseMessage(code, "")), ErrProtocol)
+	return why
+}
+
+// discard throws input away until the peer has answered the goodbye, so that the kernel does not meet it with a reset,
+// which could overtake the goodbye.
+func (c *Conn) discard() {
+	r := c.set.readers.Get().(*reader)
+	defer c.set.readers.Put(r)
+	for {
+		c.mu.Lock()
+		dead := c.dead
+		if s, ok := c.sock.(secure); ok && !dead {
+			s.NetConn().SetReadDeadline(time.Now().Add(flushGrace + answerGrace))
+		}
+		c.mu.Unlock()
+		if dead {
+			return
+		}
+		n, err := c.sock.read(r.buf)
+		if err == errAgain {
+			return
+		}
+		if err != nil || n == 0 {
+			c.kill()
+			return
+		}
+	}
+}
