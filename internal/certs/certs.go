@@ -1,0 +1,147 @@
+// Package certs holds a TLS certificate with its key and follows their files as they change.
+package certs
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// checkEvery is how often, at most, handshakes look at the files.
+const checkEvery = time.Second
+
+// A Pair is a certificate with its key. It is safe for concurrent use, owns no
+// goroutine and need not be closed.
+type Pair struct {
+	certFile, keyFile string
+	log               *slog.Logger
+	now               func() time.Time
+
+	current atomic.Pointer[tls.Certificate] // never nil, its Leaf neither
+
+	// checking is set by the one handshake that looks at the files. Whoever set
+	// it owns the fields below until it is cleared; nobody waits for that.
+	checking atomic.Bool
+	checked  time.Time // when the files were looked at last
+	cert     stamp
+	key      stamp
+	failure  string // why the files as they are cannot be used, as logged; empty: they are in use
+}
+
+// Load reads the pair. Its error names the file, what is wrong with it and
+// what to do. A certificate that is expired, or not valid yet, is only logged:
+// this machine's clock may be the one that is wrong.
+func Load(certFile, keyFile string, log *slog.Logger) (*Pair, error) {
+	p := &Pair{certFile: certFile, keyFile: keyFile, log: log, now: time.Now}
+	if err := p.load(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Config returns what a listener needs: TLS 1.2 or later, HTTP/1.1 only
+// (WebSocket has no use for h2), the pair as its files are at each handshake.
+// Trap: http.Server.ServeTLS adds h2 again unless its Protocols are HTTP/1 only.
+func (p *Pair) Config() *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"http/1.1"},
+		GetCertificate: p.GetCertificate,
+	}
+}
+
+// GetCertificate returns the certificate for a handshake, and never an error.
+// When a second has passed since the files were looked at, it looks first; others
+// who come meanwhile get the pair that is in use and do not wait. Files that
+// cannot be used leave the old pair in use and are logged once for each change.
+func (p *Pair) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if p.checking.CompareAndSwap(false, true) {
+		p.follow()
+		p.checking.Store(false)
+	}
+	return p.current.Load(), nil
+}
+
+// Describe says in one printable line what the certificate is.
+func (p *Pair) Describe() string {
+	leaf := p.current.Load().Leaf
+	var names []string
+	for _, name := range leaf.DNSNames {
+		names = append(names, strconv.Quote(name))
+	}
+	for _, ip := range leaf.IPAddresses {
+		names = append(names, ip.String())
+	}
+	if names == nil {
+		names = []string{"no name"}
+	}
+	return fmt.Sprintf("certificate for %s (subject %q), valid until %s",
+		strings.Join(names, ", "), leaf.Subject, leaf.NotAfter.UTC().Format(time.RFC3339))
+}
+
+// follow takes the files into use if they changed. Its caller has set checking.
+func (p *Pair) follow() {
+	now := p.now()
+	if now.Sub(p.checked) < checkEvery {
+		return
+	}
+	p.checked = now
+	changed := !p.cert.matches(p.certFile) || !p.key.matches(p.keyFile)
+	// Files that could not be used are tried at each check: chown, or a mode
+	// further up the path, cures them without leaving a trace in a stamp.
+	if !changed && p.failure == "" {
+		return
+	}
+	err := p.load()
+	if err == nil {
+		p.failure = ""
+		p.log.Info("new TLS certificate in use", "certificate", p.Describe())
+		return
+	}
+	if changed || err.Error() != p.failure {
+		p.log.Error("new TLS files cannot be used, the old certificate stays in use", "err", err)
+	}
+	p.failure = err.Error()
+}
+
+// load reads the files and, if they are good, takes them into use.
+func (p *Pair) load() error {
+	// Stamps first: a change while the files are read is then seen at the next check.
+	p.cert, p.key = stampOf(p.certFile), stampOf(p.keyFile)
+	pair, err := read(p.certFile, p.keyFile)
+	if err != nil {
+		return err
+	}
+	p.current.Store(pair)
+	if now := p.now(); now.Before(pair.Leaf.NotBefore) || now.After(pair.Leaf.NotAfter) {
+		p.log.Warn("TLS certificate is not valid at this time, clients will refuse it: renew it or set this machine's clock",
+			"file", p.certFile, "not_before", pair.Leaf.NotBefore, "not_after", pair.Leaf.NotAfter, "now", now)
+	}
+	return nil
+}
+
+// A stamp tells whether a path still leads to the same file with the same
+// contents. Its info is nil while the path leads nowhere.
+type stamp struct{ info fs.FileInfo }
+
+func stampOf(path string) stamp {
+	info, err := os.Stat(path) // follows links: a link that points elsewhere is another file
+	if err != nil {
+		return stamp{}
+	}
+	return stamp{info}
+}
+
+func (s stamp) matches(path string) bool {
+	then, now := s.info, stampOf(path).info
+	if then == nil || now == nil {
+		return then == nil && now == nil
+	}
+	return os.SameFile(then, now) && then.Size() == now.Size() && then.ModTime().Equal(now.ModTime())
+}

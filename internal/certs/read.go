@@ -1,0 +1,114 @@
+package certs
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+)
+
+// maxFileBytes is far above any chain; it keeps a wrong path (a disk image, a
+// log) from being read into memory.
+const maxFileBytes = 1 << 20
+
+// read returns the pair in two PEM files, its Leaf set. The error is one line
+// that names the file, what is wrong with it and what to do.
+func read(certFile, keyFile string) (*tls.Certificate, error) {
+	certPEM, err := contents(certFile)
+	if err != nil {
+		return nil, fmt.Errorf("certificate file %q: %w", certFile, err)
+	}
+	keyPEM, err := contents(keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("key file %q: %w", keyFile, err)
+	}
+
+	block := find(certPEM, isCertificate)
+	if block == nil {
+		return nil, fmt.Errorf("certificate file %q: %s", certFile,
+			missing(find(certPEM, isKey) != nil, "certificate", "key"))
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("certificate file %q: its first certificate is damaged (%w): copy it here again", certFile, err)
+	}
+
+	block = find(keyPEM, isKey)
+	if block == nil {
+		return nil, fmt.Errorf("key file %q: %s", keyFile,
+			missing(find(keyPEM, isCertificate) != nil, "key", "certificate"))
+	}
+	if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
+		return nil, fmt.Errorf("key file %q: the key is encrypted: store it without a passphrase (openssl pkey -in FILE -out NEWFILE)", keyFile)
+	}
+
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("key file %q does not fit certificate file %q (%w): use the key this certificate was made with, and put the server's own certificate first", keyFile, certFile, err)
+	}
+	pair.Leaf = leaf
+	return &pair, nil
+}
+
+// contents reads a regular file; anything else might block or never end.
+// Its error does not name the file.
+func contents(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, advise(err)
+	case !info.Mode().IsRegular():
+		return nil, errors.New("not a regular file: give the path of a PEM file")
+	case info.Size() > maxFileBytes:
+		return nil, fmt.Errorf("%d bytes are too many: give the path of a PEM file", info.Size())
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, advise(err)
+	}
+	return data, nil
+}
+
+// advise adds the remedy to an error of the file system and takes the path out,
+// which the caller quotes.
+func advise(err error) error {
+	cause := err
+	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
+		cause = pathError.Err
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: correct the path or put the file there", cause)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: let the user that runs this server read it, and enter its folders", cause)
+	}
+	return fmt.Errorf("%w: check the path and the disk", cause)
+}
+
+// missing says that a file holds no block of the wanted kind, and what to do.
+func missing(holdsOther bool, wanted, other string) string {
+	if holdsOther {
+		return fmt.Sprintf("holds a %s and no %s: exchange the two paths", other, wanted)
+	}
+	return fmt.Sprintf("holds no PEM %s: give the path of a file with a line that begins with -----BEGIN", wanted)
+}
+
+func find(data []byte, is func(*pem.Block) bool) *pem.Block {
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil || is(block) {
+			return block
+		}
+		data = rest
+	}
+}
+
+func isCertificate(b *pem.Block) bool { return b.Type == "CERTIFICATE" }
+
+func isKey(b *pem.Block) bool {
+	return b.Type == "PRIVATE KEY" || strings.HasSuffix(b.Type, " PRIVATE KEY")
+}
