@@ -1,0 +1,112 @@
+// Package dashboard is the web page that PiCloud serves to people; it holds the files and knows nothing of the server behind them.
+package dashboard
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/http"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The page is served as it lies here: no build step, nothing from another host.
+//
+//go:embed page
+var embedded embed.FS
+
+// file is one file of the page, ready to be served.
+type file struct {
+	body        []byte
+	contentType string
+	etag        string
+}
+
+// Paths lists what [Handler] serves, sorted: "/" and each file that the page loads. Each is for GET and HEAD.
+func Paths() []string {
+	return slices.Sorted(maps.Keys(files()))
+}
+
+// Handler serves the page to anyone: it holds no secret, it asks for the key and sends it like any client.
+// Methods are the router's to check; a path that is not in [Paths] gets a 404.
+func Handler() http.Handler {
+	served := files()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f, ok := served[r.URL.Path]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		h := w.Header()
+		h.Set("Content-Security-Policy", policy(r.Host))
+		h.Set("Content-Type", f.contentType)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		// The files name each other without a version: a browser that used a kept one unasked would, after an upgrade,
+		// mix two pages. So it may keep them but asks each time, and the usual answer is an empty 304.
+		h.Set("Cache-Control", "no-cache")
+		h.Set("ETag", f.etag)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.body))
+	})
+}
+
+// files returns the embedded files by the path they are served at. What goes wrong here is a fault of the build, not
+// of the machine, so it panics: any test that calls it sees it.
+func files() map[string]file {
+	served := make(map[string]file)
+	err := fs.WalkDir(embedded, "page", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		body, err := embedded.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		kind, ok := contentTypes[path.Ext(name)]
+		if !ok {
+			return fmt.Errorf("%s: no content type for this kind of file", name)
+		}
+		at := strings.TrimPrefix(name, "page")
+		if at == "/index.html" {
+			at = "/"
+		}
+		sum := sha256.Sum256(body)
+		served[at] = file{body: body, contentType: kind, etag: `"` + hex.EncodeToString(sum[:16]) + `"`}
+		return nil
+	})
+	if err != nil {
+		panic("dashboard: " + err.Error())
+	}
+	return served
+}
+
+// contentTypes stands here because package mime also reads the machine's own tables, and a machine that calls .js
+// text/plain would leave the page without its scripts.
+var contentTypes = map[string]string{
+	".html": "text/html; charset=utf-8",
+	".css":  "text/css; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".svg":  "image/svg+xml",
+}
+
+// policy is the page's Content-Security-Policy for a request to that host: only its own files run, and only its own
+// server is talked to.
+func policy(host string) string {
+	connect := "'self'"
+	// Browsers before about 2022 do not count ws: and wss: to the same host as 'self'. The Host header is the
+	// client's word and may hold a ';', and CSP has no way to write an IPv6 address: hence the check.
+	if plainHost.MatchString(host) {
+		connect += " ws://" + host + " wss://" + host
+	}
+	return "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src " + connect +
+		"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+}
+
+var plainHost = regexp.MustCompile(`^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?$`)
