@@ -1,0 +1,163 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"math"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"picloud/internal/wire"
+
+	"golang.org/x/time/rate"
+)
+
+// maxAddresses bounds what the guard remembers; past it the address that may try most is forgotten.
+const maxAddresses = 1024
+
+// A guard compares keys, and slows down who guesses them.
+type guard struct {
+	key   [sha256.Size]byte
+	burst int
+
+	wrong atomic.Uint64
+
+	mu        sync.Mutex
+	addresses map[netip.Addr]*rate.Limiter // of those who have sent wrong keys
+}
+
+func newGuard(key string, burst int) *guard {
+	return &guard{key: sha256.Sum256([]byte(key)), burst: burst, addresses: make(map[netip.Addr]*rate.Limiter)}
+}
+
+// A verdict is what the guard says of a request.
+type verdict struct {
+	status     int           // 0: let in
+	reason     string        // for the client
+	retryAfter time.Duration // with 429
+	first      bool          // with 429: this address was not refused before
+}
+
+// check judges a key from an address. An address that has used up its guesses is refused whatever it sends: otherwise it
+// could go on guessing and only look for the one answer that differs.
+func (g *guard) check(key string, from netip.Addr, now time.Time) verdict {
+	from = network(from)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	known := g.addresses[from]
+	if known != nil {
+		if have := known.TokensAt(now); have < 1 {
+			wait := time.Duration((1 - have) * float64(time.Minute))
+			return verdict{status: http.StatusTooManyRequests, reason: "too many wrong keys from this address", retryAfter: wait}
+		}
+	}
+	if key == "" {
+		return verdict{status: http.StatusUnauthorized, reason: "a key is required: header X-API-Key, query apiKey, or Authorization: Bearer"}
+	}
+	sum := sha256.Sum256([]byte(key)) // of equal length, so that the comparison tells nothing of the key's
+	if subtle.ConstantTimeCompare(sum[:], g.key[:]) == 1 {
+		return verdict{}
+	}
+	g.wrong.Add(1)
+	if known == nil {
+		if len(g.addresses) >= maxAddresses {
+			g.forgetOne(now)
+		}
+		known = rate.NewLimiter(rate.Every(time.Minute), g.burst)
+		g.addresses[from] = known
+	}
+	known.AllowN(now, 1)
+	return verdict{status: http.StatusUnauthorized, reason: "wrong key", first: known.TokensAt(now) < 1}
+}
+
+// forgetOne needs mu.
+func (g *guard) forgetOne(now time.Time) {
+	var oldest netip.Addr
+	most := -1.0
+	for addr, l := range g.addresses {
+		if have := l.TokensAt(now); have > most {
+			oldest, most = addr, have
+		}
+	}
+	delete(g.addresses, oldest)
+}
+
+// network is what counts as one address: of IPv6 the /64, which one host has to itself.
+func network(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
+	if a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return a
+}
+
+// key returns the key that a request carries: the first of the three places that has one.
+func key(r *http.Request) string {
+	if k := r.Header.Get("X-API-Key"); k != "" {
+		return k
+	}
+	if r.URL.RawQuery != "" {
+		if k := r.URL.Query().Get("apiKey"); k != "" {
+			return k
+		}
+	}
+	if scheme, k, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(k)
+	}
+	return ""
+}
+
+type localKey struct{}
+
+// markLocal notes which requests come over a Unix socket: that socket's permissions are their key.
+func markLocal(ctx context.Context, c net.Conn) context.Context {
+	if _, ok := c.LocalAddr().(*net.UnixAddr); ok {
+		return context.WithValue(ctx, localKey{}, true)
+	}
+	return ctx
+}
+
+// admitted answers a request without a valid key and reports whether it has one.
+func (s *Server) admitted(w http.ResponseWriter, r *http.Request) bool {
+	if r.Context().Value(localKey{}) != nil {
+		return true
+	}
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	v := s.guard.check(key(r), from.Addr(), time.Now())
+	if v.status == 0 {
+		return true
+	}
+	if v.first {
+		s.log.Warn("an address has sent too many wrong keys and may try one a minute from now on", "address", from.Addr())
+	}
+	switch v.status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="PiCloud"`)
+	case http.StatusTooManyRequests:
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(v.retryAfter.Seconds()))))
+	}
+	refuse(w, v.status, v.reason)
+	return false
+}
+
+// named returns the client's name of a request, or answers it.
+func named(w http.ResponseWriter, r *http.Request) (string, bool) {
+	name := r.Header.Get("X-API-Client-Name")
+	if name == "" {
+		name = r.URL.Query().Get("clientName")
+	}
+	if err := wire.CheckName(name); err != nil {
+		refuse(w, http.StatusBadRequest, err.Error()+": header X-API-Client-Name or query clientName")
+		return "", false
+	}
+	return name, true
+}

@@ -1,0 +1,178 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"picloud/internal/conn"
+	"picloud/internal/hub"
+	"picloud/internal/wire"
+)
+
+// infoEither serves /info: a WebSocket to who asks for one, one snapshot to others.
+func (s *Server) infoEither(w http.ResponseWriter, r *http.Request) {
+	if conn.IsUpgrade(r) {
+		s.infoSocket(w, r)
+		return
+	}
+	if !s.admitted(w, r) {
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Write(append(s.snapshot(), '\n'))
+}
+
+func (s *Server) infoSocket(w http.ResponseWriter, r *http.Request) {
+	if !s.admitted(w, r) {
+		return
+	}
+	c, ok := s.upgrade(w, r)
+	if !ok {
+		return
+	}
+	is := &infoSession{server: s, conn: c}
+	c.Start(is)
+	is.show(s.snapshot())
+	is.mu.Lock()
+	defer is.mu.Unlock()
+	if !is.closed {
+		is.timer = time.AfterFunc(InfoEvery, is.tick)
+	}
+}
+
+// An infoSession shows snapshots to one client.
+type infoSession struct {
+	server *Server
+	conn   *conn.Conn
+
+	mu     sync.Mutex
+	timer  *time.Timer
+	closed bool
+}
+
+func (is *infoSession) show(snapshot []byte) {
+	var a conn.Arena
+	is.conn.Queue(a.Text(snapshot), 0)
+	is.conn.Flush()
+}
+
+// tick shows the current state, unless the client is still busy with an older one.
+func (is *infoSession) tick() {
+	if is.conn.Idle() {
+		is.show(is.server.info.recent(is.server.snapshot))
+	}
+	is.mu.Lock()
+	defer is.mu.Unlock()
+	if !is.closed {
+		is.timer.Reset(InfoEvery)
+	}
+}
+
+// Receive implements conn.Handler: what an info client says is ignored.
+func (is *infoSession) Receive(bool, []byte) {}
+
+// Rest implements conn.Handler.
+func (is *infoSession) Rest() {}
+
+// Closed implements conn.Handler.
+func (is *infoSession) Closed(why error) {
+	is.mu.Lock()
+	is.closed = true
+	if is.timer != nil {
+		is.timer.Stop()
+	}
+	is.mu.Unlock()
+	is.server.closed("", is.conn.Addr(), why)
+}
+
+// snapshots shares one encoded snapshot among info connections whose turns are close together.
+type snapshots struct {
+	mu   sync.Mutex
+	made time.Time
+	last []byte
+}
+
+func (s *snapshots) recent(make func() []byte) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); s.last == nil || now.Sub(s.made) > InfoEvery/10 {
+		s.last, s.made = make(), now
+	}
+	return s.last
+}
+
+// snapshot returns the current state as JSON.
+func (s *Server) snapshot() []byte {
+	events, clients := s.hub.Snapshot()
+	info := wire.Info{
+		Subscriptions:  make([]wire.Subscription, len(events)),
+		AllConnections: connections(clients),
+		CreatedAt:      time.Now().UTC(),
+		Server:         s.state(),
+	}
+	for i, ev := range events {
+		info.Subscriptions[i] = wire.Subscription{Name: ev.Name, Connections: connections(ev.Clients)}
+	}
+	p, err := json.Marshal(info)
+	if err != nil {
+		panic("server: encode info: " + err.Error()) // its types can always be encoded
+	}
+	return p
+}
+
+func connections(clients []*hub.Client) []wire.Connection {
+	list := make([]wire.Connection, len(clients))
+	for i, c := range clients {
+		list[i] = wire.Connection{ClientName: c.Name, IPAddress: c.Addr, ConnectedAt: c.ConnectedAt}
+	}
+	return list
+}
+
+func (s *Server) state() wire.ServerInfo {
+	n := s.hub.Counts()
+	return wire.ServerInfo{
+		Version:        s.cfg.Version,
+		UptimeSeconds:  int64(time.Since(s.began).Seconds()),
+		Connections:    s.conns.Len(),
+		MaxConnections: s.cfg.Limits.Connections,
+		Events:         n.Events,
+		Subscriptions:  n.Subscriptions,
+		Published:      n.Published,
+		Delivered:      n.Delivered,
+		LetGo:          s.letGo.Load(),
+		WrongKeys:      s.guard.wrong.Load(),
+	}
+}
+
+// metrics serves the counters in Prometheus' text format, version 0.0.4.
+func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
+	if !s.admitted(w, r) {
+		return
+	}
+	st := s.state()
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	var b strings.Builder
+	metric := func(name, kind, help string, value any) {
+		fmt.Fprintf(&b, "# HELP picloud_%s %s\n# TYPE picloud_%s %s\npicloud_%s %v\n", name, help, name, kind, name, value)
+	}
+	metric("connections", "gauge", "WebSocket connections, info connections included.", st.Connections)
+	metric("connections_max", "gauge", "The connection limit.", st.MaxConnections)
+	metric("events", "gauge", "Events that have subscribers.", st.Events)
+	metric("subscriptions", "gauge", "Subscriptions of all connections.", st.Subscriptions)
+	metric("published_total", "counter", "Messages accepted from publishers.", st.Published)
+	metric("delivered_total", "counter", "Messages put into subscribers' queues.", st.Delivered)
+	metric("let_go_total", "counter", "Connections closed because they read too slowly.", st.LetGo)
+	metric("wrong_keys_total", "counter", "Requests with a wrong key.", st.WrongKeys)
+	metric("uptime_seconds", "gauge", "Time since the start.", st.UptimeSeconds)
+	metric("goroutines", "gauge", "Goroutines of the process.", runtime.NumGoroutine())
+	metric("memory_bytes", "gauge", "Memory that the Go runtime has from the system.", mem.Sys-mem.HeapReleased)
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	w.Write([]byte(b.String()))
+}

@@ -1,0 +1,122 @@
+package server
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"picloud/internal/conn"
+	"picloud/internal/hub"
+	"picloud/internal/wire"
+)
+
+// A publisher is what publishing needs for a while: memory for the frames, and the list of those who are to be flushed.
+// It is borrowed from Server.publishers by one goroutine at a time.
+type publisher struct {
+	batch hub.Batch
+	arena conn.Arena
+	text  []byte
+	name  []byte // quoted
+	body  []byte // of a POST
+}
+
+// keepBytes is the largest buffer that is kept for the next use.
+const keepBytes = 128 << 10
+
+// publish encodes a message, once, and queues it for all its subscribers.
+func (p *publisher) publish(h *hub.Hub, m *wire.Message, from string) {
+	p.name = wire.AppendString(p.name[:0], from)
+	p.text = wire.AppendDelivery(p.text[:0], m.Event, m.Data, time.Now(), p.name)
+	frame := p.arena.Text(p.text)
+	h.Publish(&p.batch, m.Event, frame)
+	p.sent(len(frame))
+}
+
+// answer queues text for the client who is being served.
+func (p *publisher) answer(c *conn.Conn, text []byte) {
+	p.text = text
+	frame := p.arena.Text(text)
+	p.batch.Queue(c, frame)
+	p.sent(len(frame))
+}
+
+func (p *publisher) sent(n int) {
+	if p.batch.Added(n) {
+		p.batch.Flush()
+	}
+	if cap(p.text) > keepBytes {
+		p.text = nil
+	}
+}
+
+func (s *Server) publishPost(w http.ResponseWriter, r *http.Request) {
+	if !s.admitted(w, r) {
+		return
+	}
+	name, ok := named(w, r)
+	if !ok {
+		return
+	}
+	p := s.publishers.Get().(*publisher)
+	defer s.publishers.Put(p)
+	if !p.readBody(w, r, s.cfg.Limits.MessageBytes) {
+		return
+	}
+	m, err := wire.Decode(p.body)
+	if err == nil && m.Action != wire.None && m.Action != wire.Publish {
+		err = errors.New("action must be publish, or missing")
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	s.gate.RLock()
+	stopping := s.stopping
+	if !stopping {
+		p.publish(s.hub, &m, name)
+	}
+	s.gate.RUnlock()
+	p.batch.Flush()
+	if stopping {
+		unavailable(w, "server is stopping")
+		return
+	}
+	w.WriteHeader(http.StatusCreated)
+}
+
+// readBody reads a request's body into p.body, or answers it.
+func (p *publisher) readBody(w http.ResponseWriter, r *http.Request, limit int) bool {
+	if r.ContentLength > int64(limit) {
+		tooLarge(w)
+		return false
+	}
+	if cap(p.body) > keepBytes {
+		p.body = nil
+	}
+	p.body = p.body[:0]
+	body := http.MaxBytesReader(w, r.Body, int64(limit))
+	for {
+		if len(p.body) == cap(p.body) {
+			p.body = append(p.body, make([]byte, max(512, len(p.body)))...)[:len(p.body)]
+		}
+		n, err := body.Read(p.body[len(p.body):cap(p.body)])
+		p.body = p.body[:len(p.body)+n]
+		var over *http.MaxBytesError
+		switch {
+		case err == io.EOF:
+			return true
+		case errors.As(err, &over):
+			tooLarge(w)
+			return false
+		case err != nil:
+			refuse(w, http.StatusBadRequest, "body could not be read")
+			return false
+		}
+	}
+}
+
+func tooLarge(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close") // the rest of the body is not worth reading
+	refuse(w, http.StatusRequestEntityTooLarge, "message is over the limit")
+}

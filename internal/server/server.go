@@ -1,0 +1,263 @@
+// Package server is PiCloud over HTTP: its routes, who may use them, and what a connected client may say.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"picloud/internal/conn"
+	"picloud/internal/dashboard"
+	"picloud/internal/hub"
+	"picloud/internal/wire"
+
+	"github.com/julienschmidt/httprouter"
+)
+
+// Config is what a Server is made with. All fields must be set.
+type Config struct {
+	Key           string // never empty
+	Version       string
+	Limits        conn.Limits
+	Subscriptions int           // of one connection
+	HeaderTimeout time.Duration // for a request's headers
+	WrongKeys     int           // from one address, then one a minute
+	Requests      int           // HTTP connections at the same time, before they become WebSockets
+}
+
+// InfoEvery is how often an info connection gets a snapshot.
+const InfoEvery = 5 * time.Second
+
+// How long things may take: a request's body, behind its headers; an answer; a stop.
+const (
+	bodyTimeout   = 20 * time.Second
+	answerTimeout = time.Minute
+	idleTimeout   = 2 * time.Minute
+	stopTimeout   = 5 * time.Second
+)
+
+// A Server is made by New and served by Run.
+type Server struct {
+	cfg   Config
+	log   *slog.Logger
+	hub   *hub.Hub
+	conns *conn.Set
+	guard *guard
+	http  *http.Server
+	info  snapshots
+	began time.Time
+
+	publishers sync.Pool // of *publisher
+
+	// gate is held for reading while a POST is published: once stopping is set under it, all that was accepted is queued.
+	gate     sync.RWMutex
+	stopping bool
+
+	letGo       atomic.Uint64
+	nextWarning atomic.Int64 // of warnFull, on the clock that began with the server
+}
+
+// New makes a Server. It logs to log: no keys, no payloads.
+func New(cfg Config, log *slog.Logger) (*Server, error) {
+	if cfg.Key == "" {
+		return nil, errors.New("a server needs a key")
+	}
+	s := &Server{
+		cfg:   cfg,
+		log:   log,
+		hub:   hub.New(),
+		guard: newGuard(cfg.Key, cfg.WrongKeys),
+		began: time.Now(),
+	}
+	s.publishers.New = func() any { return new(publisher) }
+	conns, err := conn.New(cfg.Limits, func(w http.ResponseWriter, status int, reason error) {
+		refuse(w, status, reason.Error())
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.conns = conns
+	requests := newBound(cfg.Requests)
+	s.http = &http.Server{
+		Handler:           s.routes(),
+		ReadHeaderTimeout: cfg.HeaderTimeout,
+		ReadTimeout:       cfg.HeaderTimeout + bodyTimeout,
+		WriteTimeout:      answerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    16 << 10,
+		ConnState:         requests.connState,
+		ConnContext:       markLocal,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	s.http.RegisterOnShutdown(requests.open)
+	return s, nil
+}
+
+// Run serves on the listeners, TLS ones among them, until ctx ends; then it stops in order: it takes no more
+// connections, delivers what is queued and closes every WebSocket with 1001, within 5 seconds. It closes the listeners.
+// The error is nil after that, or what ended the serving. It is called once.
+func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
+	poll, endPoll := context.WithCancel(context.Background())
+	var parts sync.WaitGroup
+	failed := make(chan error, len(listeners)+1)
+	parts.Go(func() {
+		if err := s.conns.Run(poll); err != nil {
+			failed <- err
+		}
+	})
+	for _, l := range listeners {
+		parts.Go(func() {
+			if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve on %s: %w", l.Addr(), err)
+			}
+		})
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	s.stop()
+	endPoll()
+	parts.Wait()
+	return errors.Join(err, s.conns.Release())
+}
+
+func (s *Server) stop() {
+	s.gate.Lock()
+	s.stopping = true
+	s.gate.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	var requests sync.WaitGroup
+	requests.Go(func() {
+		// What is under way here is a body on its way in, which will be refused, or an answer on its way out.
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		s.http.Shutdown(ctx)
+		s.http.Close()
+	})
+	s.conns.Close(ctx, wire.CloseGoingAway, "server stops")
+	requests.Wait()
+}
+
+func (s *Server) routes() http.Handler {
+	r := httprouter.New()
+	r.RedirectTrailingSlash = false
+	r.RedirectFixedPath = false
+	r.HandlerFunc(http.MethodGet, "/subscribe", s.subscribe)
+	r.HandlerFunc(http.MethodGet, "/publish", s.publishSocket)
+	r.HandlerFunc(http.MethodPost, "/publish", s.publishPost)
+	r.HandlerFunc(http.MethodGet, "/socket/info", s.infoSocket)
+	r.HandlerFunc(http.MethodGet, "/info", s.infoEither)
+	r.HandlerFunc(http.MethodGet, "/metrics", s.metrics)
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		r.HandlerFunc(method, "/healthz", s.healthz)
+		for _, path := range dashboard.Paths() {
+			r.Handler(method, path, dashboard.Handler())
+		}
+	}
+	r.NotFound = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		refuse(w, http.StatusNotFound, "no such route")
+	})
+	r.MethodNotAllowed = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { // Allow is set
+		refuse(w, http.StatusMethodNotAllowed, "method not allowed on this route")
+	})
+	r.GlobalOPTIONS = http.HandlerFunc(preflight)
+	r.PanicHandler = func(w http.ResponseWriter, req *http.Request, what any) {
+		s.log.Error("a request made the server panic", "path", req.URL.Path, "panic", what, "stack", string(debug.Stack()))
+		refuse(w, http.StatusInternalServerError, "internal error")
+	}
+	return allowAnyOrigin(r)
+}
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+	if s.isStopping() {
+		unavailable(w, "server is stopping")
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write([]byte(`{"status":"ok"}` + "\n"))
+}
+
+func (s *Server) isStopping() bool {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	return s.stopping
+}
+
+// refuse answers with an error's status and JSON body.
+func refuse(w http.ResponseWriter, status int, reason string) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	body := wire.AppendString([]byte(`{"error":`), reason)
+	w.Write(append(body, '}', '\n'))
+}
+
+// unavailable is refuse for what will pass.
+func unavailable(w http.ResponseWriter, reason string) {
+	w.Header().Set("Retry-After", "5")
+	refuse(w, http.StatusServiceUnavailable, reason)
+}
+
+// allowAnyOrigin lets pages from elsewhere use the server: they need the key, which no browser sends by itself.
+func allowAnyOrigin(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Origin") != "" {
+			w.Header().Set("Access-Control-Allow-Origin", "*")
+			w.Header().Set("Access-Control-Expose-Headers", "Retry-After")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// preflight answers a browser that asks what a page from elsewhere may send.
+func preflight(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Access-Control-Allow-Methods", h.Get("Allow"))
+	h.Set("Access-Control-Allow-Headers", "X-API-Key, X-API-Client-Name, Authorization, Content-Type")
+	h.Set("Access-Control-Max-Age", "86400")
+	if r.Header.Get("Access-Control-Request-Private-Network") != "" {
+		h.Set("Access-Control-Allow-Private-Network", "true")
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// A bound limits the connections that are HTTP yet: past it new ones wait in the listener's backlog.
+type bound struct {
+	places chan struct{}
+	opened chan struct{}
+}
+
+func newBound(n int) *bound {
+	return &bound{places: make(chan struct{}, n), opened: make(chan struct{})}
+}
+
+// connState is an http.Server's hook: a new connection is announced before the next is accepted.
+func (b *bound) connState(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		select {
+		case b.places <- struct{}{}:
+		case <-b.opened:
+		}
+	case http.StateHijacked, http.StateClosed:
+		select {
+		case <-b.places:
+		default: // it came in when there was no bound any more
+		}
+	}
+}
+
+// open ends the bound, so that no accept waits while the server stops. It is called once.
+func (b *bound) open() { close(b.opened) }

@@ -1,0 +1,150 @@
+package server
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"picloud/internal/conn"
+	"picloud/internal/hub"
+	"picloud/internal/wire"
+)
+
+func (s *Server) subscribe(w http.ResponseWriter, r *http.Request)     { s.connect(w, r, false) }
+func (s *Server) publishSocket(w http.ResponseWriter, r *http.Request) { s.connect(w, r, true) }
+
+func (s *Server) connect(w http.ResponseWriter, r *http.Request, publishOnly bool) {
+	if !s.admitted(w, r) {
+		return
+	}
+	name, ok := named(w, r)
+	if !ok {
+		return
+	}
+	c, ok := s.upgrade(w, r)
+	if !ok {
+		return
+	}
+	ss := &session{server: s, conn: c, publishOnly: publishOnly}
+	ss.client = s.hub.Join(c, name, c.Addr(), time.Now().UTC())
+	s.log.Debug("client connected", "client_name", name, "address", c.Addr())
+	c.Start(ss)
+}
+
+// upgrade makes a request a WebSocket, or answers it.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*conn.Conn, bool) {
+	if !conn.IsUpgrade(r) {
+		w.Header().Set("Upgrade", "websocket")
+		w.Header().Set("Connection", "Upgrade")
+		refuse(w, http.StatusUpgradeRequired, "this route speaks WebSocket")
+		return nil, false
+	}
+	if s.isStopping() {
+		unavailable(w, "server is stopping")
+		return nil, false
+	}
+	c, err := s.conns.Upgrade(w, r)
+	switch {
+	case err == nil:
+		return c, true
+	case errors.Is(err, conn.ErrFull):
+		s.warnFull()
+		unavailable(w, "connection limit reached")
+	default:
+		s.log.Debug("handshake failed", "address", r.RemoteAddr, "error", err)
+	}
+	return nil, false
+}
+
+// warnFull says that the limit is reached, at most once a minute.
+func (s *Server) warnFull() {
+	now := int64(time.Since(s.began))
+	next := s.nextWarning.Load()
+	if now >= next && s.nextWarning.CompareAndSwap(next, now+int64(time.Minute)) {
+		s.log.Warn("connection limit reached, new clients are refused", "max_connections", s.cfg.Limits.Connections)
+	}
+}
+
+// A session is what one client of /subscribe or /publish may say, and the answers.
+type session struct {
+	server      *Server
+	conn        *conn.Conn
+	client      *hub.Client
+	publishOnly bool
+	publisher   *publisher // borrowed while there is input
+}
+
+// Receive implements conn.Handler.
+func (ss *session) Receive(binary bool, p []byte) {
+	if ss.publisher == nil {
+		ss.publisher = ss.server.publishers.Get().(*publisher)
+	}
+	m, err := wire.Decode(p)
+	if err == nil {
+		err = ss.do(&m)
+	}
+	pub := ss.publisher
+	switch {
+	case err != nil:
+		pub.answer(ss.conn, wire.AppendError(pub.text[:0], err.Error(), m.ID))
+	case m.ID != nil:
+		pub.answer(ss.conn, wire.AppendAck(pub.text[:0], m.ID))
+	}
+}
+
+var (
+	errActionMissing = errors.New("action is required: subscribe, unsubscribe, unsubscribe:all or publish")
+	errOnlyPublishes = errors.New("this connection only publishes: connect to /subscribe for the other actions")
+)
+
+// do makes a message take effect. The error is for the client.
+func (ss *session) do(m *wire.Message) error {
+	if ss.publishOnly && m.Action == wire.None {
+		m.Action = wire.Publish
+	}
+	h := ss.server.hub
+	switch {
+	case m.Action == wire.Publish:
+		ss.publisher.publish(h, m, ss.client.Name)
+	case ss.publishOnly:
+		return errOnlyPublishes
+	case m.Action == wire.Subscribe:
+		return h.Subscribe(ss.client, m.Event, ss.server.cfg.Subscriptions)
+	case m.Action == wire.Unsubscribe:
+		h.Unsubscribe(ss.client, m.Event)
+	case m.Action == wire.UnsubscribeAll:
+		h.UnsubscribeAll(ss.client)
+	default:
+		return errActionMissing
+	}
+	return nil
+}
+
+// Rest implements conn.Handler.
+func (ss *session) Rest() {
+	if ss.publisher != nil {
+		ss.publisher.batch.Flush()
+		ss.server.publishers.Put(ss.publisher)
+		ss.publisher = nil
+	}
+}
+
+// Closed implements conn.Handler.
+func (ss *session) Closed(why error) {
+	ss.server.hub.Leave(ss.client)
+	ss.server.closed(ss.client.Name, ss.conn.Addr(), why)
+}
+
+// closed notes the end of a connection: what an operator wants to know of is a client that was let go.
+func (s *Server) closed(name, addr string, why error) {
+	switch {
+	case errors.Is(why, conn.ErrTooSlow), errors.Is(why, conn.ErrStalled):
+		s.letGo.Add(1)
+		s.log.Warn("client let go", "client_name", name, "address", addr, "reason", why)
+	case errors.Is(why, conn.ErrGoodbye), errors.Is(why, conn.ErrClosed), errors.Is(why, io.EOF):
+		s.log.Debug("client disconnected", "client_name", name, "address", addr)
+	default:
+		s.log.Debug("client lost", "client_name", name, "address", addr, "reason", why)
+	}
+}
