@@ -278,6 +278,9 @@ func (c *Conn) fail(err error) {
 func (c *Conn) kill() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.dead { // and perhaps closed: its descriptor may be another client's by now
+		return
+	}
 	c.fail(ErrClosed)
 	c.users++
 	c.leave()
@@ -489,6 +492,9 @@ func (c *Conn) keep(rest []byte) {
 	if len(rest) == 0 && !c.secure {
 		c.partial = nil
 		return
+	}
+	if cap(c.partial) > 4*len(rest)+secureRead { // a large message has gone
+		c.partial = nil
 	}
 	c.partial = append(c.partial[:0], rest...)
 }

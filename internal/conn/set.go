@@ -297,7 +297,6 @@ func (s *Set) Close(ctx context.Context, code int, reason string) {
 		}
 		<-empty
 	}
-	s.wg.Wait()
 }
 
 // conns needs mu.
@@ -311,8 +310,11 @@ func (s *Set) conns() []*Conn {
 	return conns
 }
 
-// Release closes the poller, after Run and Close have returned.
-func (s *Set) Release() error { return s.epoll.Close() }
+// Release waits for the last goroutines and closes the poller. It is called after Close and Run have returned.
+func (s *Set) Release() error {
+	s.wg.Wait()
+	return s.epoll.Close()
+}
 
 // IsUpgrade reports whether a request asks for a WebSocket.
 func IsUpgrade(r *http.Request) bool { return websocket.IsWebSocketUpgrade(r) }

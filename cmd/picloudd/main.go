@@ -1,0 +1,300 @@
+// Command picloudd is PiCloud's server.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"picloud/internal/certs"
+	"picloud/internal/config"
+	"picloud/internal/conn"
+	"picloud/internal/server"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// errUsage is a wrong command line; it has been explained.
+var errUsage = errors.New("usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	switch err := run(ctx, os.Args, os.Getenv, os.Stdout, os.Stderr); {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "picloudd:", err)
+		os.Exit(1)
+	}
+}
+
+// run is the daemon's life: it returns nil after ctx has ended and everything queued has been delivered, within 5
+// seconds. args[0] is the program's name.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("picloudd", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { usage(flags.Output()) }
+	showVersion := flags.Bool("version", false, "")
+	check := flags.Bool("check", false, "")
+	if err := flags.Parse(args[1:]); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return errUsage
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "picloudd: %q: takes no arguments; settings are environment variables, see picloudd -help\n", flags.Arg(0))
+		return errUsage
+	}
+	if *showVersion {
+		fmt.Fprintf(stdout, "picloudd %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return nil
+	}
+
+	cfg, err := config.Parse(getenv)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: dropTime(getenv)}))
+	var pair *certs.Pair
+	if cfg.UseTLS {
+		if pair, err = certs.Load(cfg.CertFile, cfg.KeyFile, log); err != nil {
+			return err
+		}
+	}
+	files, err := openFiles()
+	if err != nil {
+		return err
+	}
+	limits := fit(cfg, files)
+	if *check {
+		return report(stdout, cfg, pair, limits)
+	}
+	if limits.Connections < cfg.MaxConnections {
+		log.Warn("fewer connections than MAX_CONNECTIONS: the process may not open more files", "connections", limits.Connections,
+			"max_connections", cfg.MaxConnections, "open_files", files, "remedy", "raise LimitNOFILE= or ulimit -n")
+	}
+
+	key, isMadeUp := cfg.APIKey, false
+	if key == "" {
+		key, isMadeUp = rand.Text(), true
+	}
+	srv, err := server.New(server.Config{
+		Key:           key,
+		Version:       version,
+		Limits:        limits,
+		Subscriptions: cfg.MaxSubscriptions,
+		HeaderTimeout: cfg.HeaderTimeout,
+		WrongKeys:     cfg.MaxWrongKeys,
+		Requests:      requests(files),
+	}, log)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(ctx, cfg.Port)
+	if err != nil {
+		return err
+	}
+	addr := listener.Addr().(*net.TCPAddr)
+	if pair != nil {
+		listener = tls.NewListener(listener, pair.Config())
+	}
+	log.Info("listening", "port", addr.Port, "tls", cfg.UseTLS, "version", version)
+	switch {
+	case !underJournal(getenv):
+		greet(stdout, greeting{
+			url:     address(cfg.UseTLS, "localhost", addr.Port),
+			network: networkAddress(cfg.UseTLS, addr.Port),
+			key:     key,
+			showKey: isMadeUp,
+			client:  clientPath(args[0]),
+			tls:     cfg.UseTLS,
+		})
+	case isMadeUp:
+		log.Warn("no API_KEY is set: this run has a random key, which is not written into the journal", "remedy", "set API_KEY")
+	}
+	err = srv.Run(ctx, listener)
+	log.Info("stopped")
+	return err
+}
+
+// listen listens on all addresses, IPv4 and IPv6.
+func listen(ctx context.Context, port int) (net.Listener, error) {
+	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: false}} // pings do it
+	l, err := lc.Listen(ctx, "tcp", ":"+strconv.Itoa(port))
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("port %d is in use: is picloudd running already? Set PORT to another one", port)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("port %d needs privileges: set PORT to 1024 or more", port)
+	case err != nil:
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}
+
+// spareFiles is what the process opens besides connections: listeners, certificates, the poller, the log.
+const spareFiles = 64
+
+// openFiles is how many files the process may open. (Go has raised the soft limit to the hard one.)
+func openFiles() (int, error) {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return 0, fmt.Errorf("read the limit of open files: %w", err)
+	}
+	files := int(min(l.Cur, 1<<30))
+	if files < 4*spareFiles {
+		return 0, fmt.Errorf("the process may open %d files only: at least %d are needed (ulimit -n)", files, 4*spareFiles)
+	}
+	return files, nil
+}
+
+// requests is how many HTTP connections may be open at the same time beside the WebSockets.
+func requests(files int) int { return min(4096, files/4) }
+
+// fit makes the limits of the settings fit what the process may open.
+func fit(cfg config.Config, files int) conn.Limits {
+	return conn.Limits{
+		Connections:  min(cfg.MaxConnections, files-spareFiles-requests(files)),
+		MessageBytes: cfg.MaxMessageBytes,
+		QueueBytes:   cfg.MaxQueueBytes,
+		PingEvery:    cfg.PingInterval,
+		PeerTimeout:  cfg.PeerTimeout,
+	}
+}
+
+// report says what a start with these settings would do.
+func report(w io.Writer, cfg config.Config, pair *certs.Pair, limits conn.Limits) error {
+	key := "a random one for each run, printed at the start (API_KEY is empty)"
+	if cfg.APIKey != "" {
+		key = "from API_KEY"
+	}
+	cert := "off (USE_TLS is empty)"
+	if pair != nil {
+		cert = pair.Describe()
+	}
+	_, err := fmt.Fprintf(w, `settings are valid
+  port         %d
+  key          %s
+  TLS          %s
+  connections  %d (MAX_CONNECTIONS is %d)
+  message      %d bytes
+  queue        %d bytes
+`, cfg.Port, key, cert, limits.Connections, cfg.MaxConnections, limits.MessageBytes, limits.QueueBytes)
+	return err
+}
+
+// underJournal reports whether standard output and error go to systemd's journal, systemd.exec(5): it keeps the time
+// itself, and whoever may read it must not learn the key.
+func underJournal(getenv func(string) string) bool { return getenv("JOURNAL_STREAM") != "" }
+
+func dropTime(getenv func(string) string) func([]string, slog.Attr) slog.Attr {
+	if !underJournal(getenv) {
+		return nil
+	}
+	return func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}
+}
+
+type greeting struct {
+	url     string // for this machine
+	network string // for others; empty when there is no network
+	key     string
+	showKey bool // it was made up for this run
+	client  string
+	tls     bool
+}
+
+// greet tells a person how to go on. The first line is stable, for scripts.
+func greet(w io.Writer, g greeting) {
+	fmt.Fprintf(w, "PiCloud %s listens on %s\n", version, g.url)
+	if g.network != "" {
+		fmt.Fprintf(w, "Other machines reach it at %s\n", g.network)
+	}
+	if g.showKey {
+		fmt.Fprintf(w, "\nThe key of this run (set API_KEY to choose one). Paste it into another terminal:\n\n  export API_KEY=%s\n", g.key)
+	}
+	flag, curl := "", ""
+	if g.url != address(false, "localhost", 9000) {
+		flag = " --url " + g.url
+	}
+	if g.tls {
+		curl = "--cacert CERTIFICATE "
+	}
+	fmt.Fprintf(w, `
+Then, each in a terminal of its own: subscribe, publish, and see who is connected.
+
+  %[1]s sub%[2]s temperature
+  curl %[4]s-H "X-API-Key: $API_KEY" "%[3]s/publish?clientName=Porch" -d '{"event":"temperature","data":"76.5 F"}'
+  %[1]s info%[2]s
+
+Or open %[3]s/ in a browser.
+`, g.client, flag, g.url, curl)
+}
+
+func address(isTLS bool, host string, port int) string {
+	scheme := "http"
+	if isTLS {
+		scheme = "https"
+	}
+	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(port))
+}
+
+// networkAddress is this machine's first IPv4 address on a network.
+func networkAddress(isTLS bool, port int) string {
+	addrs, _ := net.InterfaceAddrs() // without them there is a line less to show
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+			return address(isTLS, n.IP.String(), port)
+		}
+	}
+	return ""
+}
+
+// clientPath is how to call the client, which is where the daemon is.
+func clientPath(daemon string) string {
+	if strings.Contains(daemon, "/") {
+		return filepath.Join(filepath.Dir(daemon), "picloud")
+	}
+	return "picloud"
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, `picloudd is PiCloud's server: publish and subscribe over WebSocket and HTTP on the local network.
+
+usage: picloudd             serve
+       picloudd -check      read the settings and TLS files, say what would be done, exit
+       picloudd -version
+
+Settings are environment variables:
+
+`)
+	for _, s := range config.Settings() {
+		fmt.Fprintf(w, "  %-18s %s\n", s.Name, s.Help)
+		fmt.Fprintf(w, "  %-18s %s", "", s.Allowed)
+		if s.Default != "" {
+			fmt.Fprintf(w, "; default %s", s.Default)
+		}
+		fmt.Fprintln(w)
+	}
+}
