@@ -33,7 +33,8 @@ const info = new LiveSocket({
     return {
       stop: verdict.wrongKey,
       wait: verdict.wait,
-      reason: verdict.reason || 'The server answers, but its live connection does not open (a proxy in between?).',
+      reason: verdict.reason ||
+        'The server answers, but its live connection does not open: it may be full, or a proxy stands in between.',
     };
   },
   silence,
@@ -65,7 +66,7 @@ function showBoard(accepted) {
   byId('welcome').hidden = true;
   byId('board').hidden = false;
   byId('sign-out').hidden = false;
-  byId('board').focus();
+  byId('board').focus({preventScroll: true});
   tryIt.start(accepted);
   info.open();
 }

@@ -9,10 +9,10 @@ const steadyAfter = 10_000; // ms that a connection must have held for the pause
  * @typedef {object} Options
  * @property {() => string} address asked before each attempt
  * @property {(text: string) => void} received
- * @property {(state: 'connecting' | 'open' | 'away', reason: string) => void} changed the reason is for people, and only
- *   with 'away'
- * @property {() => Promise<{stop: boolean, reason: string, wait: number}>} refused asked when an attempt ended before it
- *   opened: whether to give up, and otherwise how many seconds to wait at least
+ * @property {(state: 'connecting' | 'open' | 'away', reason: string) => void} changed the reason is for people, and
+ *   comes only with 'away'
+ * @property {() => Promise<{stop: boolean, reason: string, wait: number}>} refused asked when an attempt ended before
+ *   it opened: whether to give up, and otherwise how many seconds to wait at least
  * @property {number} silence ms without a message after which the connection counts as dead: a page cannot see pings,
  *   and a peer whose plug was pulled never says goodbye
  * @property {() => string} [poke] a message that makes the server answer, sent after half that silence; needed where

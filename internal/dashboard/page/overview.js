@@ -17,7 +17,8 @@ const mostNames = 4; // shown in one cell
  * @property {number} [delivered]
  * @property {number} [let_go]
  * @property {number} [wrong_keys]
- * @typedef {{subscriptions: Subscription[], all_connections: Connection[], created_at: string, server?: Server}} Snapshot
+ * @typedef {{subscriptions: Subscription[], all_connections: Connection[], created_at: string,
+ *   server?: Server}} Snapshot
  * @typedef {{connection: Connection, events: string[], seconds: number}} ConnectionRow
  */
 
@@ -44,7 +45,7 @@ export class Overview {
     this.#connections.show(new Map());
     this.#events.show(new Map());
     this.#before = null;
-    for (const id of ['connections-figure', 'events-figure', 'published-figure', 'delivered-figure']) setText(byId(id), '–');
+    for (const figure of ['connections', 'events', 'published', 'delivered']) setText(byId(`${figure}-figure`), '–');
     for (const id of ['connections-note', 'events-note', 'server']) setText(byId(id), '');
   }
 
@@ -103,8 +104,8 @@ export class Overview {
     if (server.max_connections) facts.push(`room for ${count(server.max_connections)} connections`);
     if (server.published) facts.push(`${count(server.published)} published`);
     if (server.delivered) facts.push(`${count(server.delivered)} delivered`);
-    if (server.let_go) facts.push(`${count(server.let_go)} let go for reading too slowly`);
-    if (server.wrong_keys) facts.push(`${count(server.wrong_keys)} wrong keys`);
+    if (server.let_go) facts.push(`let go for reading too slowly: ${count(server.let_go)}`);
+    if (server.wrong_keys) facts.push(`wrong keys: ${count(server.wrong_keys)}`);
     setText(byId('server'), facts.join(' · '));
   }
 }

@@ -34,7 +34,11 @@ export class TryIt {
       refused: async () => {
         const verdict = await knock(this.#key);
         if (verdict.wrongKey) keyRefused();
-        return {stop: verdict.wrongKey, wait: verdict.wait, reason: verdict.reason || 'The connection did not open.'};
+        return {
+          stop: verdict.wrongKey,
+          wait: verdict.wait,
+          reason: verdict.reason || 'The connection did not open: the server may be full.',
+        };
       },
       silence,
       // Subscribing twice is subscribing once, so asking again is a question without a side effect.
@@ -240,7 +244,12 @@ export class TryIt {
   }
 }
 
-const clock = new Intl.DateTimeFormat(undefined, {hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23'});
+const clock = new Intl.DateTimeFormat(undefined, {
+  hour: '2-digit',
+  minute: '2-digit',
+  second: '2-digit',
+  hourCycle: 'h23',
+});
 
 /**
  * @param {Delivery} message
