@@ -124,7 +124,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			key:     key,
 			showKey: isMadeUp,
 			client:  clientPath(args[0]),
-			tls:     cfg.UseTLS,
+			cert:    cfg.CertFile,
 		})
 	case isMadeUp:
 		log.Warn("no API_KEY is set: this run has a random key, which is not written into the journal", "remedy", "set API_KEY")
@@ -222,7 +222,7 @@ type greeting struct {
 	key     string
 	showKey bool // it was made up for this run
 	client  string
-	tls     bool
+	cert    string // empty without TLS
 }
 
 // greet tells a person how to go on. The first line is stable, for scripts.
@@ -238,8 +238,8 @@ func greet(w io.Writer, g greeting) {
 	if g.url != address(false, "localhost", 9000) {
 		flag = " --url " + g.url
 	}
-	if g.tls {
-		curl = "--cacert CERTIFICATE "
+	if g.cert != "" {
+		curl = "--cacert " + g.cert + " "
 	}
 	fmt.Fprintf(w, `
 Then, each in a terminal of its own: subscribe, publish, and see who is connected.

@@ -260,6 +260,7 @@ func (c *Conn) closing(goodbye []byte, why error) {
 	c.why = why
 	c.goodbye = append([]byte(nil), goodbye...)
 	c.timer = time.AfterFunc(flushGrace, c.kill)
+	c.sock.interrupt() // a reader that waits is to look
 }
 
 // fail notes that the socket is broken. It needs mu.
@@ -300,7 +301,6 @@ func (c *Conn) leave() {
 
 // kick makes the reading side look at the connection: the socket is readable, or something has ended it.
 func (c *Conn) kick() {
-	c.sock.interrupt()
 	for {
 		switch s := c.state.Load(); {
 		case s == resting && c.state.CompareAndSwap(resting, awake):
