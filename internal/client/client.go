@@ -1,0 +1,389 @@
+// Package client is a connection to a PiCloud server that comes back by itself.
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"picloud/internal/wire"
+)
+
+const (
+	backoffFloor   = 100 * time.Millisecond
+	backoffCeiling = 30 * time.Second
+	lasted         = 5 * time.Second // a connection that held so long was a good one
+)
+
+// Options says where the server is and who calls.
+type Options struct {
+	URL  string // http://, https://, ws:// or wss:// with host[:port]; host[:port], port 9000; unix:/path
+	Key  string // may be empty for a Unix socket
+	Name string // the client name; empty for user@host
+
+	// TLS, when not nil, is the start of the configuration of https connections.
+	TLS *tls.Config
+
+	// OnMessage, when not nil, gets each message of the subscribed events, one at a time
+	// and in order, none once Run's context has ended. While it runs nothing is read: a
+	// server lets go of a client that is too slow, and a call from within it that waits
+	// for the server waits for ever.
+	OnMessage func(wire.Delivery)
+
+	// OnState, when not nil, is told of each change, in order. It returns soon.
+	OnState func(State)
+}
+
+// State is how the connection stands.
+type State struct {
+	Connected bool          // and subscribed again to all that was subscribed
+	Err       error         // why not
+	Wait      time.Duration // until the next attempt
+}
+
+// Client is one program's way to one server. Its methods may be called from any goroutine.
+//
+// Post and Info are requests of their own. Subscribe, Unsubscribe, Publish and Send use
+// the connection that Run keeps, and wait for it where it is not there yet.
+type Client struct {
+	options Options
+	address address
+	http    http.Client
+	header  http.Header
+	dialer  func(ctx context.Context, network, address string) (net.Conn, error)
+
+	mu      sync.Mutex
+	changed chan struct{}   // closed and replaced when session or ended change
+	session *session        // nil while there is no connection
+	events  map[string]bool // what to subscribe to again
+	ended   error           // not nil once Run has returned
+}
+
+// New checks the options. It connects to nothing.
+func New(options Options) (*Client, error) {
+	a, err := parseAddress(options.URL)
+	if err != nil {
+		return nil, err
+	}
+	if strings.ContainsFunc(options.Key, unicode.IsControl) {
+		return nil, errors.New("the key has a control character in it, perhaps the newline of the file that it came from")
+	}
+	if options.Name == "" {
+		options.Name = defaultName()
+	}
+	if err := wire.CheckName(options.Name); err != nil {
+		return nil, fmt.Errorf("client name %q: %w", options.Name, err)
+	}
+	c := &Client{
+		options: options,
+		address: a,
+		header:  http.Header{},
+		dialer:  new(net.Dialer).DialContext,
+		changed: make(chan struct{}),
+		events:  make(map[string]bool),
+	}
+	if options.Key != "" {
+		c.header.Set("X-API-Key", options.Key)
+	}
+	c.header.Set("X-API-Client-Name", options.Name)
+	c.http = http.Client{
+		Transport: &http.Transport{DialContext: c.dial, IdleConnTimeout: silence},
+		// Another host must not get the key.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+func defaultName() string {
+	name := "picloud"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	if wire.CheckName(name) != nil {
+		return "picloud"
+	}
+	return name
+}
+
+// Run keeps the connection until ctx ends, then returns nil. It is called once.
+//
+// After a broken connection and after close codes 1001, 1012 and 1013 it connects again,
+// at random within a limit that doubles from 0.1 s to 30 s, and subscribes again; messages
+// published in between are missed. It returns an error when that would not help: a wrong
+// key, a broken rule of the protocol, or a first attempt that finds no server. Whatever
+// the server asks to wait (Retry-After) is waited.
+func (c *Client) Run(ctx context.Context) error {
+	err := c.run(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = err
+	if err == nil {
+		c.ended = ErrStopped
+	}
+	c.wake()
+	return err
+}
+
+func (c *Client) run(ctx context.Context) error {
+	first := true
+	limit := backoffFloor
+	for {
+		s, err := c.open(ctx)
+		if err == nil {
+			first = false
+			start := time.Now()
+			err = c.keep(ctx, s)
+			if time.Since(start) >= lasted {
+				limit = backoffFloor
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if permanent(err, first) {
+			return err
+		}
+		wait := jitter(&limit)
+		if e, ok := errors.AsType[*StatusError](err); ok {
+			wait += e.RetryAfter
+		}
+		c.tell(State{Err: err, Wait: wait})
+		if !sleep(ctx, wait) {
+			return nil
+		}
+	}
+}
+
+// keep uses s until it ends and returns why it did.
+func (c *Client) keep(ctx context.Context, s *session) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer func() {
+		cancel()
+		running.Wait()
+		s.link.Close()
+	}()
+	context.AfterFunc(ctx, s.closeSoon) // whichever of the two is stuck
+	running.Go(func() { s.read(ctx, c.options.OnMessage) })
+	running.Go(func() { s.write(ctx) })
+
+	if err := c.subscribeAgain(s); err != nil {
+		return err
+	}
+	c.setSession(s)
+	c.tell(State{Connected: true})
+	<-s.gone
+	c.setSession(nil)
+	return s.err
+}
+
+func (c *Client) subscribeAgain(s *session) error {
+	c.mu.Lock()
+	events := make([]string, 0, len(c.events))
+	for event := range c.events {
+		events = append(events, event)
+	}
+	c.mu.Unlock()
+
+	ctx := context.Background() // the session's end is the end of every wait
+	receipts := make([]*Receipt, 0, len(events))
+	for _, event := range events {
+		r, err := s.send(ctx, wire.Subscribe, event, nil)
+		if err != nil {
+			return s.err
+		}
+		receipts = append(receipts, r)
+	}
+	for i, r := range receipts {
+		if err := r.wait(ctx); errors.Is(err, errGone) {
+			return s.err
+		} else if err != nil {
+			return hopeless{fmt.Errorf("subscribe to %q again: %w", events[i], err)}
+		}
+	}
+	return nil
+}
+
+func (c *Client) tell(s State) {
+	if c.options.OnState != nil {
+		c.options.OnState(s)
+	}
+}
+
+func (c *Client) setSession(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session = s
+	c.wake()
+}
+
+// wake is called with mu held.
+func (c *Client) wake() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// connected waits for a connection.
+func (c *Client) connected(ctx context.Context) (*session, error) {
+	for {
+		c.mu.Lock()
+		s, ended, changed := c.session, c.ended, c.changed
+		c.mu.Unlock()
+		switch {
+		case ended != nil:
+			return nil, ended
+		case s != nil:
+			return s, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// do sends once, on the connection that there is or the next one.
+func (c *Client) do(ctx context.Context, action wire.Action, event string, data json.RawMessage) (*session, *Receipt, error) {
+	if !utf8.ValidString(event) {
+		return nil, nil, fmt.Errorf("%s %q: the event is not UTF-8", action, event)
+	}
+	for {
+		s, err := c.connected(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		r, err := s.send(ctx, action, event, data)
+		if errors.Is(err, errGone) {
+			// The connection is about to be taken away; what was not sent can wait for the next.
+			select {
+			case <-c.without(s):
+				continue
+			case <-ctx.Done():
+				return nil, nil, context.Cause(ctx)
+			}
+		}
+		return s, r, err
+	}
+}
+
+// without returns a channel that is closed at a change after which s may no longer be the
+// client's session, or at once when it is not.
+func (c *Client) without(s *session) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session == s {
+		return c.changed
+	}
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
+// Subscribe returns once the server has the subscription; from then on OnMessage gets the
+// event's messages. An answer of the server that refuses it is a *wire.Error.
+func (c *Client) Subscribe(ctx context.Context, event string) error {
+	for {
+		s, r, err := c.do(ctx, wire.Subscribe, event, nil)
+		if err != nil {
+			return err
+		}
+		err = r.wait(ctx)
+		if errors.Is(err, errGone) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("subscribe to %q: %w", event, err)
+		}
+		c.mu.Lock()
+		c.events[event] = true
+		same := c.session == s
+		c.mu.Unlock()
+		if same {
+			return nil
+		}
+		// The next connection may have been made before it could know of this event.
+	}
+}
+
+// Unsubscribe returns once the server has ended the subscription: OnMessage gets nothing of
+// the event after that. Ending one that is not there is no error.
+func (c *Client) Unsubscribe(ctx context.Context, event string) error {
+	c.mu.Lock()
+	delete(c.events, event)
+	c.mu.Unlock()
+	_, r, err := c.do(ctx, wire.Unsubscribe, event, nil)
+	if err != nil {
+		return err
+	}
+	if err := r.wait(ctx); err != nil && !errors.Is(err, errGone) {
+		return fmt.Errorf("unsubscribe from %q: %w", event, err)
+	}
+	return nil
+}
+
+// Publish publishes data, one JSON value, and returns once every subscriber of the event
+// has it in its queue. An answer of the server that refuses it is a *wire.Error. Where the
+// connection or ctx ends before the answer, the error is ErrUnconfirmed.
+func (c *Client) Publish(ctx context.Context, event string, data json.RawMessage) error {
+	r, err := c.Send(ctx, event, data)
+	if err != nil {
+		return err
+	}
+	return r.Wait(ctx)
+}
+
+// Send begins a Publish and returns when the message is on its way, so that many can be.
+// What one goroutine sends is published in that order. An error means that the message was
+// not sent.
+func (c *Client) Send(ctx context.Context, event string, data json.RawMessage) (*Receipt, error) {
+	if err := checkData(data); err != nil {
+		return nil, fmt.Errorf("publish %q: %w", event, err)
+	}
+	_, r, err := c.do(ctx, wire.Publish, event, data)
+	return r, err
+}
+
+func checkData(data json.RawMessage) error {
+	if !utf8.Valid(data) {
+		return errors.New("the data is not UTF-8")
+	}
+	if !json.Valid(data) {
+		return errors.New("the data is not one JSON value")
+	}
+	return nil
+}
+
+// jitter returns a wait within limit and doubles that for the next.
+func jitter(limit *time.Duration) time.Duration {
+	wait := rand.N(*limit)
+	*limit = min(2**limit, backoffCeiling)
+	return wait
+}
+
+// sleep returns false when ctx ended it.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

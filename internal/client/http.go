@@ -1,0 +1,118 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"unicode/utf8"
+
+	"picloud/internal/wire"
+)
+
+// Post publishes data, one JSON value, with a request of its own. Every subscriber of the
+// event has it in its queue once Post returns nil. A server that is busy (503) is asked
+// again until ctx ends; an answer that refuses is a *StatusError. Where the connection or
+// ctx ends before the answer, the error is ErrUnconfirmed.
+func (c *Client) Post(ctx context.Context, event string, data json.RawMessage) error {
+	if !utf8.ValidString(event) {
+		return fmt.Errorf("publish %q: the event is not UTF-8", event)
+	}
+	if err := checkData(data); err != nil {
+		return fmt.Errorf("publish %q: %w", event, err)
+	}
+	body := append([]byte(`{"event":`), wire.AppendString(nil, event)...)
+	body = append(body, `,"data":`...)
+	body = append(body, data...)
+	body = append(body, '}')
+
+	resp, err := c.request(ctx, http.MethodPost, "/publish", body, http.StatusCreated)
+	if err != nil {
+		return fmt.Errorf("publish %q: %w", event, err)
+	}
+	return resp.Body.Close()
+}
+
+// Info asks for a snapshot of who is connected.
+func (c *Client) Info(ctx context.Context) (wire.Info, error) {
+	raw, err := c.InfoJSON(ctx)
+	if err != nil {
+		return wire.Info{}, err
+	}
+	var info wire.Info
+	if err := json.Unmarshal(raw, &info); err != nil {
+		return wire.Info{}, fmt.Errorf("info: %w (%w)", errNotPiCloud, err)
+	}
+	return info, nil
+}
+
+// InfoJSON is Info as the server wrote it, with what a later server added.
+func (c *Client) InfoJSON(ctx context.Context) (json.RawMessage, error) {
+	resp, err := c.request(ctx, http.MethodGet, "/info", nil, http.StatusOK)
+	if err != nil {
+		return nil, fmt.Errorf("info: %w", err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("info: %w", plain(err))
+	}
+	if !json.Valid(raw) {
+		return nil, fmt.Errorf("info: %w", errNotPiCloud)
+	}
+	return raw, nil
+}
+
+// request asks until the server is not too busy. The caller closes the response's body.
+func (c *Client) request(ctx context.Context, method, path string, body []byte, want int) (*http.Response, error) {
+	limit := backoffFloor
+	for {
+		resp, err := c.requestOnce(ctx, method, path, body, want)
+		var busy *StatusError
+		if err == nil || !errors.As(err, &busy) || busy.Code != http.StatusServiceUnavailable {
+			return resp, err
+		}
+		wait := busy.RetryAfter + jitter(&limit)
+		c.tell(State{Err: err, Wait: wait})
+		if !sleep(ctx, wait) {
+			return nil, fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		}
+	}
+}
+
+func (c *Client) requestOnce(ctx context.Context, method, path string, body []byte, want int) (*http.Response, error) {
+	var dialed bool
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { dialed = true },
+	})
+	// The transport's dial speaks TLS where it must, so the URL need not know.
+	req, err := http.NewRequestWithContext(traced, method, "http://"+c.address.host+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header = c.header.Clone()
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err
+		}
+		err = connectError(c.address, err)
+		if dialed && method == http.MethodPost {
+			return nil, fmt.Errorf("%w: %w", ErrUnconfirmed, err)
+		}
+		return nil, err
+	}
+	if resp.StatusCode != want {
+		defer resp.Body.Close()
+		return nil, connectError(c.address, statusError(resp, c.options.Key == ""))
+	}
+	return resp, nil
+}

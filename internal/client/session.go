@@ -1,0 +1,278 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"picloud/internal/wire"
+
+	"github.com/gorilla/websocket"
+)
+
+const (
+	patience  = 10 * time.Second // for a connection to be made, for a write
+	pingEvery = 20 * time.Second
+	silence   = 60 * time.Second // after so much of it the server is gone
+	lastWords = time.Second      // for what is on its way when a connection ends
+)
+
+var errGone = errors.New("the connection is gone")
+
+// session is one WebSocket connection, with a goroutine for read and one for write. What
+// read meets ends it.
+type session struct {
+	ws    *websocket.Conn
+	link  *link
+	out   chan []byte
+	pongs chan []byte
+
+	gone chan struct{} // closed by read, when no answer can come any more
+	err  error         // why; set before
+
+	mu      sync.Mutex
+	lastID  uint64
+	pending map[uint64]*Receipt
+}
+
+// open dials and shakes hands.
+func (c *Client) open(ctx context.Context) (*session, error) {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var l *link
+	stop := func() bool { return true }
+	dialer := websocket.Dialer{
+		NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := c.dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			// gorilla looks at the deadline of ctx, not at its end.
+			stop = context.AfterFunc(ctx, func() { conn.Close() })
+			l = &link{Conn: conn}
+			return l, nil
+		},
+		WriteBufferSize: batchBytes,
+	}
+	// dial speaks TLS where it must, so gorilla need not know.
+	ws, resp, err := dialer.DialContext(limited, "ws://"+c.address.host+"/subscribe", c.header.Clone())
+	if !stop() {
+		if err == nil {
+			ws.Close()
+		}
+		err = context.Cause(limited)
+	}
+	if errors.Is(err, websocket.ErrBadHandshake) {
+		err = statusError(resp, c.options.Key == "")
+	}
+	if err != nil {
+		return nil, connectError(c.address, err)
+	}
+	l.begin()
+	s := &session{
+		ws:      ws,
+		link:    l,
+		out:     make(chan []byte, 64),
+		pongs:   make(chan []byte, 1),
+		gone:    make(chan struct{}),
+		pending: make(map[uint64]*Receipt),
+	}
+	ws.SetPingHandler(func(data string) error {
+		select {
+		case s.pongs <- []byte(data):
+		default: // RFC 6455 §5.5.3: the latest may be answered only
+		}
+		return nil
+	})
+	ws.SetCloseHandler(func(int, string) error { return nil }) // the writer answers
+	return s, nil
+}
+
+// Receipt is a message on its way.
+type Receipt struct {
+	s    *session
+	done chan struct{}
+	err  error // the server's answer; set before done is closed
+}
+
+// Wait waits for the server's answer, see Publish. It may be called more than once.
+func (r *Receipt) Wait(ctx context.Context) error {
+	err := r.wait(ctx)
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*wire.Error](err); ok {
+		return err
+	}
+	if errors.Is(err, errGone) {
+		err = r.s.err
+	}
+	return fmt.Errorf("%w: %w", ErrUnconfirmed, err)
+}
+
+func (r *Receipt) wait(ctx context.Context) error {
+	var err error
+	select {
+	case <-r.done:
+	case <-r.s.gone:
+		err = errGone
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	select {
+	case <-r.done: // an answer counts, even as the last thing that came
+		return r.err
+	default:
+		return err
+	}
+}
+
+// send queues a message. After an error it is not sent: errGone or the end of ctx.
+func (s *session) send(ctx context.Context, action wire.Action, event string, data json.RawMessage) (*Receipt, error) {
+	select {
+	case <-s.gone:
+		return nil, errGone
+	default:
+	}
+	r := &Receipt{s: s, done: make(chan struct{})}
+	s.mu.Lock()
+	s.lastID++
+	id := s.lastID
+	s.pending[id] = r
+	s.mu.Unlock()
+
+	p := make([]byte, 0, len(`{"action":"unsubscribe","event":"","data":,"id":}`)+len(event)+len(data)+20)
+	p = append(p, `{"action":"`...)
+	p = append(p, action.String()...)
+	p = append(p, `","event":`...)
+	p = wire.AppendString(p, event)
+	if data != nil {
+		p = append(p, `,"data":`...)
+		p = append(p, data...)
+	}
+	p = append(p, `,"id":`...)
+	p = strconv.AppendUint(p, id, 10)
+	p = append(p, '}')
+
+	var err error
+	select {
+	case s.out <- p:
+		return r, nil
+	case <-s.gone:
+		err = errGone
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	s.mu.Lock()
+	delete(s.pending, id)
+	s.mu.Unlock()
+	return nil, err
+}
+
+// answer settles the message with this id; one that nobody waits for is no error.
+func (s *session) answer(id json.RawMessage, err error) {
+	n, parseErr := strconv.ParseUint(string(id), 10, 64)
+	if parseErr != nil {
+		return
+	}
+	s.mu.Lock()
+	r := s.pending[n]
+	delete(s.pending, n)
+	s.mu.Unlock()
+	if r != nil {
+		r.err = err
+		close(r.done)
+	}
+}
+
+func (s *session) read(ctx context.Context, deliver func(wire.Delivery)) {
+	s.err = s.receive(ctx, deliver)
+	if ctx.Err() != nil {
+		s.err = ErrStopped
+	}
+	close(s.gone)
+}
+
+func (s *session) receive(ctx context.Context, deliver func(wire.Delivery)) error {
+	for {
+		_, p, err := s.ws.ReadMessage()
+		if err != nil {
+			return closeError(err)
+		}
+		var d wire.Delivery
+		if err := json.Unmarshal(p, &d); err != nil {
+			return hopeless{fmt.Errorf("%w (%w)", errNotPiCloud, err)}
+		}
+		switch d.Action {
+		case "ack":
+			s.answer(d.ID, nil)
+		case "error":
+			s.answer(d.ID, &wire.Error{Reason: d.Error})
+		case "publish":
+			if deliver != nil && ctx.Err() == nil {
+				deliver(d)
+			}
+		}
+		// Another action is a later server's.
+	}
+}
+
+func (s *session) write(ctx context.Context) {
+	ping := time.NewTicker(pingEvery)
+	defer ping.Stop()
+	for {
+		var err error
+		select {
+		case p := <-s.out:
+			err = s.ws.WriteMessage(websocket.TextMessage, p)
+		case p := <-s.pongs:
+			err = s.control(websocket.PongMessage, p)
+		case <-ping.C:
+			err = s.control(websocket.PingMessage, nil)
+		case <-s.gone:
+			s.goodbye()
+			return
+		case <-ctx.Done():
+			s.goodbye()
+			return
+		}
+		if err == nil && len(s.out) == 0 {
+			err = s.link.flush()
+		}
+		if err != nil {
+			// What the server said before it went is still to be read.
+			s.closeSoon()
+			return
+		}
+	}
+}
+
+// goodbye answers the server's close frame with one (RFC 6455 §5.5.1), or begins.
+func (s *session) goodbye() {
+	code := websocket.CloseNormalClosure
+	select {
+	case <-s.gone:
+		code = 0
+		if e, ok := errors.AsType[*CloseError](s.err); ok && e.Code != websocket.CloseNoStatusReceived {
+			code = e.Code
+		}
+	default:
+	}
+	if code != 0 {
+		s.control(websocket.CloseMessage, websocket.FormatCloseMessage(code, ""))
+	}
+	s.link.flush()
+}
+
+func (s *session) control(kind int, data []byte) error {
+	return s.ws.WriteControl(kind, data, time.Now().Add(patience))
+}
+
+func (s *session) closeSoon() {
+	time.AfterFunc(lastWords, func() { s.link.Close() })
+}
