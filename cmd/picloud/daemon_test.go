@@ -1,0 +1,269 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const key = "open-sesame"
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if built {
+		dir, _ := build()
+		os.RemoveAll(dir)
+	}
+	os.Exit(status)
+}
+
+var (
+	built bool
+
+	build = sync.OnceValues(func() (string, error) {
+		dir, err := os.MkdirTemp("", "picloud-test-")
+		if err != nil {
+			return "", err
+		}
+		built = true
+		out, err := exec.Command("go", "build", "-o", dir+"/", "picloud/cmd/picloud", "picloud/cmd/picloudd").CombinedOutput()
+		if err != nil {
+			return dir, fmt.Errorf("go build: %w\n%s", err, out)
+		}
+		return dir, nil
+	})
+)
+
+// binary returns the path of the real picloud or picloudd.
+func binary(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, name)
+}
+
+// daemon is a real picloudd.
+type daemon struct {
+	url string
+	cmd *exec.Cmd
+}
+
+// serve starts one on a free port, or on the given one, with more settings.
+func serve(t *testing.T, port string, settings ...string) *daemon {
+	t.Helper()
+	cmd := exec.Command(binary(t, "picloudd"))
+	cmd.Env = append([]string{"PORT=" + port, "API_KEY=" + key}, settings...)
+	cmd.Stderr = t.Output()
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{cmd: cmd}
+	t.Cleanup(func() { d.stop(t) })
+	r := bufio.NewReader(stdout)
+	first, err := r.ReadString('\n')
+	if err != nil {
+		t.Fatalf("picloudd said %q, then %v", first, err)
+	}
+	go io.Copy(io.Discard, r) // ends with the process
+	_, url, ok := strings.Cut(strings.TrimSpace(first), " listens on ")
+	if !ok {
+		t.Fatalf("picloudd said %q", first)
+	}
+	d.url = url
+	return d
+}
+
+func (d *daemon) port() string { return d.url[strings.LastIndex(d.url, ":")+1:] }
+
+// stop may be called twice.
+func (d *daemon) stop(t *testing.T) {
+	if d.cmd.ProcessState != nil {
+		return
+	}
+	d.cmd.Process.Signal(syscall.SIGTERM)
+	if err := d.cmd.Wait(); err != nil {
+		t.Errorf("picloudd: %v", err)
+	}
+}
+
+// job is a picloud that runs: run in this process, or the real binary.
+type job struct {
+	t         *testing.T
+	args      []string
+	stdin     io.WriteCloser
+	out, err  <-chan string // lines
+	status    <-chan int
+	interrupt func()
+}
+
+func environment(d *daemon, more map[string]string) map[string]string {
+	env := map[string]string{"API_KEY": key}
+	if d != nil {
+		env["PICLOUD_URL"] = d.url
+	}
+	maps.Copy(env, more)
+	return env
+}
+
+// call runs run.
+func call(t *testing.T, env map[string]string, args ...string) *job {
+	t.Helper()
+	stdin, feed := io.Pipe()
+	stdout, outEnd := io.Pipe()
+	stderr, errEnd := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	status := make(chan int, 1)
+	go func() {
+		err := run(ctx, args, stdin, outEnd, errEnd, func(name string) string { return env[name] })
+		code := exitStatus(err, errEnd)
+		outEnd.Close()
+		errEnd.Close()
+		stdin.Close()
+		status <- code
+	}()
+	return &job{t, args, feed, scan(stdout), scan(stderr), status, cancel}
+}
+
+// start starts the real binary.
+func start(t *testing.T, env map[string]string, args ...string) *job {
+	t.Helper()
+	cmd := exec.Command(binary(t, "picloud"), args...)
+	for name, value := range env {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, outEnd := io.Pipe()
+	stderr, errEnd := io.Pipe()
+	cmd.Stdout, cmd.Stderr = outEnd, errEnd
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	status := make(chan int, 1)
+	go func() {
+		cmd.Wait()
+		outEnd.Close()
+		errEnd.Close()
+		status <- cmd.ProcessState.ExitCode()
+	}()
+	t.Cleanup(func() { cmd.Process.Kill() })
+	return &job{t, args, stdin, scan(stdout), scan(stderr), status, func() { cmd.Process.Signal(os.Interrupt) }}
+}
+
+func scan(r io.Reader) <-chan string {
+	lines := make(chan string, 1<<17)
+	go func() {
+		defer close(lines)
+		for b := bufio.NewReader(r); ; {
+			line, err := b.ReadString('\n')
+			if line != "" {
+				lines <- line
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return lines
+}
+
+// late is long after anything here should have happened.
+const late = 30 * time.Second
+
+// line returns the next line of c without its end.
+func (j *job) line(c <-chan string) string {
+	j.t.Helper()
+	select {
+	case line, ok := <-c:
+		if !ok {
+			j.t.Fatalf("picloud %q ended, exit status %d", j.args, <-j.status)
+		}
+		if strings.Contains(line, key) {
+			j.t.Errorf("picloud %q printed the key: %q", j.args, line)
+		}
+		return strings.TrimSuffix(line, "\n")
+	case <-time.After(late):
+		j.t.Fatalf("picloud %q prints nothing", j.args)
+	}
+	return ""
+}
+
+// expect checks the next lines of the output.
+func (j *job) expect(want ...string) {
+	j.t.Helper()
+	for _, w := range want {
+		if got := j.line(j.out); got != w {
+			j.t.Errorf("picloud %q printed %q, want %q", j.args, got, w)
+		}
+	}
+}
+
+// says checks that the next line of stderr has each of want.
+func (j *job) says(want ...string) {
+	j.t.Helper()
+	got := j.line(j.err)
+	for _, w := range want {
+		if !strings.Contains(got, w) {
+			j.t.Errorf("picloud %q said %q, want it to have %q", j.args, got, w)
+		}
+	}
+}
+
+// ends waits for the end and returns what was not yet read.
+func (j *job) ends(want int) (out, err string) {
+	j.t.Helper()
+	select {
+	case got := <-j.status:
+		for line := range j.out {
+			out += line
+		}
+		for line := range j.err {
+			err += line
+		}
+		if got != want {
+			j.t.Errorf("picloud %q: exit status %d, want %d; it said %q", j.args, got, want, err)
+		}
+		if strings.Contains(out+err, key) {
+			j.t.Errorf("picloud %q printed the key: %q", j.args, out+err)
+		}
+	case <-time.After(late):
+		j.t.Fatalf("picloud %q does not end", j.args)
+	}
+	return out, err
+}
+
+// does runs picloud to a good end and returns its output.
+func does(t *testing.T, d *daemon, args ...string) string {
+	t.Helper()
+	out, said := call(t, environment(d, nil), args...).ends(0)
+	if said != "" {
+		t.Errorf("picloud %q said %q", args, said)
+	}
+	return out
+}
+
+// subscribed starts picloud sub and waits until it is.
+func subscribed(t *testing.T, d *daemon, args ...string) *job {
+	t.Helper()
+	j := call(t, environment(d, nil), append([]string{"sub"}, args...)...)
+	j.says("subscribed")
+	return j
+}

@@ -1,0 +1,154 @@
+// Command picloud publishes to a PiCloud server, subscribes to its events and shows who is connected.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"picloud/internal/client"
+)
+
+// version is set by the build.
+var version = "dev"
+
+const defaultURL = "http://localhost:9000"
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ string }
+
+func (e usageError) Error() string { return e.string }
+
+// errInterrupted is a signal before what was asked for was done.
+var errInterrupted = errors.New("interrupted")
+
+// outputError is a failure to write the output.
+type outputError struct{ error }
+
+func (e outputError) Unwrap() error { return e.error }
+
+func main() {
+	// A closed pipe (picloud sub x | head -1) is an error of the write then, not a death by signal.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends at once
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+	os.Exit(exitStatus(err, os.Stderr))
+}
+
+// exitStatus says what err is, once.
+func exitStatus(err error, stderr io.Writer) int {
+	if err == nil {
+		return 0
+	}
+	if errors.Is(err, errInterrupted) {
+		return 130 // as a shell has it for a program that SIGINT ended
+	}
+	fmt.Fprintf(stderr, "picloud: %s\n", visible(err.Error()))
+	if _, ok := errors.AsType[usageError](err); ok {
+		return 2
+	}
+	return 1
+}
+
+// run does what args ask for. Where ctx ends before it is done, the error is errInterrupted.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) error {
+	s, words, err := parse(args)
+	if err != nil {
+		return err
+	}
+	command := ""
+	if len(words) > 0 {
+		command, words = words[0], words[1:]
+	}
+	s.url = cmp.Or(s.url, getenv("PICLOUD_URL"), defaultURL)
+	s.key = cmp.Or(s.key, getenv("API_KEY"))
+	s.name = cmp.Or(s.name, getenv("PICLOUD_NAME"))
+	s.terminal = isTerminal(stdout)
+	stdout = output{stdout}
+	stderr = &lines{w: stderr}
+
+	switch {
+	case s.version, command == "version":
+		_, err = fmt.Fprintf(stdout, "picloud %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	case s.help:
+		err = help(stdout, command)
+	case command == "help":
+		err = help(stdout, strings.Join(words, " "))
+	case command == "pub":
+		err = pub(ctx, s, words, stdin, stderr)
+	case command == "sub":
+		err = sub(ctx, s, words, stdout, stderr)
+	case command == "info":
+		err = info(ctx, s, words, stdout, stderr)
+	case command == "":
+		err = usageError{"which command? pub, sub and info are the usual ones; picloud help tells of all"}
+	default:
+		err = unknown(command)
+	}
+	if _, ok := errors.AsType[outputError](err); ok && errors.Is(err, syscall.EPIPE) {
+		return nil // who reads has had enough
+	}
+	return err
+}
+
+func unknown(command string) error {
+	return usageError{fmt.Sprintf("there is no command %q: picloud help lists them", command)}
+}
+
+// patience is how long one request, with all that a busy server makes it wait, may take.
+const patience = 30 * time.Second
+
+// oneRequest does what is done in one request.
+func oneRequest(ctx context.Context, ask func(context.Context) error) error {
+	limited, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("gave up after %s", patience))
+	defer cancel()
+	err := ask(limited)
+	if err != nil && ctx.Err() != nil {
+		return errInterrupted
+	}
+	return err
+}
+
+// connect makes a client that tells of its connection on stderr.
+func connect(s settings, stderr io.Writer, options client.Options) (*client.Client, error) {
+	options.URL, options.Key, options.Name = s.url, s.key, s.name
+	var lost time.Time
+	options.OnState = func(state client.State) {
+		switch {
+		case !state.Connected && lost.IsZero():
+			lost = time.Now()
+			fmt.Fprintf(stderr, "picloud: %s: trying again\n", visible(state.Err.Error()))
+		case state.Connected && !lost.IsZero():
+			fmt.Fprintf(stderr, "picloud: connected after %s\n", time.Since(lost).Round(100*time.Millisecond))
+			lost = time.Time{}
+		}
+	}
+	c, err := client.New(options)
+	if err != nil {
+		return nil, usageError{err.Error()}
+	}
+	return c, nil
+}
+
+// while keeps c's connection while f works, and ends f's context where it cannot be kept.
+func while(ctx context.Context, c *client.Client, f func(context.Context) error) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		err := c.Run(ctx)
+		stop(err)
+		ended <- err
+	}()
+	err := f(ctx)
+	stop(nil)
+	return cmp.Or(<-ended, err)
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"unicode/utf8"
+
+	"picloud/internal/client"
+	"picloud/internal/wire"
+)
+
+const (
+	maxLineBytes = 32 << 20
+	window       = 1024 // messages on their way at the same time
+)
+
+func pub(ctx context.Context, s settings, words []string, stdin io.Reader, stderr io.Writer) error {
+	switch {
+	case len(words) < 2:
+		return usageError{"which event, and what data? As in: picloud pub temperature '76.5 F'"}
+	case len(words) > 2:
+		return usageError{"there is more than an event and its data: put quotes around data that has spaces"}
+	}
+	event, text := words[0], words[1]
+	var data json.RawMessage
+	if text != "-" {
+		var err error
+		if data, err = encode([]byte(text), s.json); err != nil {
+			return usageError{"the data is " + err.Error()}
+		}
+	}
+	c, err := connect(s, stderr, client.Options{})
+	if err != nil {
+		return err
+	}
+	if text == "-" {
+		return pubLines(ctx, c, event, s.json, stdin, stderr)
+	}
+	return oneRequest(ctx, func(ctx context.Context) error { return c.Post(ctx, event, data) })
+}
+
+// encode makes data of what was typed: a JSON string, or the JSON that it is.
+func encode(text []byte, isJSON bool) (json.RawMessage, error) {
+	switch {
+	case !utf8.Valid(text):
+		return nil, errors.New("not UTF-8")
+	case !isJSON:
+		return wire.AppendString(nil, string(text)), nil
+	case !json.Valid(text):
+		return nil, errors.New("not JSON, which --json asks for")
+	}
+	return append(json.RawMessage(nil), text...), nil
+}
+
+// sent is a line of the input that is on its way, or why it is not.
+type sent struct {
+	line    int
+	receipt *client.Receipt
+	err     error
+}
+
+// pubLines publishes each line of stdin. What fails is named, the rest is published.
+func pubLines(ctx context.Context, c *client.Client, event string, isJSON bool, stdin io.Reader, stderr io.Writer) error {
+	err := while(ctx, c, func(ctx context.Context) error {
+		onTheirWay := make(chan sent, window)
+		var failed int
+		var settling sync.WaitGroup
+		settling.Go(func() { failed = settle(onTheirWay, stderr) })
+		n, err := sendLines(ctx, c, event, isJSON, stdin, onTheirWay)
+		close(onTheirWay)
+		settling.Wait()
+		if err != nil {
+			return err
+		}
+		if failed > 0 {
+			return fmt.Errorf("%d of %d lines failed", failed, n)
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return errInterrupted
+	}
+	return err
+}
+
+// sendLines returns how many lines there were. An error means that not all were sent.
+func sendLines(ctx context.Context, c *client.Client, event string, isJSON bool, stdin io.Reader, onTheirWay chan<- sent) (int, error) {
+	lines := make(chan []byte)
+	read := make(chan error, 1)
+	// Nothing interrupts a read of the standard input, so this goroutine may outlive its
+	// caller, until then or the end of the program.
+	go func() { read <- readLines(ctx, stdin, lines) }()
+	for n := 1; ; n++ {
+		select {
+		case text, ok := <-lines:
+			if !ok {
+				if err := <-read; err != nil {
+					return n - 1, fmt.Errorf("line %d: %w: it and what follows was not sent", n, err)
+				}
+				return n - 1, nil
+			}
+			s := sent{line: n}
+			var data json.RawMessage
+			if data, s.err = encode(text, isJSON); s.err == nil {
+				var err error
+				if s.receipt, err = c.Send(ctx, event, data); err != nil {
+					return n - 1, fmt.Errorf("line %d and what follows was not sent: %w", n, err)
+				}
+			}
+			onTheirWay <- s
+		case <-ctx.Done():
+			return n - 1, context.Cause(ctx)
+		}
+	}
+}
+
+// readLines sends each line, without its end, and closes lines.
+func readLines(ctx context.Context, stdin io.Reader, lines chan<- []byte) error {
+	defer close(lines)
+	scanner := bufio.NewScanner(stdin)
+	scanner.Buffer(nil, maxLineBytes)
+	for scanner.Scan() {
+		select {
+		case lines <- append([]byte(nil), scanner.Bytes()...):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	if errors.Is(scanner.Err(), bufio.ErrTooLong) {
+		return fmt.Errorf("longer than %d MiB", maxLineBytes>>20)
+	}
+	return scanner.Err()
+}
+
+// settle waits for the answers, names the lines that failed and returns how many did. Lines
+// that follow each other and failed for one reason are one line of stderr.
+func settle(onTheirWay <-chan sent, stderr io.Writer) int {
+	var failed, first, last int
+	var reason string
+	name := func() {
+		switch {
+		case reason == "":
+		case first == last:
+			fmt.Fprintf(stderr, "picloud: line %d: %s\n", first, visible(reason))
+		default:
+			fmt.Fprintf(stderr, "picloud: lines %d to %d: %s\n", first, last, visible(reason))
+		}
+		reason = ""
+	}
+	for s := range onTheirWay {
+		err := s.err
+		if err == nil {
+			// The end of the connection is the end of every wait.
+			err = s.receipt.Wait(context.Background())
+		}
+		if err != nil {
+			failed++
+			if reason == err.Error() && s.line == last+1 {
+				last++
+			} else {
+				name()
+				first, last, reason = s.line, s.line, err.Error()
+			}
+		}
+		if err == nil || len(onTheirWay) == 0 {
+			name()
+		}
+	}
+	name()
+	return failed
+}

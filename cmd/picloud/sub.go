@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"picloud/internal/client"
+	"picloud/internal/wire"
+)
+
+var errEnough = errors.New("all that was asked for is there")
+
+func sub(ctx context.Context, s settings, events []string, stdout, stderr io.Writer) error {
+	if len(events) == 0 {
+		return usageError{"which event? As in: picloud sub temperature"}
+	}
+	printing, done := context.WithCancelCause(ctx)
+	defer done(nil)
+	left := s.count
+	c, err := connect(s, stderr, client.Options{OnMessage: func(d wire.Delivery) {
+		line, err := format(d, s)
+		if err == nil {
+			_, err = stdout.Write(line)
+		}
+		if err != nil {
+			done(err)
+		} else if left--; left == 0 {
+			done(errEnough)
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	err = while(printing, c, func(ctx context.Context) error {
+		for _, event := range events {
+			if err := c.Subscribe(ctx, event); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintln(stderr, "picloud: subscribed")
+		<-ctx.Done()
+		return nil
+	})
+	switch cause := context.Cause(printing); {
+	case errors.Is(cause, errEnough):
+		return nil
+	case ctx.Err() != nil && s.count == 0:
+		return nil // there is no other way to end it
+	case ctx.Err() != nil:
+		return errInterrupted
+	case cause != nil:
+		return cause
+	}
+	return err
+}
+
+// format returns a message as a line.
+func format(d wire.Delivery, s settings) ([]byte, error) {
+	var b bytes.Buffer
+	if s.json {
+		encoder := json.NewEncoder(&b)
+		encoder.SetEscapeHTML(false)
+		if err := encoder.Encode(d); err != nil {
+			return nil, err
+		}
+		b.Truncate(b.Len() - 1) // its newline
+	} else if len(d.Data) > 0 && d.Data[0] == '"' {
+		var text string
+		if err := json.Unmarshal(d.Data, &text); err != nil {
+			return nil, err
+		}
+		b.WriteString(text)
+	} else if err := json.Compact(&b, d.Data); err != nil {
+		return nil, err
+	}
+	if s.terminal {
+		return append([]byte(visible(b.String())), '\n'), nil
+	}
+	b.WriteByte('\n')
+	return b.Bytes(), nil
+}
