@@ -1,0 +1,41 @@
+# PiCloud's targets, each a line or a script of scripts/. `make help` lists them.
+
+.DEFAULT_GOAL := help
+
+# Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
+export PATH := $(PATH):/usr/local/go/bin
+
+.PHONY: help run build test setup lint fuzz cross test-clean clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## build and start the server; settings come from the environment
+	@exec bin/picloudd
+
+build: ## build bin/picloudd and bin/picloud
+	@scripts/build bin
+
+test: setup lint ## test everything, race detector on, linters and ARM binaries included
+	CGO_ENABLED=1 go test -race -count=1 -timeout 5m ./...
+	PORT=0 scripts/test-run
+	scripts/fuzz
+	scripts/test-cross
+
+setup: ## install what the tests need (as root), or name it
+	scripts/setup
+
+lint: setup ## check the code with gofmt, vet, staticcheck, go fix, govulncheck and shellcheck
+	scripts/lint
+
+fuzz: ## fuzz every target for FUZZTIME, three seconds by default
+	scripts/fuzz
+
+cross: ## build for ARMv6, ARMv7, arm64 and amd64 into dist/
+	scripts/cross dist
+
+test-clean: ## make run and make test on a bare bookworm and a bare trixie (as root)
+	scripts/test-clean
+
+clean: ## remove what was built
+	rm -rf bin dist
