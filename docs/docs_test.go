@@ -1,0 +1,762 @@
+package docs
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"picloud/internal/config"
+	"picloud/internal/conn"
+	"picloud/internal/dashboard"
+	"picloud/internal/server"
+	"picloud/internal/wire"
+)
+
+const root = ".."
+
+func TestActionsAreThoseOfTheCode(t *testing.T) {
+	d := readDocument(t)
+	var actions []string
+	for a := wire.Subscribe; a.String() != ""; a++ {
+		actions = append(actions, a.String())
+	}
+	same(t, "asyncapi.json: actions of clients", d.actions("subscribe", "unsubscribe", "unsubscribeAll", "publish", "publishOnly"), actions)
+
+	var answers []string
+	for _, text := range [][]byte{
+		wire.AppendDelivery(nil, []byte("e"), nil, time.Now(), []byte(`"n"`)),
+		wire.AppendAck(nil, []byte("1")),
+		wire.AppendError(nil, "reason", nil),
+	} {
+		var m wire.Delivery
+		if err := json.Unmarshal(text, &m); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		answers = append(answers, m.Action)
+	}
+	same(t, "asyncapi.json: actions of the server", d.actions("delivery", "ack", "error"), answers)
+
+	contains(t, "protocol.md", spans(section(t, read(t, "docs/protocol.md"), "## Messages")), slices.Concat(actions, answers))
+}
+
+func TestFieldsAreThoseOfTheCode(t *testing.T) {
+	d := readDocument(t)
+	protocol := read(t, "docs/protocol.md")
+
+	var message []string // wire.Message has no tags: it is never encoded
+	for field := range fieldsOf(reflect.TypeFor[wire.Message]()) {
+		message = append(message, strings.ToLower(field))
+	}
+	delivery := slices.Collect(maps.Keys(fieldsOf(reflect.TypeFor[wire.Delivery]())))
+	same(t, "asyncapi.json: fields of clients", d.fields("subscribe", "unsubscribe", "unsubscribeAll", "publish", "publishOnly"), message)
+	same(t, "asyncapi.json: fields of the server", d.fields("delivery", "ack", "error"), delivery)
+	same(t, "asyncapi.json: fields of an HTTP error", d.fields("httpError"), []string{"error"})
+	same(t, "protocol.md: fields of messages", firstSpans(rows(section(t, protocol, "## Messages"))), slices.Concat(message, delivery))
+
+	var all []string
+	for name, of := range map[string]reflect.Type{
+		"info":         reflect.TypeFor[wire.Info](),
+		"subscription": reflect.TypeFor[wire.Subscription](),
+		"connection":   reflect.TypeFor[wire.Connection](),
+		"serverInfo":   reflect.TypeFor[wire.ServerInfo](),
+	} {
+		fields := fieldsOf(of)
+		names := slices.Sorted(maps.Keys(fields))
+		all = append(all, names...)
+		same(t, "asyncapi.json: fields of "+name, d.fields(name), names)
+		same(t, "asyncapi.json: required fields of "+name, d.Components.Schemas[name].Required, names)
+		for field, goType := range fields {
+			got := d.resolve(d.Components.Schemas[name].Properties[field]).Type
+			if want := jsonType(goType); got != want {
+				t.Errorf("asyncapi.json: %s.%s is of type %q, want %q", name, field, got, want)
+			}
+		}
+	}
+	same(t, "protocol.md: fields of the info", firstSpans(rows(section(t, protocol, "## Info"))), all)
+
+	// Whatever else has properties would be held against nothing.
+	var objects []string
+	for name, s := range d.Components.Schemas {
+		if len(s.Properties) > 0 {
+			objects = append(objects, name)
+		}
+	}
+	same(t, "asyncapi.json: object schemas", objects, []string{"subscribe", "unsubscribe", "unsubscribeAll", "publish", "publishOnly",
+		"delivery", "ack", "error", "httpError", "info", "subscription", "connection", "serverInfo"})
+}
+
+func TestLengthsAreThoseOfTheCode(t *testing.T) {
+	d := readDocument(t)
+	for name, want := range map[string]int{"event": wire.MaxEventBytes, "clientName": wire.MaxNameChars} {
+		if got := d.Components.Schemas[name].MaxLength; got != want {
+			t.Errorf("asyncapi.json: %s: maxLength is %d, want %d", name, got, want)
+		}
+	}
+	if got := d.Components.Schemas["id"].OneOf[0].MaxLength; got != wire.MaxIDBytes {
+		t.Errorf("asyncapi.json: id: maxLength is %d, want %d", got, wire.MaxIDBytes)
+	}
+	limits := section(t, read(t, "docs/protocol.md"), "## Limits")
+	for _, want := range []string{
+		fmt.Sprintf("an event of %d bytes", wire.MaxEventBytes),
+		fmt.Sprintf("a client name of %d characters", wire.MaxNameChars),
+		fmt.Sprintf("an `id` of %d bytes", wire.MaxIDBytes),
+	} {
+		if !strings.Contains(limits, want) {
+			t.Errorf("protocol.md: Limits does not say %q", want)
+		}
+	}
+}
+
+func TestExamplesAreWhatTheCodeReadsAndWrites(t *testing.T) {
+	d := readDocument(t)
+	for name, m := range d.Components.Messages {
+		if m.Payload.Ref != "" && len(m.Examples) == 0 {
+			t.Errorf("asyncapi.json: message %s has no example", name)
+		}
+		for _, example := range m.Examples {
+			if err := readable(name, example.Payload); err != nil {
+				t.Errorf("asyncapi.json: message %s: %s: %v", name, example.Payload, err)
+			}
+		}
+	}
+
+	protocol := read(t, "docs/protocol.md")
+	for heading, name := range map[string]string{
+		"### What a client sends":    "publish",
+		"### What a subscriber gets": "delivery",
+		"### Acks and errors":        "ack",
+		"## Info":                    "info",
+	} {
+		n := 0
+		for _, block := range blocks(section(t, protocol, heading), "json") {
+			for dec := json.NewDecoder(strings.NewReader(block)); ; n++ {
+				var example json.RawMessage
+				err := dec.Decode(&example)
+				if errors.Is(err, io.EOF) {
+					break
+				}
+				if err == nil {
+					err = readable(name, example)
+				}
+				if err != nil {
+					t.Fatalf("protocol.md: %q: %s: %v", heading, example, err)
+				}
+			}
+		}
+		if n == 0 {
+			t.Errorf("protocol.md: %q has no example", heading)
+		}
+	}
+}
+
+// readable says whether who gets a message of that name can read example.
+func readable(name string, example []byte) error {
+	strictly := func(v any) error {
+		dec := json.NewDecoder(bytes.NewReader(example))
+		dec.DisallowUnknownFields()
+		return dec.Decode(v)
+	}
+	switch name {
+	case "delivery", "ack", "error", "httpError":
+		return strictly(new(wire.Delivery))
+	case "info":
+		return strictly(new(wire.Info))
+	}
+	_, err := wire.Decode(example)
+	return err
+}
+
+func TestCloseCodesAreThoseOfTheCode(t *testing.T) {
+	var want []string
+	for _, file := range parse(t, "internal/wire") {
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok || !strings.HasPrefix(spec.Names[0].Name, "Close") {
+				return true
+			}
+			code, ok := spec.Values[0].(*ast.BasicLit)
+			if !ok {
+				t.Fatalf("internal/wire: %s is no plain number", spec.Names[0])
+			}
+			want = append(want, code.Value)
+			return true
+		})
+	}
+	if len(want) == 0 {
+		t.Fatal("internal/wire has no close codes")
+	}
+	d := readDocument(t)
+	same(t, "asyncapi.json: close codes", slices.Collect(maps.Keys(d.CloseCodes)), want)
+	for code, is := range d.CloseCodes {
+		if is.When == "" || is.Client == "" {
+			t.Errorf("asyncapi.json: close code %s does not say when it is sent and what a client does", code)
+		}
+	}
+	same(t, "protocol.md: close codes", firstSpans(rows(section(t, read(t, "docs/protocol.md"), "### Close codes"))), want)
+}
+
+func TestRoutesAreThoseOfTheCode(t *testing.T) {
+	paths := []string{"/"} // the dashboard's; its other files are not named
+	if !slices.Contains(dashboard.Paths(), "/") {
+		t.Error("the dashboard does not serve /")
+	}
+	for _, file := range parse(t, "internal/server") {
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) != 3 {
+				return true
+			}
+			fun, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || fun.Sel.Name != "HandlerFunc" {
+				return true
+			}
+			path, ok := call.Args[1].(*ast.BasicLit)
+			if !ok {
+				t.Fatal("internal/server: a route's path is no literal")
+			}
+			text, err := strconv.Unquote(path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			paths = append(paths, text)
+			return true
+		})
+	}
+
+	// The server itself tells the methods.
+	url := serve(t)
+	var routes, withoutHead []string
+	for _, path := range paths {
+		resp := request(t, http.MethodOptions, url+path, nil)
+		for method := range strings.SplitSeq(resp.Header.Get("Allow"), ", ") {
+			switch method {
+			case http.MethodOptions:
+			case http.MethodHead:
+				routes = append(routes, method+" "+path)
+			default:
+				routes = append(routes, method+" "+path)
+				withoutHead = append(withoutHead, method+" "+path)
+			}
+		}
+	}
+
+	d := readDocument(t)
+	var documented []string
+	for name, c := range d.Channels {
+		if method := c.Bindings.WS.Method; method != "" {
+			documented = append(documented, method+" "+c.Address)
+		}
+		for _, o := range d.Operations {
+			if method := o.Bindings.HTTP.Method; method != "" && o.Channel.name() == name {
+				documented = append(documented, method+" "+c.Address)
+			}
+		}
+	}
+	for path, r := range d.OtherRoutes {
+		for _, method := range r.Methods {
+			documented = append(documented, method+" "+path)
+		}
+	}
+	same(t, "asyncapi.json: routes", documented, routes)
+
+	documented = nil
+	for _, row := range rows(section(t, read(t, "docs/protocol.md"), "## Routes")) {
+		for _, span := range spans(row[0]) {
+			if strings.Contains(span, " /") {
+				documented = append(documented, span)
+			}
+		}
+	}
+	same(t, "protocol.md: routes", documented, withoutHead)
+}
+
+func TestEverySecuritySchemeLetsIn(t *testing.T) {
+	url := serve(t)
+	if resp := request(t, http.MethodGet, url+"/info", nil); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("without a key: status %d, want 401", resp.StatusCode)
+	}
+	d := readDocument(t)
+	for name, s := range d.Components.SecuritySchemes {
+		at, header := url+"/info", http.Header{}
+		switch {
+		case s.Type == "httpApiKey" && s.In == "header":
+			header.Set(s.Name, key)
+		case s.Type == "httpApiKey" && s.In == "query":
+			at += "?" + s.Name + "=" + key
+		case s.Type == "http" && s.Scheme == "bearer":
+			header.Set("Authorization", "Bearer "+key)
+		default:
+			t.Errorf("%s: what is it?", name)
+		}
+		if resp := request(t, http.MethodGet, at, header); resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: status %d, want 200", name, resp.StatusCode)
+		}
+	}
+	for name, s := range d.Servers {
+		var offered []string
+		for _, r := range s.Security {
+			offered = append(offered, r.name())
+		}
+		same(t, "asyncapi.json: security of server "+name, offered, slices.Collect(maps.Keys(d.Components.SecuritySchemes)))
+	}
+}
+
+func TestMetricsAreThoseOfTheCode(t *testing.T) {
+	resp := request(t, http.MethodGet, serve(t)+"/metrics", http.Header{"X-Api-Key": {key}})
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want, got []string
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)$`).FindAllStringSubmatch(string(body), -1) {
+		want = append(want, m[1]+" "+m[2])
+	}
+	for _, row := range rows(section(t, read(t, "docs/protocol.md"), "## Metrics and health")) {
+		got = append(got, strings.Trim(row[0], "`")+" "+row[1])
+	}
+	same(t, "protocol.md: metrics", got, want)
+}
+
+func TestSettingsAreThoseOfTheCode(t *testing.T) {
+	var want, got []string
+	defaults := make(map[string]string)
+	for _, s := range config.Settings() {
+		defaults[s.Name] = "`" + s.Default + "`"
+		if s.Default == "" {
+			defaults[s.Name] = "none"
+		}
+		want = append(want, s.Name+" "+defaults[s.Name])
+	}
+	for _, row := range rows(section(t, read(t, "README.md"), "## Settings")) {
+		got = append(got, strings.Trim(row[0], "`")+" "+row[1])
+	}
+	same(t, "README.md: settings", got, want)
+
+	limits := rows(section(t, read(t, "docs/protocol.md"), "## Limits"))
+	if len(limits) == 0 {
+		t.Error("protocol.md: Limits has no table")
+	}
+	for _, row := range limits {
+		name := strings.Trim(row[1], "`")
+		if want, known := defaults[name]; !known || row[2] != want {
+			t.Errorf("protocol.md: limit %s is %s by default, want %q", name, row[2], want)
+		}
+	}
+}
+
+func TestTargetsInTheReadmeExist(t *testing.T) {
+	targets := make(map[string]bool)
+	for _, m := range regexp.MustCompile(`(?m)^([a-z][a-z-]*):`).FindAllStringSubmatch(read(t, "Makefile"), -1) {
+		targets[m[1]] = true
+	}
+	readme := read(t, "README.md")
+	code := strings.Join(slices.Concat(spans(readme), indented(readme), blocks(readme, "")), "\n")
+	mentioned := regexp.MustCompile(`\bmake ([a-z][a-z-]*)`).FindAllStringSubmatch(code, -1)
+	if len(mentioned) == 0 {
+		t.Error("README.md mentions no target")
+	}
+	for _, m := range mentioned {
+		if !targets[m[1]] {
+			t.Errorf("README.md says %q: the Makefile has no such target", m[0])
+		}
+	}
+}
+
+func TestRoomsAndArrowsAreThoseOfTheCode(t *testing.T) {
+	want := make(map[string][]string) // by folder
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		if path != root && skipped(e) {
+			return fs.SkipDir
+		}
+		room, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		for _, file := range parse(t, room) {
+			imports := want[room]
+			for _, spec := range file.Imports {
+				if inner, ok := strings.CutPrefix(strings.Trim(spec.Path.Value, `"`), "picloud/internal/"); ok {
+					imports = append(imports, inner)
+				}
+			}
+			want[room] = imports
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string][]string)
+	for _, row := range rows(section(t, read(t, "docs/architecture.md"), "## The rooms")) {
+		got[strings.Trim(row[0], "`")] = spans(row[2])
+	}
+	same(t, "architecture.md: rooms", slices.Collect(maps.Keys(got)), slices.Collect(maps.Keys(want)))
+	for room := range got {
+		same(t, "architecture.md: imports of "+room, got[room], want[room])
+	}
+}
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() && path != root && skipped(e) {
+			return fs.SkipDir
+		}
+		if filepath.Ext(path) != ".md" {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(m[1], ":") {
+				continue
+			}
+			file, fragment, _ := strings.Cut(m[1], "#")
+			to := path
+			if file != "" {
+				to = filepath.Join(filepath.Dir(path), file)
+			}
+			target, err := os.Stat(to)
+			if err != nil {
+				t.Errorf("%s: link to %s: %v", path, m[1], err)
+				continue
+			}
+			if fragment == "" || target.IsDir() {
+				continue
+			}
+			text, err := os.ReadFile(to)
+			if err != nil {
+				return err
+			}
+			if !slices.Contains(anchors(string(text)), fragment) {
+				t.Errorf("%s: link to %s: no such heading", path, m[1])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// skipped says which folders are not the project's own text.
+func skipped(e fs.DirEntry) bool {
+	name := e.Name()
+	return strings.HasPrefix(name, ".") || name == "bin" || name == "dist" || name == "testdata"
+}
+
+// A document is asyncapi.json, as far as it is looked at.
+type document struct {
+	Servers  map[string]struct{ Security []reference }
+	Channels map[string]struct {
+		Address  string
+		Bindings struct{ WS struct{ Method string } }
+	}
+	Operations map[string]struct {
+		Channel  reference
+		Bindings struct{ HTTP struct{ Method string } }
+	}
+	Components struct {
+		SecuritySchemes map[string]struct{ Type, In, Name, Scheme string }
+		Messages        map[string]struct {
+			Payload  reference
+			Examples []struct{ Payload json.RawMessage }
+		}
+		Schemas map[string]schema
+	}
+	CloseCodes  map[string]struct{ When, Client string } `json:"x-close-codes"`
+	OtherRoutes map[string]struct{ Methods []string }    `json:"x-other-routes"`
+}
+
+type reference struct {
+	Ref string `json:"$ref"`
+}
+
+// name is the last part of the reference.
+func (r reference) name() string { return r.Ref[strings.LastIndex(r.Ref, "/")+1:] }
+
+type schema struct {
+	reference
+	Type       string
+	Const      string
+	MaxLength  int
+	Required   []string
+	Properties map[string]schema
+	OneOf      []schema
+}
+
+func readDocument(t *testing.T) document {
+	t.Helper()
+	var d document
+	if err := json.Unmarshal([]byte(read(t, "docs/asyncapi.json")), &d); err != nil {
+		t.Fatalf("asyncapi.json: %v", err)
+	}
+	return d
+}
+
+// actions are the values that the schemas' action can have.
+func (d document) actions(schemas ...string) []string {
+	var list []string
+	for _, name := range schemas {
+		list = append(list, d.Components.Schemas[name].Properties["action"].Const)
+	}
+	return list
+}
+
+// fields are all that the schemas have.
+func (d document) fields(schemas ...string) []string {
+	var list []string
+	for _, name := range schemas {
+		list = slices.AppendSeq(list, maps.Keys(d.Components.Schemas[name].Properties))
+	}
+	return list
+}
+
+func (d document) resolve(s schema) schema {
+	if s.Ref != "" {
+		return d.Components.Schemas[s.name()]
+	}
+	return s
+}
+
+// fieldsOf returns a struct's fields by the names they have in JSON.
+func fieldsOf(of reflect.Type) map[string]reflect.Type {
+	fields := make(map[string]reflect.Type)
+	for f := range of.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "" {
+			name = f.Name
+		}
+		fields[name] = f.Type
+	}
+	return fields
+}
+
+func jsonType(of reflect.Type) string {
+	switch {
+	case of == reflect.TypeFor[time.Time](), of.Kind() == reflect.String:
+		return "string"
+	case of.Kind() == reflect.Slice:
+		return "array"
+	case of.Kind() == reflect.Struct:
+		return "object"
+	default:
+		return "integer"
+	}
+}
+
+const key = "sesame"
+
+// serve runs a real server and returns its URL.
+func serve(t *testing.T) string {
+	t.Helper()
+	s, err := server.New(server.Config{
+		Key:     key,
+		Version: "v0",
+		Limits: conn.Limits{
+			Connections: 8, MessageBytes: 1 << 10, QueueBytes: 4 << 10, PingEvery: time.Minute, PeerTimeout: time.Minute,
+		},
+		Subscriptions: 8,
+		HeaderTimeout: time.Minute,
+		WrongKeys:     8,
+		Requests:      8,
+	}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, l) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("server: %v", err)
+		}
+	})
+	return "http://" + l.Addr().String()
+}
+
+func request(t *testing.T, method, url string, header http.Header) *http.Response {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if header != nil {
+		r.Header = header
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	return resp
+}
+
+// parse reads a package's files, its tests left out.
+func parse(t *testing.T, folder string) []*ast.File {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(root, folder, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []*ast.File
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+	}
+	return files
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// section returns what stands under a heading, up to the next of its level or above.
+func section(t *testing.T, text, heading string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut("\n"+text, "\n"+heading+"\n")
+	if !ok {
+		t.Fatalf("there is no heading %q", heading)
+	}
+	level := strings.Count(strings.Fields(heading)[0], "#")
+	end := regexp.MustCompile(fmt.Sprintf(`(?m)^#{1,%d} `, level)).FindStringIndex(rest)
+	if end != nil {
+		rest = rest[:end[0]]
+	}
+	return rest
+}
+
+// rows returns the cells of all tables in text, without their headers.
+func rows(text string) [][]string {
+	var list [][]string
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		isHeader := i+1 < len(lines) && strings.HasPrefix(lines[i+1], "| ---")
+		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| ---") || isHeader {
+			continue
+		}
+		cells := strings.Split(strings.TrimSuffix(strings.TrimPrefix(line, "|"), "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		list = append(list, cells)
+	}
+	return list
+}
+
+// firstSpans returns what stands as code in the first cell of each row.
+func firstSpans(rows [][]string) []string {
+	var list []string
+	for _, row := range rows {
+		list = append(list, spans(row[0])...)
+	}
+	return list
+}
+
+var span = regexp.MustCompile("`([^`\n]+)`")
+
+func spans(text string) []string {
+	var list []string
+	for _, m := range span.FindAllStringSubmatch(text, -1) {
+		list = append(list, m[1])
+	}
+	return list
+}
+
+// indented returns the lines that are code because of their indent.
+func indented(text string) []string {
+	var list []string
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "    ") {
+			list = append(list, line)
+		}
+	}
+	return list
+}
+
+// blocks returns the fenced code of a language; of all languages when it is empty.
+func blocks(text, language string) []string {
+	var list []string
+	for _, m := range regexp.MustCompile("(?ms)^```([a-z]*)\n(.*?)^```$").FindAllStringSubmatch(text, -1) {
+		if language == "" || language == m[1] {
+			list = append(list, m[2])
+		}
+	}
+	return list
+}
+
+// anchors returns what a link to a heading may end in, as the usual renderers make it.
+func anchors(text string) []string {
+	var list []string
+	for line := range strings.Lines(text) {
+		if heading, ok := strings.CutPrefix(strings.TrimLeft(line, "#"), " "); ok && strings.HasPrefix(line, "#") {
+			slug := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(strings.TrimSpace(heading)), "")
+			list = append(list, strings.ReplaceAll(slug, " ", "-"))
+		}
+	}
+	return list
+}
+
+// same compares two sets.
+func same(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	contains(t, what, got, want)
+	for _, s := range slices.Compact(slices.Sorted(slices.Values(got))) {
+		if !slices.Contains(want, s) {
+			t.Errorf("%s: %q is not in the code", what, s)
+		}
+	}
+}
+
+func contains(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	for _, s := range slices.Compact(slices.Sorted(slices.Values(want))) {
+		if !slices.Contains(got, s) {
+			t.Errorf("%s: %q is missing", what, s)
+		}
+	}
+}
