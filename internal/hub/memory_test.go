@@ -1,0 +1,140 @@
+package hub
+
+import (
+	"runtime"
+	"testing"
+	"time"
+	"weak"
+)
+
+// allReleased fails unless the garbage collector finds everything free.
+func allReleased[T any](t *testing.T, pointers []weak.Pointer[T]) {
+	t.Helper()
+	held := 0
+	for range 5 { // one collection is enough, but for one that was under way
+		runtime.GC()
+		held = 0
+		for _, p := range pointers {
+			if p.Value() != nil {
+				held++
+			}
+		}
+		if held == 0 {
+			return
+		}
+	}
+	t.Errorf("%d of %d are still held", held, len(pointers))
+}
+
+func TestGoneClientIsReleased(t *testing.T) {
+	h := New()
+	stays, _ := join(h, "stays")
+	subscribe(t, h, stays, "heat")
+	var batch Batch
+
+	var clients []weak.Pointer[Client]
+	var sinks []weak.Pointer[recorder]
+	func() {
+		var all []*Client
+		for range 200 {
+			c, r := join(h, "porch")
+			subscribe(t, h, c, "heat")
+			subscribe(t, h, c, "rain")
+			all = append(all, c)
+			clients = append(clients, weak.Make(c))
+			sinks = append(sinks, weak.Make(r))
+		}
+		h.Publish(&batch, []byte("heat"), stamp{}.frame())
+		h.Publish(&batch, []byte("rain"), stamp{}.frame())
+		batch.Flush()
+		h.Snapshot()
+		for i, c := range all {
+			switch i % 3 {
+			case 0:
+				h.Unsubscribe(c, []byte("heat"))
+			case 1:
+				h.UnsubscribeAll(c)
+			}
+			h.Leave(c)
+		}
+	}()
+	allReleased(t, clients)
+	allReleased(t, sinks)
+	runtime.KeepAlive(h)
+	runtime.KeepAlive(stays)
+	runtime.KeepAlive(&batch)
+}
+
+func TestEventIsReleasedWithItsLastSubscriber(t *testing.T) {
+	h := New()
+	c, _ := join(h, "stays")
+	var events []weak.Pointer[event]
+	for e := range uint16(100) {
+		subscribe(t, h, c, string(eventName(e)))
+		events = append(events, weak.Make(h.events[string(eventName(e))]))
+	}
+	for e := range uint16(100) {
+		h.Unsubscribe(c, eventName(e))
+	}
+	allReleased(t, events)
+	runtime.KeepAlive(h)
+	runtime.KeepAlive(c)
+}
+
+func TestListOfACrowdIsReleasedWithIt(t *testing.T) {
+	h := New()
+	var all []*Client
+	for range 4096 {
+		c, _ := join(h, "porch")
+		subscribe(t, h, c, "heat")
+		all = append(all, c)
+	}
+	for _, c := range all[70:] {
+		h.Leave(c)
+	}
+	if got := cap(h.events["heat"].subs); got > 512 {
+		t.Errorf("70 subscribers keep a list of %d places", got)
+	}
+	if got := publish(h, "heat", 1); got != 70 {
+		t.Errorf("got %d subscribers, want 70", got)
+	}
+}
+
+// A silent sink takes frames and keeps nothing.
+type silent struct{}
+
+func (silent) Queue([]byte, uint64) bool { return false }
+func (silent) Flush()                    {}
+
+// A listed sink asks for a flush each time.
+type listed struct{ n uint64 }
+
+func (l *listed) Queue(_ []byte, batch uint64) bool {
+	first := l.n != batch
+	l.n = batch
+	return first
+}
+func (*listed) Flush() {}
+
+func TestDeliveryAllocatesNothing(t *testing.T) {
+	h := New()
+	event, frame := []byte("heat"), stamp{}.frame()
+	for i := range 100 {
+		var s Sink = silent{}
+		if i%2 == 0 {
+			s = new(listed)
+		}
+		c := h.Join(s, "porch", "", time.Time{})
+		subscribe(t, h, c, "heat")
+	}
+	var batch Batch
+	if n := testing.AllocsPerRun(100, func() {
+		for range 3 {
+			h.Publish(&batch, event, frame)
+			batch.Added(len(frame))
+		}
+		batch.Flush()
+	}); n != 0 {
+		t.Errorf("300 deliveries cost %v allocations", n)
+	}
+}
