@@ -81,7 +81,7 @@ type Conn struct {
 	why     error       // set: the connection is being closed, nothing more is queued
 	goodbye []byte      // the close frame, with why
 	timer   *time.Timer // bounds the closing
-	users   int         // calls into sock under way, and one until Closed has been called
+	users   int         // calls into sock under way, one until Start returns and one until Closed has been called
 	writing bool        // a goroutine is in write: it alone takes from out
 	stalled bool        // the socket takes no more; the poller (TLS: the writer) goes on
 	again   bool        // the socket became writable since the write began
@@ -144,12 +144,15 @@ func (c *Conn) Idle() bool {
 func (c *Conn) Close(code int, reason string) {
 	c.sayGoodbye(appendFrame(nil, opClose, websocket.FormatCloseMessage(code, reason)), ErrClosed)
 	c.Flush()
-	c.kick()
+	c.ready(true, false)
 }
+
+var stores = sync.Pool{New: func() any { return new([8][]byte) }}
 
 // write is run with writing set, by the goroutine that set it, and with one of users.
 func (c *Conn) write() {
-	var store [8][]byte
+	store := stores.Get().(*[8][]byte) // it would escape
+	defer stores.Put(store)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.leave()
@@ -178,7 +181,7 @@ func (c *Conn) write() {
 			}
 			c.writing, c.stalled = false, true
 			c.out.own()
-			if c.out.size > c.set.limits.QueueBytes && c.why == nil {
+			if c.out.behind() > c.set.limits.QueueBytes && c.why == nil {
 				c.letGo(ErrTooSlow)
 			}
 			return
@@ -197,13 +200,17 @@ func (c *Conn) write() {
 	}
 }
 
-// writable is the poller's word that the socket takes bytes again.
-func (c *Conn) writable() {
+// ready is the poller's word that the socket may be read, or takes bytes again.
+func (c *Conn) ready(read, write bool) {
 	c.mu.Lock()
-	c.again = true
-	resume := c.stalled && !c.writing && !c.dead
-	if resume {
-		c.stalled = false
+	if read {
+		c.kick()
+	}
+	resume := false
+	if write {
+		c.again = true
+		resume = c.stalled && !c.writing && !c.dead
+		c.stalled = c.stalled && !resume
 	}
 	c.mu.Unlock()
 	if resume {
@@ -299,8 +306,12 @@ func (c *Conn) leave() {
 	}
 }
 
-// kick makes the reading side look at the connection: the socket is readable, or something has ended it.
+// kick makes the reading side look at the connection: the socket is readable, or something has ended it. It needs mu: a
+// goroutine is started for a connection that is still open, or Set.Close would not wait for it.
 func (c *Conn) kick() {
+	if c.dead && c.users == 0 {
+		return
+	}
 	for {
 		switch s := c.state.Load(); {
 		case s == resting && c.state.CompareAndSwap(resting, awake):

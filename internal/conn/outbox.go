@@ -2,10 +2,8 @@ package conn
 
 import "slices"
 
-const (
-	chunkSize = 8 << 10 // what a stalled connection's small frames are gathered in
-	chunkFits = chunkSize / 4
-)
+// chunkSize is what a stalled connection's small frames are gathered in. Every frame that lies in an arena fits.
+const chunkSize = arenaLarge
 
 // An outbox is the bytes that one connection is still to be sent, in order: whole frames, but for what is left of the
 // first. It refers to the frames' shared memory, until own copies what a stalled reader would keep alive.
@@ -17,10 +15,11 @@ type outbox struct {
 	size  int      // bytes in all
 	left  int      // bytes of a half-written frame at the beginning
 	owned bool     // the last slice is a chunk of this outbox's own
+	lent  bool     // something may lie in arenas
 }
 
-// push appends one frame. While the connection is stalled (copySmall) a small frame is copied, so that it does not keep
-// its publisher's arena.
+// push appends one frame. While the connection is stalled (copySmall) a frame that may lie in an arena is copied, so
+// that it does not keep the arena.
 func (o *outbox) push(frame []byte, copySmall bool) {
 	o.size += len(frame)
 	last := &o.first
@@ -35,9 +34,11 @@ func (o *outbox) push(frame []byte, copySmall bool) {
 		*last = l[:len(l)+len(frame)] // the arena's next frame: one run
 		return
 	}
-	o.owned = copySmall && len(frame) <= chunkFits
+	o.owned = copySmall && len(frame) <= chunkSize
 	if o.owned {
 		frame = append(make([]byte, 0, chunkSize), frame...)
+	} else if len(frame) <= arenaLarge {
+		o.lent = true
 	}
 	if len(o.first) == 0 {
 		o.first = frame
@@ -56,6 +57,18 @@ func (o *outbox) head(bufs [][]byte) [][]byte {
 		bufs = append(bufs, b)
 	}
 	return bufs
+}
+
+// behind is how much waits behind the first frame.
+func (o *outbox) behind() int {
+	switch {
+	case o.size == 0:
+		return 0
+	case o.left > 0:
+		return o.size - o.left
+	default:
+		return o.size - frameLen(o.first)
+	}
 }
 
 // took removes n bytes from the beginning: they have been written.
@@ -86,8 +99,12 @@ func (o *outbox) took(n int) {
 	}
 }
 
-// own copies what lies in arenas, so that a reader who has stalled keeps no more memory alive than it is owed.
+// own copies what lies in arenas, so that a reader who has stalled keeps no more memory alive than it is owed. What has
+// been copied is not copied again: a stall may last for many tries to write.
 func (o *outbox) own() {
+	if !o.lent {
+		return
+	}
 	if len(o.first) <= arenaSize {
 		o.first = slices.Clone(o.first)
 	}
@@ -96,7 +113,7 @@ func (o *outbox) own() {
 			o.rest[i] = slices.Clone(b)
 		}
 	}
-	o.owned = false
+	o.owned, o.lent = false, false
 }
 
 // cut drops every frame but what is left of a half-written one, which has to be finished before anything else is said.

@@ -126,7 +126,7 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 		nc.Close()
 		return nil, err
 	}
-	return &Conn{set: s, sock: sock, addr: addr, secure: isTLS, partial: hs.early, users: 1}, nil
+	return &Conn{set: s, sock: sock, addr: addr, secure: isTLS, partial: hs.early, users: 2}, nil
 }
 
 // Start lets c receive. h may be called before Start returns.
@@ -162,7 +162,10 @@ func (c *Conn) Start(h Handler) {
 	if bye != nil {
 		bye(c)
 	}
-	c.kick() // what came with the handshake
+	c.ready(true, false) // what came with the handshake
+	c.mu.Lock()
+	c.leave()
+	c.mu.Unlock()
 }
 
 func (s *Set) control(fd int, event *unix.EpollEvent) error {
@@ -222,12 +225,7 @@ func (s *Set) Run(ctx context.Context) error {
 			if c == nil {
 				continue
 			}
-			if e.Events&unix.EPOLLOUT != 0 {
-				c.writable()
-			}
-			if e.Events&^unix.EPOLLOUT != 0 {
-				c.kick()
-			}
+			c.ready(e.Events&^unix.EPOLLOUT != 0, e.Events&unix.EPOLLOUT != 0)
 		}
 	}
 }
@@ -279,6 +277,7 @@ func (s *Set) Close(ctx context.Context, code int, reason string) {
 	empty := s.empty
 	if s.open == 0 {
 		close(empty)
+		s.empty = make(chan struct{}) // as in gone
 	}
 	conns := s.conns()
 	s.mu.Unlock()

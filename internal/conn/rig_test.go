@@ -1,0 +1,418 @@
+package conn
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// eachNetwork tells a story once for each kind of connection, all at a time.
+func eachNetwork(t *testing.T, story func(t *testing.T, network string)) {
+	t.Parallel()
+	for _, network := range []string{"tcp", "unix", "tls"} {
+		t.Run(network, func(t *testing.T) {
+			t.Parallel()
+			story(t, network)
+		})
+	}
+}
+
+// A plan is what a rig is to be.
+type plan struct {
+	Limits
+	buffers     int // what the kernel holds of a connection at each end, about; 0 leaves it to the kernel
+	beforeStart func()
+	receive     func(s *session, binary bool, p []byte) // instead of an echo
+}
+
+// A rig is a Set behind a real HTTP server. Its clients are peers.
+type rig struct {
+	*Set
+	plan
+	t        testing.TB
+	network  string
+	server   *httptest.Server
+	sessions chan *session // each once it has been started
+	refused  chan error    // what Upgrade returned
+	pause    func()        // stops the poller
+
+	mu     sync.Mutex
+	all    []*session
+	closed bool
+}
+
+func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
+	t.Helper()
+	r := &rig{t: t, network: network, sessions: make(chan *session, 1<<12), refused: make(chan error, 1<<12)}
+	r.plan.Limits = Limits{Connections: 1000, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Minute}
+	r.receive = (*session).echo
+	for _, f := range edit {
+		f(&r.plan)
+	}
+	var err error
+	r.Set, err = New(r.plan.Limits, func(w http.ResponseWriter, status int, reason error) { http.Error(w, reason.Error(), status) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.resume()
+
+	r.server = httptest.NewUnstartedServer(r)
+	r.server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	if network == "unix" {
+		r.server.Listener.Close()
+		// Not t.TempDir, whose name may be too long for a socket.
+		folder, err := os.MkdirTemp("", "conn")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(folder) })
+		r.server.Listener, err = net.Listen("unix", filepath.Join(folder, "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.buffers > 0 {
+		r.server.Listener = narrowing{r.server.Listener, r.buffers}
+	}
+	if network == "tls" {
+		r.server.StartTLS()
+	} else {
+		r.server.Start()
+	}
+	t.Cleanup(r.dismantle)
+	return r
+}
+
+// narrowing sets the send buffer of what it accepts.
+type narrowing struct {
+	net.Listener
+	bytes int
+}
+
+func (l narrowing) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		c.(interface{ SetWriteBuffer(int) error }).SetWriteBuffer(l.bytes)
+	}
+	return c, err
+}
+
+func (r *rig) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	c, err := r.Upgrade(w, req)
+	if err != nil {
+		if errors.Is(err, ErrFull) {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+		r.refused <- err
+		return
+	}
+	s := &session{Conn: c, rig: r, id: req.URL.Query().Get("id"), rested: make(chan struct{}, 1), ended: make(chan error, 2)}
+	r.mu.Lock()
+	r.all = append(r.all, s)
+	r.mu.Unlock()
+	if r.beforeStart != nil {
+		r.beforeStart()
+	}
+	c.Start(s)
+	r.sessions <- s
+}
+
+// resume starts the poller.
+func (r *rig) resume() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	r.epoll.SetReadDeadline(time.Time{})
+	go func() { done <- r.Run(ctx) }()
+	r.pause = sync.OnceFunc(func() {
+		cancel()
+		if err := wait(r.t, done, "Run returns"); err != nil {
+			r.t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+// close is Set.Close, once.
+func (r *rig) close(ctx context.Context, code int, reason string) {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.Close(ctx, code, reason)
+}
+
+// dismantle ends the rig and checks what holds at the end of every story.
+func (r *rig) dismantle() {
+	r.server.CloseClientConnections()
+	r.server.Close()
+	r.mu.Lock()
+	closed := r.closed
+	r.mu.Unlock()
+	if !closed {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		within(r.t, "Set.Close returns", func() { r.close(ctx, 1001, "") })
+	}
+	until(r.t, "no connection is left", func() bool { return r.Len() == 0 })
+	r.wg.Wait()
+	r.pause()
+	if err := r.Release(); err != nil {
+		r.t.Error(err)
+	}
+	for _, s := range r.all {
+		if n := s.ends.Load(); n != 1 {
+			r.t.Errorf("Closed was called %d times", n)
+		}
+		if s.timer != nil && s.timer.Stop() {
+			r.t.Error("the timer of a connection that is gone still runs")
+		}
+	}
+	free := make(map[int32]bool)
+	for _, slot := range r.free {
+		free[slot] = true
+	}
+	if len(free) != len(r.slots) || len(r.free) != len(r.slots) {
+		r.t.Errorf("of %d places %v are free", len(r.slots), r.free)
+	}
+}
+
+// until returns when something is so that no channel tells of. It ends as soon as it is so, and fails if it never is.
+func until(t testing.TB, what string, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !so(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// A session is the server's end of a connection, and its Handler.
+type session struct {
+	*Conn
+	rig    *rig
+	id     string
+	arena  Arena
+	inside atomic.Bool
+	ends   atomic.Int32
+	rested chan struct{} // holds one token after a Rest
+	ended  chan error    // the reason, once it has ended
+}
+
+// alone checks that no two calls of the handler's methods meet, and that none comes after Closed.
+func (s *session) alone() (leave func()) {
+	if s.inside.Swap(true) {
+		s.rig.t.Error("two of the handler's methods run at a time")
+	}
+	if s.ends.Load() != 0 {
+		s.rig.t.Error("a method of the handler is called after Closed")
+	}
+	return func() { s.inside.Store(false) }
+}
+
+func (s *session) Receive(binary bool, p []byte) {
+	defer s.alone()()
+	s.rig.receive(s, binary, p)
+}
+
+func (s *session) Rest() {
+	defer s.alone()()
+	select {
+	case s.rested <- struct{}{}:
+	default:
+	}
+}
+
+func (s *session) Closed(why error) {
+	defer s.alone()()
+	s.ends.Add(1)
+	s.ended <- why
+}
+
+func (s *session) echo(binary bool, p []byte) {
+	if binary {
+		s.Queue(appendFrame(nil, opBinary, p), 1)
+	} else {
+		s.Queue(s.arena.Text(p), 1)
+	}
+}
+
+// locked reads something that the connection's lock guards.
+func locked[T any](c *Conn, read func(*Conn) T) T {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return read(c)
+}
+
+func isStalled(c *Conn) bool { return c.stalled }
+
+// A publisher sends frames out of an arena.
+type publisher struct {
+	arena Arena
+	batch uint64
+}
+
+// publish queues one text for all and flushes.
+func (p *publisher) publish(text string, to ...*session) {
+	frame := p.arena.Text([]byte(text))
+	p.batch++
+	for _, s := range to {
+		s.Queue(frame, p.batch)
+	}
+	for _, s := range to {
+		s.Flush()
+	}
+}
+
+// A peer is the client's end of a connection, written by hand: it can do what no library would.
+type peer struct {
+	net.Conn
+	t    testing.TB
+	bare net.Conn // below TLS
+	br   *bufio.Reader
+}
+
+// dial connects and says hello; early is sent in one piece with the handshake.
+func (r *rig) dial(id string, early ...byte) (*peer, error) {
+	d := net.Dialer{Timeout: patience}
+	bare, err := d.Dial(r.server.Listener.Addr().Network(), r.server.Listener.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	if tc, ok := bare.(*net.TCPConn); ok && r.buffers > 0 {
+		tc.SetReadBuffer(r.buffers)
+	}
+	p := &peer{Conn: bare, bare: bare, t: r.t}
+	p.SetDeadline(time.Now().Add(2 * patience))
+	if r.network == "tls" {
+		cfg := r.server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+		cfg.ServerName = "example.com"
+		p.Conn = tls.Client(bare, cfg)
+	}
+	p.br = bufio.NewReaderSize(p.Conn, 512)
+	hello := fmt.Sprintf("GET /?id=%s HTTP/1.1\r\nHost: example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", id)
+	if _, err := p.Write(append([]byte(hello), early...)); err != nil {
+		bare.Close()
+		return nil, err
+	}
+	answer, err := http.ReadResponse(p.br, nil)
+	if err != nil {
+		bare.Close()
+		return nil, err
+	}
+	if answer.StatusCode != http.StatusSwitchingProtocols {
+		bare.Close()
+		return nil, fmt.Errorf("handshake: %s", answer.Status)
+	}
+	return p, nil
+}
+
+// connect makes one connection and returns both its ends.
+func (r *rig) connect(early ...byte) (*peer, *session) {
+	r.t.Helper()
+	p, err := r.dial("", early...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { p.bare.Close() })
+	return p, wait(r.t, r.sessions, "the connection is started")
+}
+
+// send sends frames, or anything else.
+func (p *peer) send(frames ...[]byte) {
+	p.t.Helper()
+	if _, err := p.Write(join(frames...)); err != nil {
+		p.t.Error(err)
+	}
+}
+
+// A received frame.
+type received struct {
+	op      byte
+	payload string
+}
+
+// next reads one frame, which has to be as a server's are.
+func (p *peer) next() (received, error) {
+	var header [10]byte
+	if _, err := io.ReadFull(p.br, header[:2]); err != nil {
+		return received{}, err
+	}
+	if header[0]&(finBit|rsvBits) != finBit || header[1]&maskBit != 0 {
+		return received{}, fmt.Errorf("a frame begins % x", header[:2])
+	}
+	n := int(header[1])
+	switch n {
+	case 126:
+		if _, err := io.ReadFull(p.br, header[2:4]); err != nil {
+			return received{}, err
+		}
+		n = int(binary.BigEndian.Uint16(header[2:]))
+	case 127:
+		if _, err := io.ReadFull(p.br, header[2:10]); err != nil {
+			return received{}, err
+		}
+		n = int(binary.BigEndian.Uint64(header[2:]))
+	}
+	payload := make([]byte, n)
+	if _, err := io.ReadFull(p.br, payload); err != nil {
+		return received{}, fmt.Errorf("in a frame of %d bytes: %w", n, err)
+	}
+	return received{header[0] &^ finBit, string(payload)}, nil
+}
+
+// want reads one frame and says what it has to be.
+func (p *peer) want(op byte, payload string) {
+	p.t.Helper()
+	got, err := p.next()
+	if err != nil {
+		p.t.Fatalf("waiting for %.40q: %v", payload, err)
+	}
+	if want := (received{op, payload}); got != want {
+		p.t.Fatalf("got frame %d %.40q (%d bytes), want %d %.40q (%d bytes)", got.op, got.payload, len(got.payload), op, payload, len(payload))
+	}
+}
+
+// wantEnd reads the server's close frame, answers it, and reads the end of the connection.
+func (p *peer) wantEnd(code int, reason string) {
+	p.t.Helper()
+	p.want(opClose, closePayload(code, reason))
+	p.send(masked(closeByte, closePayload(code, "")))
+	p.wantEOF()
+}
+
+func (p *peer) wantEOF() {
+	p.t.Helper()
+	if got, err := p.next(); err != io.EOF {
+		p.t.Errorf("got frame %+v, error %v, want the end", got, err)
+	}
+}
+
+// vanish ends the connection without a word, on TCP with a reset.
+func (p *peer) vanish() {
+	if tc, ok := p.bare.(*net.TCPConn); ok {
+		tc.SetLinger(0)
+	}
+	p.bare.Close()
+}
+
+// wantEnded waits until the session has ended, and says why it has to.
+func (s *session) wantEnded(why error) {
+	s.rig.t.Helper()
+	if got := wait(s.rig.t, s.ended, "Closed is called"); !errors.Is(got, why) {
+		s.rig.t.Errorf("closed with %v, want %v", got, why)
+	}
+}

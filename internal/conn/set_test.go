@@ -1,0 +1,526 @@
+package conn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Not parallel: it looks at all goroutines.
+func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
+	for _, network := range []string{"tcp", "unix", "tls"} {
+		t.Run(network, func(t *testing.T) {
+			const n = 40
+			r := newRig(t, network)
+			var peers []*peer
+			var sessions []*session
+			for range n {
+				p, s := r.connect()
+				peers, sessions = append(peers, p), append(sessions, s)
+			}
+			for round := range 3 {
+				for i, p := range peers {
+					p.send(masked(text, fmt.Sprint(round, i)), masked(startText, "of a message in two pieces"))
+				}
+				for i, p := range peers {
+					p.want(opText, fmt.Sprint(round, i))
+					p.send(masked(last, ", this is one"), masked(pingByte, ""))
+					p.want(opText, "of a message in two pieces, this is one")
+					p.want(opPong, "")
+				}
+				if network == "tls" { // its reader waits in a goroutine
+					until(t, "nobody writes", func() bool { return len(stacks("conn.(*Conn).write(")) == 0 })
+					if got := len(stacks("conn.(*Conn).")); got != n {
+						t.Errorf("round %d: %d goroutines for %d connections", round, got, n)
+					}
+					continue
+				}
+				r.pause() // a poller under way might wake somebody for nothing
+				within(t, "all are at rest", r.wg.Wait)
+				if left := stacks("conn.(*Conn)."); len(left) != 0 {
+					t.Errorf("round %d: %d goroutines for connections at rest, as\n%s", round, len(left), left[0])
+				}
+				for _, s := range sessions {
+					if s.partial != nil || s.out.first != nil || len(s.out.rest) != 0 || s.gather != (gather{}) || s.state.Load() != resting {
+						t.Errorf("round %d: a connection at rest keeps %d bytes, %+v, %+v", round, cap(s.partial), s.out, s.gather)
+					}
+				}
+				r.resume()
+			}
+		})
+	}
+}
+
+func TestConnectionLimit(t *testing.T) {
+	eachNetwork(t, func(t *testing.T, network string) {
+		r := newRig(t, network, func(p *plan) { p.Connections = 2 })
+		first, s := r.connect()
+		second, _ := r.connect()
+		if _, err := r.dial(""); err == nil || !strings.Contains(err.Error(), "503") {
+			t.Errorf("one over the limit: got error %v", err)
+		}
+		if err := wait(t, r.refused, "Upgrade returns"); !errors.Is(err, ErrFull) {
+			t.Errorf("one over the limit: Upgrade returned %v, want %v", err, ErrFull)
+		}
+		if got := r.Len(); got != 2 {
+			t.Errorf("%d connections, want 2", got)
+		}
+		first.vanish()
+		wait(t, s.ended, "Closed is called")
+		until(t, "there is room", func() bool { return r.Len() == 1 })
+		third, _ := r.connect()
+		for _, p := range []*peer{second, third} {
+			p.send(masked(text, "hello"))
+			p.want(opText, "hello")
+		}
+	})
+}
+
+func TestFailedHandshakeLeavesNothing(t *testing.T) {
+	r := newRig(t, "tcp", func(p *plan) { p.Connections = 1 })
+	for range 3 {
+		res, err := http.Get(r.server.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusBadRequest {
+			t.Errorf("got status %s", res.Status)
+		}
+		if err := wait(t, r.refused, "Upgrade returns"); err == nil || errors.Is(err, ErrFull) {
+			t.Errorf("Upgrade returned %v", err)
+		}
+	}
+	if got := r.Len(); got != 0 {
+		t.Errorf("%d connections, want none", got)
+	}
+	p, _ := r.connect()
+	p.send(masked(text, "hello"))
+	p.want(opText, "hello")
+}
+
+func TestSetCloseSaysGoodbyeToAll(t *testing.T) {
+	eachNetwork(t, func(t *testing.T, network string) {
+		r := newRig(t, network)
+		var peers []*peer
+		var sessions []*session
+		for range 20 {
+			p, s := r.connect()
+			s.Queue(s.arena.Text([]byte("the last word")), 1)
+			peers, sessions = append(peers, p), append(sessions, s)
+		}
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			r.close(context.Background(), 1001, "the server stops")
+		}()
+		for i, p := range peers {
+			p.want(opText, "the last word")
+			p.wantEnd(1001, "the server stops")
+			p.bare.Close()
+			sessions[i].wantEnded(ErrClosed)
+		}
+		wait(t, closed, "Set.Close returns")
+		if got := r.Len(); got != 0 {
+			t.Errorf("%d connections are left", got)
+		}
+	})
+}
+
+func TestSetCloseIsBoundedByItsContext(t *testing.T) {
+	eachNetwork(t, func(t *testing.T, network string) {
+		r := newRig(t, network, narrow)
+		_, stalled := r.connect()
+		_, silent := r.connect()
+		var pub publisher
+		pub.publish(strings.Repeat("x", 1<<20), stalled)
+		ctx, cancel := context.WithCancel(t.Context())
+		closed := make(chan struct{}, 1)
+		go func() {
+			r.close(ctx, 1001, "")
+			close(closed)
+		}()
+		stalled.wantEnded(ErrClosed)
+		silent.wantEnded(ErrClosed)
+		select {
+		case <-closed:
+			t.Error("Set.Close returned before its context ended")
+		default:
+		}
+		begin := time.Now()
+		cancel()
+		wait(t, closed, "Set.Close returns")
+		if took := time.Since(begin); took >= flushGrace {
+			t.Errorf("it took %v, as if the context did not count", took)
+		}
+	})
+}
+
+// Connections end on their own while Set.Close cuts them off, and those that come meanwhile get their goodbye.
+func TestHandshakesWhileTheSetCloses(t *testing.T) {
+	for name, cut := range map[string]bool{"in peace": false, "cut off": true} {
+		t.Run(name, func(t *testing.T) {
+			eachNetwork(t, func(t *testing.T, network string) {
+				r := newRig(t, network)
+				var wg sync.WaitGroup
+				const clients = 30
+				some := make(chan struct{}, clients)
+				for i := range clients {
+					wg.Go(func() {
+						p, err := r.dial("")
+						some <- struct{}{}
+						if err != nil {
+							return
+						}
+						defer p.bare.Close()
+						if i%3 == 0 {
+							p.vanish()
+							return
+						}
+						got, err := p.next()
+						if cut && err != nil {
+							return
+						}
+						if want := (received{opClose, closePayload(1001, "bye")}); err != nil || got != want {
+							t.Errorf("got %+v, error %v, want the close frame", got, err)
+						}
+						p.Write(masked(closeByte, ""))
+						p.next()
+					})
+				}
+				for range clients / 3 {
+					<-some
+				}
+				ctx, cancel := context.WithCancel(context.Background())
+				defer cancel()
+				if cut {
+					cancel()
+				}
+				within(t, "Set.Close returns", func() { r.close(ctx, 1001, "bye") })
+				wg.Wait()
+			})
+		})
+	}
+}
+
+// A handshake may be under way, or begin, when the Set has no connection any more.
+func TestHandshakeAroundSetClose(t *testing.T) {
+	eachNetwork(t, func(t *testing.T, network string) {
+		upgraded, goOn := make(chan struct{}, 10), make(chan struct{})
+		r := newRig(t, network, func(p *plan) {
+			p.beforeStart = func() { upgraded <- struct{}{}; <-goOn }
+		})
+		early, err := r.dial("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer early.bare.Close()
+		<-upgraded
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			r.close(context.Background(), 1001, "bye")
+		}()
+		until(t, "the Set closes", func() bool { r.Set.mu.Lock(); defer r.Set.mu.Unlock(); return r.bye != nil })
+		close(goOn)
+		early.wantEnd(1001, "bye")
+		early.bare.Close()
+		wait(t, closed, "Set.Close returns")
+
+		for range 2 {
+			late, err := r.dial("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			late.wantEnd(1001, "bye")
+			late.bare.Close()
+			until(t, "it is gone", func() bool { return r.Len() == 0 })
+		}
+	})
+}
+
+func TestFailedHandshakeAfterSetClose(t *testing.T) {
+	s, err := New(Limits{Connections: 1}, func(w http.ResponseWriter, status int, _ error) { w.WriteHeader(status) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close(t.Context(), 1001, "")
+	for range 2 {
+		if _, err := s.Upgrade(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)); err == nil {
+			t.Error("a request that is no handshake was upgraded")
+		}
+	}
+	if err := s.Release(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A hooked RawConn does something before each Control.
+type hooked struct {
+	syscall.RawConn
+	before func()
+}
+
+func (h hooked) Control(f func(uintptr)) error { h.before(); return h.RawConn.Control(f) }
+
+// A connection may have been closed before Start has come to its end. Its descriptor's number must still be its own.
+func TestConnectionThatIsCutOffWhileItStarts(t *testing.T) {
+	s := lines(t, 1000)
+	raw := s.raw
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[1])
+	c := reserve(s, plain{fds[0]}, nil)
+	s.raw = hooked{raw, func() {
+		s.mu.Lock()
+		conns := s.conns()
+		s.mu.Unlock()
+		for _, c := range conns {
+			c.kill()
+		}
+		s.wg.Wait()
+		if _, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GETFD, 0); err != nil {
+			t.Errorf("descriptor %d is closed while Start needs it: %v", fds[0], err)
+		}
+	}}
+	l := &line{t: t, conn: c}
+	c.Start(l)
+	s.raw = raw
+	s.wg.Wait()
+	if len(l.closed) != 1 || l.closed[0] != ErrClosed {
+		t.Errorf("closed with %v, want %v once", l.closed, ErrClosed)
+	}
+	if n, err := unix.Read(fds[1], make([]byte, 1)); n != 0 || err != nil {
+		t.Errorf("the client reads %d bytes, error %v, want the end", n, err)
+	}
+}
+
+// A scripted socket is the machine's edge where a test has to decide what happens between a system call and its caller.
+type scripted struct {
+	t      *testing.T
+	write_ func(bufs [][]byte) (int, error)
+	closed bool
+	aborts int
+}
+
+func (s *scripted) read([]byte) (int, error) { s.use("read"); return 0, errAgain }
+func (s *scripted) write(bufs [][]byte) (int, error) {
+	s.use("write")
+	return s.write_(bufs)
+}
+func (s *scripted) closeWrite() { s.use("closeWrite") }
+func (s *scripted) interrupt()  {}
+func (s *scripted) abort()      { s.use("abort"); s.aborts++ }
+func (s *scripted) close()      { s.use("close"); s.closed = true }
+func (s *scripted) use(call string) {
+	if s.closed {
+		s.t.Errorf("%s after close", call)
+	}
+}
+
+func total(bufs [][]byte) (n int) {
+	for _, b := range bufs {
+		n += len(b)
+	}
+	return n
+}
+
+// The poller may say so before the writer has noted that the socket takes no more.
+func TestSocketTakesBytesAgainBeforeTheStallIsNoted(t *testing.T) {
+	s := lines(t, 1000)
+	var c *Conn
+	calls := 0
+	sock := &scripted{t: t, write_: func(bufs [][]byte) (int, error) {
+		if calls++; calls == 1 {
+			c.ready(false, true)
+			return 0, errAgain
+		}
+		return total(bufs), nil
+	}}
+	c = reserve(s, sock, nil)
+	c.Start(&line{t: t, conn: c})
+	s.wg.Wait()
+	c.Queue(appendFrame(nil, opText, []byte("hello")), 1)
+	c.Flush()
+	if calls != 2 || !c.Idle() {
+		t.Errorf("after %d writes: stalled for good", calls)
+	}
+	c.kill()
+	s.wg.Wait()
+}
+
+// A frame that is queued while another goroutine writes is that one's to write.
+func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
+	s := lines(t, 1000)
+	var c *Conn
+	var written []int
+	sock := &scripted{t: t, write_: func(bufs [][]byte) (int, error) {
+		if len(written) == 0 {
+			if !c.Queue(appendFrame(nil, opText, []byte("second")), 2) {
+				t.Error("the second publisher is not told to flush")
+			}
+			c.Flush() // returns at once
+		}
+		written = append(written, total(bufs))
+		return total(bufs), nil
+	}}
+	c = reserve(s, sock, nil)
+	c.Start(&line{t: t, conn: c})
+	s.wg.Wait()
+	if !c.Queue(appendFrame(nil, opText, []byte("first")), 1) || c.Queue(appendFrame(nil, opText, nil), 1) {
+		t.Error("a publisher is to be told to flush once for its batch")
+	}
+	c.Flush()
+	if fmt.Sprint(written) != "[9 8]" || !c.Idle() {
+		t.Errorf("written: %v", written)
+	}
+	c.kill()
+	s.wg.Wait()
+}
+
+// Timers and Set.Close may come late: the socket's descriptor may be another client's by then, its place too.
+func TestGoneConnectionIsLeftAlone(t *testing.T) {
+	s := lines(t, 1000)
+	sock := &scripted{t: t, write_: func(bufs [][]byte) (int, error) { return total(bufs), nil }}
+	c := reserve(s, sock, nil)
+	l := &line{t: t, conn: c}
+	c.Start(l)
+	s.wg.Wait()
+	c.Close(1001, "")
+	s.wg.Wait()
+	c.kill()
+	s.wg.Wait()
+	if !sock.closed || sock.aborts != 1 || len(l.closed) != 1 {
+		t.Fatalf("socket closed: %t, %d aborts, Closed called with %v", sock.closed, sock.aborts, l.closed)
+	}
+	next := newLine(t, s, nil)
+	c.kill()
+	c.ready(true, true)
+	c.ping()
+	c.Close(1001, "")
+	c.Queue(pingFrame, 7)
+	c.Flush()
+	s.wg.Wait()
+	if sock.aborts != 1 || len(l.closed) != 1 {
+		t.Errorf("%d aborts, Closed called with %v", sock.aborts, l.closed)
+	}
+	if s.Len() != 1 || len(s.free) != 0 || s.lookup(0, 1) != next.conn || s.lookup(0, 0) != nil {
+		t.Errorf("%d connections, free places %v: the next connection's place was given away", s.Len(), s.free)
+	}
+	next.give(masked(text, "hello"))
+	if len(next.messages) != 1 {
+		t.Error("the next connection was disturbed")
+	}
+	next.hangUp()
+}
+
+func TestBrokenSocketEndsTheConnection(t *testing.T) {
+	s := lines(t, 1000)
+	broken := errors.New("broken")
+	sock := &scripted{t: t, write_: func([][]byte) (int, error) { return 3, broken }}
+	c := reserve(s, sock, nil)
+	l := &line{t: t, conn: c}
+	c.Start(l)
+	s.wg.Wait()
+	c.Queue(pingFrame, 1)
+	c.Queue(appendFrame(nil, opText, make([]byte, 1000)), 1)
+	c.Flush()
+	s.wg.Wait()
+	if len(l.closed) != 1 || l.closed[0] != broken || !sock.closed {
+		t.Errorf("closed with %v, socket closed: %t", l.closed, sock.closed)
+	}
+	if c.out.size != 0 {
+		t.Error("a queue is kept for a broken socket")
+	}
+}
+
+// Not parallel: it counts all allocations.
+func TestDeliveryAllocatesNothing(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		r := newRig(t, network)
+		p, s := r.connect()
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			buf := make([]byte, 64<<10)
+			for {
+				if _, err := p.bare.Read(buf); err != nil {
+					return
+				}
+			}
+		}()
+		frame := appendFrame(nil, opText, []byte("a small frame, as most are"))
+		batch := uint64(1)
+		if n := testing.AllocsPerRun(2000, func() {
+			batch++
+			s.Queue(frame, batch)
+			s.Flush()
+		}); n != 0 {
+			t.Errorf("%s: a delivery costs %v allocations", network, n)
+		}
+		var a Arena
+		frames := make([][]byte, 20)
+		for i := range frames {
+			frames[i] = a.Text([]byte("one of a burst"))
+		}
+		if n := testing.AllocsPerRun(200, func() {
+			batch++
+			for _, f := range frames {
+				s.Queue(f, batch)
+			}
+			s.Flush()
+		}); n != 0 {
+			t.Errorf("%s: a burst costs %v allocations", network, n)
+		}
+		if !s.Idle() {
+			t.Errorf("%s: the client did not keep up, and this measured something else", network)
+		}
+		p.vanish()
+		<-read
+	}
+}
+
+// Not parallel: it counts all descriptors.
+func TestConnectionsLeaveNoDescriptorBehind(t *testing.T) {
+	for _, network := range []string{"tcp", "unix", "tls"} {
+		r := newRig(t, network)
+		ends := []func(*peer, *session){
+			func(p *peer, _ *session) { p.vanish() },
+			func(p *peer, _ *session) { p.Close() },
+			func(p *peer, _ *session) {
+				p.send(masked(closeByte, ""))
+				p.want(opClose, "")
+				p.wantEOF()
+				p.bare.Close()
+			},
+			func(p *peer, _ *session) { p.send(masked(text, "\xff")); p.bare.Close() },
+			func(p *peer, s *session) { s.Close(1001, ""); p.wantEnd(1001, ""); p.bare.Close() },
+			func(p *peer, s *session) { s.Close(1001, ""); p.vanish() },
+		}
+		round := func() {
+			for _, end := range ends {
+				p, s := r.connect()
+				end(p, s)
+				wait(t, s.ended, "Closed is called")
+			}
+			until(t, "all are gone", func() bool { return r.Len() == 0 })
+		}
+		round()
+		before := descriptors()
+		for range 20 {
+			round()
+		}
+		until(t, "there are no more descriptors than before", func() bool { return len(descriptors()) <= len(before) })
+	}
+}
