@@ -42,7 +42,7 @@ func (s *Server) infoSocket(w http.ResponseWriter, r *http.Request) {
 	is.mu.Lock()
 	defer is.mu.Unlock()
 	if !is.closed {
-		is.timer = time.AfterFunc(InfoEvery, is.tick)
+		is.timer = time.AfterFunc(s.infoEvery, is.tick)
 	}
 }
 
@@ -65,12 +65,12 @@ func (is *infoSession) show(snapshot []byte) {
 // tick shows the current state, unless the client is still busy with an older one.
 func (is *infoSession) tick() {
 	if is.conn.Idle() {
-		is.show(is.server.info.recent(is.server.snapshot))
+		is.show(is.server.info.recent(is.server.infoEvery/10, is.server.snapshot))
 	}
 	is.mu.Lock()
 	defer is.mu.Unlock()
 	if !is.closed {
-		is.timer.Reset(InfoEvery)
+		is.timer.Reset(is.server.infoEvery)
 	}
 }
 
@@ -98,10 +98,11 @@ type snapshots struct {
 	last []byte
 }
 
-func (s *snapshots) recent(make func() []byte) []byte {
+// recent returns the last snapshot if it is not older than age, else one that it makes.
+func (s *snapshots) recent(age time.Duration, make func() []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now := time.Now(); s.last == nil || now.Sub(s.made) > InfoEvery/10 {
+	if now := time.Now(); s.last == nil || now.Sub(s.made) > age {
 		s.last, s.made = make(), now
 	}
 	return s.last

@@ -24,13 +24,25 @@ type publisher struct {
 // keepBytes is the largest buffer that is kept for the next use.
 const keepBytes = 128 << 10
 
-// publish encodes a message, once, and queues it for all its subscribers.
-func (p *publisher) publish(h *hub.Hub, m *wire.Message, from string) {
+var errStopping = errors.New("server is stopping")
+
+// publish encodes a message, once, and queues it for all its subscribers. It returns errStopping, and has queued
+// nothing, once their connections may have been told goodbye.
+func (s *Server) publish(p *publisher, m *wire.Message, from string) error {
 	p.name = wire.AppendString(p.name[:0], from)
 	p.text = wire.AppendDelivery(p.text[:0], m.Event, m.Data, time.Now(), p.name)
 	frame := p.arena.Text(p.text)
-	h.Publish(&p.batch, m.Event, frame)
+	s.gate.RLock()
+	stopping := s.stopping
+	if !stopping {
+		s.hub.Publish(&p.batch, m.Event, frame)
+	}
+	s.gate.RUnlock()
+	if stopping {
+		return errStopping
+	}
 	p.sent(len(frame))
+	return nil
 }
 
 // answer queues text for the client who is being served.
@@ -71,17 +83,11 @@ func (s *Server) publishPost(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	s.gate.RLock()
-	stopping := s.stopping
-	if !stopping {
-		p.publish(s.hub, &m, name)
-	}
-	s.gate.RUnlock()
-	p.batch.Flush()
-	if stopping {
-		unavailable(w, "server is stopping")
+	if err := s.publish(p, &m, name); err != nil {
+		unavailable(w, err.Error())
 		return
 	}
+	p.batch.Flush()
 	w.WriteHeader(http.StatusCreated)
 }
 

@@ -54,9 +54,11 @@ type Server struct {
 	info  snapshots
 	began time.Time
 
+	infoEvery time.Duration // InfoEvery, except in tests
+
 	publishers sync.Pool // of *publisher
 
-	// gate is held for reading while a POST is published: once stopping is set under it, all that was accepted is queued.
+	// gate is held for reading while a message is queued: once stopping is set under it, all that was accepted is queued.
 	gate     sync.RWMutex
 	stopping bool
 
@@ -75,6 +77,8 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		hub:   hub.New(),
 		guard: newGuard(cfg.Key, cfg.WrongKeys),
 		began: time.Now(),
+
+		infoEvery: InfoEvery,
 	}
 	s.publishers.New = func() any { return new(publisher) }
 	conns, err := conn.New(cfg.Limits, func(w http.ResponseWriter, status int, reason error) {
@@ -181,7 +185,7 @@ func (s *Server) routes() http.Handler {
 
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	if s.isStopping() {
-		unavailable(w, "server is stopping")
+		unavailable(w, errStopping.Error())
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")

@@ -41,7 +41,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*conn.Conn, bo
 		return nil, false
 	}
 	if s.isStopping() {
-		unavailable(w, "server is stopping")
+		unavailable(w, errStopping.Error())
 		return nil, false
 	}
 	c, err := s.conns.Upgrade(w, r)
@@ -106,7 +106,7 @@ func (ss *session) do(m *wire.Message) error {
 	h := ss.server.hub
 	switch {
 	case m.Action == wire.Publish:
-		ss.publisher.publish(h, m, ss.client.Name)
+		return ss.server.publish(ss.publisher, m, ss.client.Name)
 	case ss.publishOnly:
 		return errOnlyPublishes
 	case m.Action == wire.Subscribe:

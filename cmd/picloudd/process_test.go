@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// spawn starts the real binary and returns when it serves. The test's end kills it.
+func spawn(t *testing.T, e env) (*daemon, *os.Process) {
+	t.Helper()
+	d := newDaemon(testKey)
+	cmd := exec.Command(binary)
+	for k, v := range e.with("PORT", "0").with("API_KEY", testKey) {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	cmd.Stdout, cmd.Stderr = d.stdout, d.stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		d.err = cmd.Wait()
+		close(d.ended)
+	}()
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		<-d.ended
+		d.http.CloseIdleConnections()
+	})
+	d.find(t)
+	return d, cmd.Process
+}
+
+// output runs the real binary to its end.
+func output(t *testing.T, e env, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), binary, args...)
+	cmd.Env = []string{}
+	for k, v := range e {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+func TestExitStatus(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		env    env
+		args   []string
+		status int
+	}{
+		{"version", nil, []string{"-version"}, 0},
+		{"help", nil, []string{"-help"}, 0},
+		{"check", nil, []string{"-check"}, 0},
+		{"wrong setting", env{"PORT": "x"}, nil, 1},
+		{"wrong setting, checked", env{"MAX_CONNECTIONS": "-1"}, []string{"-check"}, 1},
+		{"stray argument", nil, []string{"serve"}, 2},
+		{"unknown flag", nil, []string{"-x"}, 2},
+	} {
+		stdout, stderr, status := output(t, tt.env, tt.args...)
+		if status != tt.status {
+			t.Errorf("%s: status %d, want %d; printed %q and %q", tt.name, status, tt.status, stdout, stderr)
+		}
+		if tt.status == 1 && (stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "picloudd: ")) {
+			t.Errorf("%s: printed %q and %q, want one line", tt.name, stdout, stderr)
+		}
+		if strings.Contains(stderr, "goroutine") || strings.Contains(stderr, "panic") {
+			t.Errorf("%s: a stack trace: %s", tt.name, stderr)
+		}
+	}
+}
+
+func TestConnectionsAreAtMostWhatTheProcessMayOpen(t *testing.T) {
+	for limit, want := range map[string]string{"1024": "connections  704 (MAX_CONNECTIONS is 8192)", "200": ""} {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", "ulimit -n "+limit+` && exec "$0" -check`, binary)
+		cmd.Env = []string{}
+		out, err := cmd.CombinedOutput()
+		if want == "" {
+			if err == nil || strings.Count(string(out), "\n") != 1 || !strings.Contains(string(out), "ulimit") {
+				t.Errorf("with %s files: %v, printed %q, want one line", limit, err, out)
+			}
+		} else if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("with %s files: %v, printed\n%s\nwant %s", limit, err, out, want)
+		}
+	}
+}
+
+func TestSignalStopsInOrder(t *testing.T) {
+	for _, signal := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
+		d, process := spawn(t, env{"MAX_QUEUE_BYTES": "64M"})
+		late, prompt := d.subscriber(t, "Late"), d.connect(t, "/subscribe?clientName=Prompt")
+		d.fill(t)
+		if err := process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		wantClose(t, prompt, 1001)
+		for range backlog {
+			receive(t, late)
+		}
+		wantClose(t, late, 1001)
+		if err := d.wait(t); err != nil {
+			t.Errorf("%v: %v, want the status 0", signal, err)
+		}
+		d.stderr.await(t, "msg=stopped")
+	}
+}
+
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		d, process := spawn(t, env{"MAX_QUEUE_BYTES": "64M"})
+		d.subscriber(t, "Stalled") // reads no more
+		prompt := d.connect(t, "/subscribe?clientName=Prompt")
+		d.fill(t)
+		begin := time.Now()
+		if err := process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		wantClose(t, prompt, 1001) // the stop has begun; that the next signal is fatal follows a moment later
+		tick := time.NewTicker(20 * time.Millisecond)
+		for running := true; running; {
+			process.Signal(signal)
+			select {
+			case <-d.ended:
+				running = false
+			case <-tick.C:
+			}
+		}
+		tick.Stop()
+		exit, ok := errors.AsType[*exec.ExitError](d.err)
+		if !ok || exit.Sys().(syscall.WaitStatus).Signal() != signal {
+			t.Errorf("%v: ended with %v, want the signal", signal, d.err)
+		}
+		if took := time.Since(begin); took > 3*time.Second {
+			t.Errorf("%v: it took %v, want it at once", signal, took)
+		}
+	}
+}

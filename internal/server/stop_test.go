@@ -1,0 +1,160 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func TestStopDeliversWhatIsQueuedThenSays1001(t *testing.T) {
+	sv := startTight(t, func(c *Config) { c.Limits.QueueBytes = 16 << 20 })
+	late, prompt := sv.subscriber(t, "Late"), sv.subscriber(t, "Prompt")
+	pub, info := sv.publisher(t, "P"), sv.watch(t)
+	info.info()
+	for _, p := range []*peer{late, prompt} {
+		p.ask(`{"action":"subscribe","event":"e","id":1}`)
+	}
+	// More than the kernel takes for one who does not read: the rest waits in the queue.
+	const messages, step = 2000, 100
+	blob := strings.Repeat("x", 1<<10)
+	for i := 0; i < messages; i += step {
+		var burst []byte
+		for n := i; n < i+step; n++ {
+			burst = append(burst, frame(fin|opText, fmt.Appendf(nil, `{"event":"e","data":[%d,"%s"]}`, n, blob))...)
+		}
+		pub.raw(burst)
+		for range step {
+			prompt.delivery()
+		}
+	}
+	var stopping sync.WaitGroup
+	stopping.Go(sv.stop)
+	prompt.wantClose(1001)
+	pub.wantClose(1001)
+	info.wantClose(1001)
+	for i := range messages {
+		if d := late.delivery(); !strings.HasPrefix(d.data, fmt.Sprintf("[%d,", i)) {
+			t.Fatalf("got %.20s, want %d", d.data, i)
+		}
+	}
+	late.wantClose(1001)
+	stopping.Wait()
+}
+
+func TestEverythingAcceptedIsDeliveredDuringAStop(t *testing.T) {
+	for range 10 {
+		sv := start(t)
+		sub := sv.subscriber(t, "S")
+		sub.ask(`{"action":"subscribe","event":"e","id":1}`)
+		var publishing sync.WaitGroup
+		var mu sync.Mutex
+		accepted := make(map[string]bool)
+		publish := func(by int, one func(message string) bool) { // until one is not accepted
+			publishing.Go(func() {
+				for n := 0; ; n++ {
+					data := fmt.Sprintf("%d%06d", by, n)
+					if !one(`{"event":"e","data":` + data + `,"id":1}`) {
+						return
+					}
+					mu.Lock()
+					accepted[data] = true
+					mu.Unlock()
+				}
+			})
+		}
+		for i := range 2 {
+			publish(1+i, func(message string) bool {
+				a, err := sv.send("POST", "/publish?clientName=a", strings.NewReader(message), "X-API-Key", testKey)
+				return err == nil && a.status == http.StatusCreated
+			})
+			p := sv.publisher(t, "P")
+			publish(3+i, func(message string) bool {
+				p.Write(frame(fin|opText, []byte(message)))
+				if text, err := p.message(); err != nil || string(text) != `{"action":"ack","id":1}` {
+					p.Close()
+					return false
+				}
+				return true
+			})
+		}
+		delivered := make(map[string]bool)
+		var stopping sync.WaitGroup
+		for {
+			op, text, err := sub.read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if op == opClose {
+				break
+			}
+			d, err := parseDelivery(text)
+			if err != nil || delivered[d.data] {
+				t.Fatalf("%s (%v)", text, err)
+			}
+			if delivered[d.data] = true; len(delivered) == 50 {
+				stopping.Go(sv.stop)
+			}
+		}
+		sub.Close()
+		publishing.Wait()
+		stopping.Wait()
+		for data := range accepted {
+			if !delivered[data] {
+				t.Errorf("%s was accepted and is lost", data)
+			}
+		}
+	}
+}
+
+func TestStoppingServerIsUnavailable(t *testing.T) {
+	sv := start(t)
+	bystander := sv.subscriber(t, "S")
+	bystander.ask(`{"action":"subscribe","event":"e","id":1}`)
+	p := dial(t, "tcp", sv.addr)
+	p.raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nExpect: 100-continue\r\nContent-Length: 13\r\n\r\n"))
+	if a := p.response("POST"); a.status != http.StatusContinue { // its body is being waited for
+		t.Fatalf("status %d %q, want 100", a.status, a.body)
+	}
+	var stopping sync.WaitGroup
+	stopping.Go(sv.stop)
+	bystander.wantClose(1001)
+	p.raw([]byte(`{"event":"e"}`))
+	a := p.response("POST")
+	a.refuses(t, http.StatusServiceUnavailable, "stopping")
+	wantRetryAfter(t, a.header)
+	stopping.Wait()
+
+	// Requests that come in the moment in which the listeners close.
+	for _, target := range []string{"/healthz", "/subscribe?clientName=a", "/publish?clientName=a", "/info", "/socket/info"} {
+		r := httptest.NewRequest("GET", target, nil)
+		r.Header.Set("X-API-Key", testKey)
+		r.Header.Set("Connection", "Upgrade")
+		r.Header.Set("Upgrade", "websocket")
+		w := httptest.NewRecorder()
+		sv.Server.http.Handler.ServeHTTP(w, r)
+		answer{status: w.Code, header: w.Header(), body: w.Body.String()}.refuses(t, http.StatusServiceUnavailable, "stopping")
+		wantRetryAfter(t, w.Header())
+	}
+}
+
+func wantRetryAfter(t *testing.T, h http.Header) {
+	t.Helper()
+	if s, err := strconv.Atoi(h.Get("Retry-After")); err != nil || s < 1 {
+		t.Errorf("Retry-After %q, want seconds", h.Get("Retry-After"))
+	}
+}
+
+func TestRunReturnsWhatEndsTheServing(t *testing.T) {
+	s, log := newServer(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Run(ctx); err != nil { // nothing to serve, nothing to do
+		t.Error(err)
+	}
+	log.check(t)
+}
