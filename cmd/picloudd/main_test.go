@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -117,9 +118,7 @@ func (e env) get(name string) string { return e[name] }
 // with fills in what nearly every test wants: any port, the key of the tests.
 func (e env) with(name, value string) env {
 	filled := env{name: value}
-	for k, v := range e {
-		filled[k] = v
-	}
+	maps.Copy(filled, e)
 	return filled
 }
 
@@ -262,18 +261,15 @@ func wantData(t *testing.T, c *websocket.Conn, data string) {
 	}
 }
 
-// wantClose reads on to the close frame.
+// wantClose reads the close frame.
 func wantClose(t *testing.T, c *websocket.Conn, code int) {
 	t.Helper()
-	for {
-		_, p, err := c.ReadMessage()
-		if err == nil {
-			t.Fatalf("got %.200s where the close frame is due", p)
-		}
-		if e, ok := errors.AsType[*websocket.CloseError](err); !ok || e.Code != code {
-			t.Fatalf("closed: %v, want %d", err, code)
-		}
-		return
+	_, p, err := c.ReadMessage()
+	if err == nil {
+		t.Fatalf("got %.200s where the close frame is due", p)
+	}
+	if e, ok := errors.AsType[*websocket.CloseError](err); !ok || e.Code != code {
+		t.Fatalf("closed: %v, want %d", err, code)
 	}
 }
 
