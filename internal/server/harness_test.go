@@ -64,7 +64,8 @@ func startTight(t testing.TB, set ...func(*Config)) *service {
 	}})
 }
 
-// newServer makes a server with the defaults of the protocol, but that it shows info often.
+// newServer makes a server with the defaults of the protocol, but that it shows info often, and pings so seldom that no
+// ping's flush hides one that was forgotten.
 func newServer(t testing.TB, set ...func(*Config)) (*Server, *book) {
 	t.Helper()
 	cfg := Config{
@@ -74,7 +75,7 @@ func newServer(t testing.TB, set ...func(*Config)) (*Server, *book) {
 			Connections:  8192,
 			MessageBytes: 64 << 10,
 			QueueBytes:   1 << 20,
-			PingEvery:    25 * time.Second,
+			PingEvery:    time.Hour,
 			PeerTimeout:  30 * time.Second,
 		},
 		Subscriptions: 1024,
