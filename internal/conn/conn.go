@@ -236,8 +236,20 @@ func (c *Conn) ping() {
 
 var pingFrame = appendFrame(nil, opPing, nil)
 
-// reply queues a control frame in answer to one; the end of the reading flushes it.
-func (c *Conn) reply(frame []byte) { c.Queue(frame, 0) }
+// replyBytes is how much may be queued, unflushed, when a control frame is answered.
+const replyBytes = 16 << 10
+
+// reply queues a control frame in answer to one. The end of the reading flushes it, and a flood that has no end in
+// between: only what has been tried to be written shows whether the queue is too long.
+func (c *Conn) reply(frame []byte) {
+	c.Queue(frame, 0)
+	c.mu.Lock()
+	flush := c.out.size >= replyBytes
+	c.mu.Unlock()
+	if flush {
+		c.Flush()
+	}
+}
 
 // sayGoodbye queues a close frame as the last of all and notes why. Only the first goodbye counts.
 func (c *Conn) sayGoodbye(frame []byte, why error) {

@@ -372,7 +372,10 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 }
 
 func TestPingFloodWithoutReading(t *testing.T) {
-	sv := startTight(t, func(c *Config) { c.Limits.QueueBytes = 128 << 10 })
+	sv := startTight(t, func(c *Config) {
+		c.Limits.QueueBytes = 128 << 10
+		c.Limits.PingEvery = 25 * time.Second
+	})
 	w := sv.watch(t)
 	p := sv.subscriber(t, "flood")
 	burst := bytes.Repeat(frame(fin|opPing, bytes.Repeat([]byte("x"), 125)), 100)
