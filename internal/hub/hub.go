@@ -36,7 +36,7 @@ type Client struct {
 	ConnectedAt time.Time
 
 	sink Sink
-	seq  uint64 // order of arrival
+	seq  uint64 // order of joining
 	mu   sync.Mutex
 	subs []*subscription
 	left bool
@@ -78,7 +78,7 @@ func New() *Hub {
 	return &Hub{events: make(map[string]*event), clients: make(map[*Client]struct{})}
 }
 
-// Join lists a client, last in the order of arrival.
+// Join lists a client. Clients are listed in the order of at, which carries a monotonic clock's reading, and of joining.
 func (h *Hub) Join(sink Sink, name, addr string, at time.Time) *Client {
 	c := &Client{Name: name, Addr: addr, ConnectedAt: at, sink: sink}
 	h.clientsMu.Lock()
@@ -306,4 +306,6 @@ func (h *Hub) Snapshot() (events []EventInfo, clients []*Client) {
 	return events, clients
 }
 
-func byArrival(a, b *Client) int { return cmp.Compare(a.seq, b.seq) }
+func byArrival(a, b *Client) int {
+	return cmp.Or(a.ConnectedAt.Compare(b.ConnectedAt), cmp.Compare(a.seq, b.seq))
+}

@@ -22,12 +22,13 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, publishOnly boo
 	if !ok {
 		return
 	}
+	at := time.Now().UTC() // before the client is answered, so that who comes next is later
 	c, ok := s.upgrade(w, r)
 	if !ok {
 		return
 	}
 	ss := &session{server: s, conn: c, publishOnly: publishOnly}
-	ss.client = s.hub.Join(c, name, c.Addr(), time.Now().UTC())
+	ss.client = s.hub.Join(c, name, c.Addr(), at)
 	s.log.Debug("client connected", "client_name", name, "address", c.Addr())
 	c.Start(ss)
 }
