@@ -2,8 +2,12 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -90,18 +94,31 @@ func Settings() []Setting {
 	return list
 }
 
+// keyCredential is the credential that holds the key, see LoadCredential= in systemd.exec(5).
+const keyCredential = "api-key"
+
 // Parse reads every setting through getenv, which returns "" for one that is
 // not set: it then has its default. Blanks around a value do not count. The
 // error is one printable line about the first wrong setting: its name, its
 // value (never that of API_KEY) and what is allowed.
+//
+// Without API_KEY the key is the credential api-key, if the service manager
+// has handed over one: the variable CREDENTIALS_DIRECTORY says where.
 func Parse(getenv func(string) string) (Config, error) {
+	key, err := credential(getenv)
+	if err != nil {
+		return Config{}, err
+	}
 	var c Config
 	for _, r := range settings {
 		// ASCII blanks only: an exotic space pasted around a key is not part
 		// of what was meant, and dropping it silently would hide why no client gets in.
-		text := strings.Trim(getenv(r.name), " \t\r\n")
+		text := strings.Trim(getenv(r.name), blanks)
 		isPreset := text == ""
-		if isPreset {
+		switch {
+		case isPreset && r.kind.secret:
+			text = key
+		case isPreset:
 			text = r.preset
 		}
 		if !r.kind.set(&c, text) {
@@ -109,6 +126,21 @@ func Parse(getenv func(string) string) (Config, error) {
 		}
 	}
 	return c, nil
+}
+
+const blanks = " \t\r\n"
+
+// credential returns the key that the service manager has handed over, or "".
+func credential(getenv func(string) string) (string, error) {
+	dir := getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return "", nil
+	}
+	p, err := os.ReadFile(filepath.Join(dir, keyCredential))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the key's credential: %w", err)
+	}
+	return strings.Trim(string(p), blanks), nil
 }
 
 type row struct {

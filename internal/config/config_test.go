@@ -1,8 +1,11 @@
 package config
 
 import (
+	"errors"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -76,7 +79,13 @@ func TestEachSettingReachesItsField(t *testing.T) {
 
 func TestSettingsListsWhatParseReads(t *testing.T) {
 	var read []string
-	if _, err := Parse(func(name string) string { read = append(read, name); return "" }); err != nil {
+	_, err := Parse(func(name string) string {
+		if name != "CREDENTIALS_DIRECTORY" { // the service manager's word, not a setting
+			read = append(read, name)
+		}
+		return ""
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	var listed []string
@@ -211,6 +220,35 @@ func TestWrongValueIsNamedWithWhatIsAllowed(t *testing.T) {
 		if c != (Config{}) {
 			t.Errorf("%v: an error and a Config too: %+v", tt.in, c)
 		}
+	}
+}
+
+func TestKeyIsTakenFromTheCredentialUnlessSet(t *testing.T) {
+	dir := t.TempDir()
+	if got := mustParse(t, env{"CREDENTIALS_DIRECTORY": dir}).APIKey; got != "" {
+		t.Errorf("without a credential: got key %q, want none", got)
+	}
+	file := filepath.Join(dir, "api-key")
+	if err := os.WriteFile(file, []byte("from-the-credential\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := mustParse(t, env{"CREDENTIALS_DIRECTORY": dir}).APIKey, "from-the-credential"; got != want {
+		t.Errorf("got key %q, want %q", got, want)
+	}
+	if got, want := mustParse(t, env{"CREDENTIALS_DIRECTORY": dir, "API_KEY": "set"}).APIKey, "set"; got != want {
+		t.Errorf("got key %q, want %q", got, want)
+	}
+	if err := os.WriteFile(file, []byte("two\nkeys\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Parse(env{"CREDENTIALS_DIRECTORY": dir}.get); err == nil || strings.Contains(err.Error(), "two") {
+		t.Errorf("two keys: got error %v, want one that does not show them", err)
+	}
+	if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Parse(env{"CREDENTIALS_DIRECTORY": dir}.get); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("unreadable credential: got error %v, want one that names %s", err, file)
 	}
 }
 
