@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -25,9 +26,9 @@ type Pair struct {
 
 	current atomic.Pointer[tls.Certificate] // never nil, its Leaf neither
 
-	// checking is set by the one handshake that looks at the files. Whoever set
-	// it owns the fields below until it is cleared; nobody waits for that.
-	checking atomic.Bool
+	// checking is held by whoever looks at the files, and guards the fields
+	// below. A handshake that does not get it at once goes on without.
+	checking sync.Mutex
 	checked  time.Time // when the files were looked at last
 	cert     stamp
 	key      stamp
@@ -61,9 +62,9 @@ func (p *Pair) Config() *tls.Config {
 // who come meanwhile get the pair that is in use and do not wait. Files that
 // cannot be used leave the old pair in use and are logged once for each change.
 func (p *Pair) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if p.checking.CompareAndSwap(false, true) {
+	if p.checking.TryLock() {
 		p.follow()
-		p.checking.Store(false)
+		p.checking.Unlock()
 	}
 	return p.current.Load(), nil
 }
@@ -85,7 +86,20 @@ func (p *Pair) Describe() string {
 		strings.Join(names, ", "), leaf.Subject, leaf.NotAfter.UTC().Format(time.RFC3339))
 }
 
-// follow takes the files into use if they changed. Its caller has set checking.
+// Reload reads the files now. Its error is as Load's; the old pair stays in use then.
+func (p *Pair) Reload() error {
+	p.checking.Lock()
+	defer p.checking.Unlock()
+	p.checked = p.now()
+	err := p.load()
+	p.failure = ""
+	if err != nil {
+		p.failure = err.Error() // who asked is told; the log need not be
+	}
+	return err
+}
+
+// follow takes the files into use if they changed. Its caller holds checking.
 func (p *Pair) follow() {
 	now := p.now()
 	if now.Sub(p.checked) < checkEvery {
