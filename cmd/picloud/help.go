@@ -15,7 +15,9 @@ usage: picloud pub EVENT DATA    publish
 
 flags, before or after the words:
   --url ADDRESS   the server: http://host:9000, https://host:9000, host, host:port or
-                  unix:/path. Without it PICLOUD_URL counts, then ` + defaultURL + `
+                  unix:/path. Without it PICLOUD_URL counts, then this machine's server:
+                  ` + localSocket + ` where this user may (group picloud: no key
+                  is needed), else ` + localURL + `
   --key KEY       its key. Without it API_KEY counts, which other users of this machine
                   cannot see. The line that picloudd prints at its start sets it.
   --name NAME     how this client is called. Without it PICLOUD_NAME counts, then user@host

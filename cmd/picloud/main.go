@@ -20,7 +20,19 @@ import (
 // version is set by the build.
 var version = "dev"
 
-const defaultURL = "http://localhost:9000"
+const (
+	localSocket = "/run/picloud/picloud.sock" // of this machine's own service: who may write to it needs no key
+	localURL    = "http://localhost:9000"
+)
+
+// defaultURL is this machine's server.
+func defaultURL(socket string) string {
+	const writable = 2 // W_OK, access(2)
+	if syscall.Access(socket, writable) == nil {
+		return "unix:" + socket
+	}
+	return localURL
+}
 
 // usageError is a command line that cannot be understood.
 type usageError struct{ string }
@@ -69,7 +81,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if len(words) > 0 {
 		command, words = words[0], words[1:]
 	}
-	s.url = cmp.Or(s.url, getenv("PICLOUD_URL"), defaultURL)
+	s.url = cmp.Or(s.url, getenv("PICLOUD_URL"), defaultURL(localSocket))
 	s.key = cmp.Or(s.key, getenv("API_KEY"))
 	s.name = cmp.Or(s.name, getenv("PICLOUD_NAME"))
 	s.terminal = isTerminal(stdout)

@@ -621,3 +621,18 @@ func TestOneRequestIsNotWaitedForForEver(t *testing.T) {
 		}
 	})
 }
+
+func TestDefaultServerIsTheLocalSocketWhereItMayBeUsed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "picloud.sock")
+	if got := defaultURL(path); got != localURL {
+		t.Errorf("without a socket: got %q, want %q", got, localURL)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if got, want := defaultURL(path), "unix:"+path; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
