@@ -5,6 +5,9 @@ go 1.26.0
 require (
 	github.com/gorilla/websocket v1.5.3
 	github.com/julienschmidt/httprouter v1.3.0
+	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	golang.org/x/time v0.16.0
 )
+
+require github.com/coreos/go-systemd/v22 v22.7.0

@@ -23,6 +23,9 @@ import (
 	"picloud/internal/config"
 	"picloud/internal/conn"
 	"picloud/internal/server"
+	"picloud/internal/systemd"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // version is set by the build.
@@ -52,6 +55,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	flags.Usage = func() { usage(flags.Output()) }
 	showVersion := flags.Bool("version", false, "")
 	check := flags.Bool("check", false, "")
+	reload := flags.Bool("reload", false, "")
+	keyFile := flags.String("make-key", "", "")
 	if err := flags.Parse(args[1:]); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return err
@@ -67,11 +72,22 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return nil
 	}
 
+	switch {
+	case *reload:
+		return reloadRunning(ctx)
+	case *keyFile != "":
+		return makeKey(*keyFile)
+	}
+
 	cfg, err := config.Parse(getenv)
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: dropTime(getenv)}))
+	log := newLog(stderr, cfg.LogLevel, underJournal(getenv))
+	listeners, err := systemd.Listeners()
+	if err != nil {
+		return err
+	}
 	var pair *certs.Pair
 	if cfg.UseTLS {
 		if pair, err = certs.Load(cfg.CertFile, cfg.KeyFile, log); err != nil {
@@ -103,35 +119,72 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		HeaderTimeout: cfg.HeaderTimeout,
 		WrongKeys:     cfg.MaxWrongKeys,
 		Requests:      requests(files),
+		Reload:        reloader(pair),
 	}, log)
 	if err != nil {
 		return err
 	}
-	listener, err := listen(ctx, cfg.Port)
-	if err != nil {
-		return err
+	if len(listeners) == 0 {
+		l, err := listen(ctx, cfg.Port)
+		if err != nil {
+			return err
+		}
+		listeners = []net.Listener{l}
 	}
-	addr := listener.Addr().(*net.TCPAddr)
-	if pair != nil {
-		listener = tls.NewListener(listener, pair.Config())
+	port := secure(listeners, pair)
+	if port != cfg.Port && cfg.Port != 0 {
+		log.Warn("the socket's port is not PORT", "port", port, "PORT", cfg.Port,
+			"remedy", "systemctl daemon-reload && systemctl restart picloud.socket")
 	}
-	log.Info("listening", "port", addr.Port, "tls", cfg.UseTLS, "version", version)
+	log.Info("listening", "port", port, "tls", cfg.UseTLS, "version", version)
 	switch {
 	case !underJournal(getenv):
 		greet(stdout, greeting{
-			url:     address(cfg.UseTLS, "localhost", addr.Port),
-			network: networkAddress(cfg.UseTLS, addr.Port),
+			url:     address(cfg.UseTLS, "localhost", port),
+			network: networkAddress(cfg.UseTLS, port),
 			key:     key,
 			showKey: isMadeUp,
 			client:  clientPath(args[0]),
 			cert:    cfg.CertFile,
 		})
 	case isMadeUp:
-		log.Warn("no API_KEY is set: this run has a random key, which is not written into the journal", "remedy", "set API_KEY")
+		log.Warn("no key is given: this run has a random key, which is not written into the journal",
+			"remedy", "set API_KEY, or hand over the credential api-key")
 	}
-	err = srv.Run(ctx, listener)
+	return serve(ctx, srv, listeners, log)
+}
+
+// serve runs the server beside what tells the service manager of it, until ctx ends.
+func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, log *slog.Logger) error {
+	if err := systemd.Ready(srv.Status()); err != nil {
+		log.Warn("ready, but the service manager could not be told", "err", err)
+	}
+	context.AfterFunc(ctx, func() { systemd.Stopping() })
+	parts, ctx := errgroup.WithContext(ctx)
+	parts.Go(func() error { return srv.Run(ctx, listeners...) })
+	parts.Go(func() error {
+		return systemd.Watch(ctx, srv.Status, srv.Probe, func(err error) {
+			log.Error("the watchdog's probe failed", "err", err)
+		})
+	})
+	err := parts.Wait()
 	log.Info("stopped")
 	return err
+}
+
+// secure puts TLS on the TCP listeners, if there is a pair, and returns their port, 0 without one.
+func secure(listeners []net.Listener, pair *certs.Pair) (port int) {
+	for i, l := range listeners {
+		addr, ok := l.Addr().(*net.TCPAddr)
+		if !ok {
+			continue
+		}
+		port = addr.Port
+		if pair != nil {
+			listeners[i] = tls.NewListener(l, pair.Config())
+		}
+	}
+	return port
 }
 
 // listen listens on all addresses, IPv4 and IPv6.
@@ -204,18 +257,6 @@ func report(w io.Writer, cfg config.Config, pair *certs.Pair, limits conn.Limits
 // itself, and whoever may read it must not learn the key.
 func underJournal(getenv func(string) string) bool { return getenv("JOURNAL_STREAM") != "" }
 
-func dropTime(getenv func(string) string) func([]string, slog.Attr) slog.Attr {
-	if !underJournal(getenv) {
-		return nil
-	}
-	return func(groups []string, a slog.Attr) slog.Attr {
-		if len(groups) == 0 && a.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return a
-	}
-}
-
 type greeting struct {
 	url     string // for this machine
 	network string // for others; empty when there is no network
@@ -282,8 +323,10 @@ func clientPath(daemon string) string {
 func usage(w io.Writer) {
 	fmt.Fprint(w, `picloudd is PiCloud's server: publish and subscribe over WebSocket and HTTP on the local network.
 
-usage: picloudd             serve
-       picloudd -check      read the settings and TLS files, say what would be done, exit
+usage: picloudd                  serve
+       picloudd -check           read the settings and TLS files, say what would be done, exit
+       picloudd -reload          make the running service read its TLS files again
+       picloudd -make-key FILE   write a new random key to FILE, unless it exists
        picloudd -version
 
 Settings are environment variables:

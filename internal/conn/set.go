@@ -36,6 +36,8 @@ type Set struct {
 	epoll    *os.File        // nested in Go's own poller, so that waiting for it blocks no thread
 	raw      syscall.RawConn // of epoll
 	wg       sync.WaitGroup  // goroutines of connections
+	probe    int             // an eventfd that the poller watches beside the connections
+	answers  chan struct{}   // it has seen it
 
 	mu    sync.Mutex
 	slots []entry
@@ -64,6 +66,10 @@ func New(limits Limits, onError func(w http.ResponseWriter, status int, reason e
 	s := &Set{limits: limits, epoll: os.NewFile(uintptr(fd), "epoll")}
 	s.raw, err = s.epoll.SyscallConn()
 	if err != nil {
+		s.epoll.Close()
+		return nil, err
+	}
+	if err := s.addProbe(); err != nil {
 		s.epoll.Close()
 		return nil, err
 	}
@@ -221,6 +227,10 @@ func (s *Set) Run(ctx context.Context) error {
 			return fmt.Errorf("wait for connections: %w", err)
 		}
 		for _, e := range events[:n] {
+			if e.Fd == probeSlot {
+				s.answer()
+				continue
+			}
 			c := s.lookup(e.Fd, e.Pad)
 			if c == nil {
 				continue
@@ -312,7 +322,7 @@ func (s *Set) conns() []*Conn {
 // Release waits for the last goroutines and closes the poller. It is called after Close and Run have returned.
 func (s *Set) Release() error {
 	s.wg.Wait()
-	return s.epoll.Close()
+	return errors.Join(s.epoll.Close(), unix.Close(s.probe))
 }
 
 // IsUpgrade reports whether a request asks for a WebSocket.

@@ -267,6 +267,22 @@ func (h *Hub) Counts() Counts {
 	}
 }
 
+// Probe passes through every lock of the hub. It returns at once while the hub works, and hangs when it hangs.
+func (h *Hub) Probe() {
+	h.clientsMu.Lock()
+	h.clientsMu.Unlock() //lint:ignore SA2001 to pass is the test
+	h.mu.RLock()
+	events := make([]*event, 0, len(h.events))
+	for _, ev := range h.events {
+		events = append(events, ev)
+	}
+	h.mu.RUnlock()
+	for _, ev := range events {
+		ev.mu.Lock()
+		ev.mu.Unlock() //lint:ignore SA2001 to pass is the test
+	}
+}
+
 // An EventInfo is one event with its subscribers in the order in which they connected.
 type EventInfo struct {
 	Name    string

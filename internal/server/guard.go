@@ -126,9 +126,11 @@ func markLocal(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
+func isLocal(r *http.Request) bool { return r.Context().Value(localKey{}) != nil }
+
 // admitted answers a request without a valid key and reports whether it has one.
 func (s *Server) admitted(w http.ResponseWriter, r *http.Request) bool {
-	if r.Context().Value(localKey{}) != nil {
+	if isLocal(r) {
 		return true
 	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)

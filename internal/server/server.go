@@ -30,6 +30,7 @@ type Config struct {
 	HeaderTimeout time.Duration // for a request's headers
 	WrongKeys     int           // from one address, then one a minute
 	Requests      int           // HTTP connections at the same time, before they become WebSockets
+	Reload        func() error  // what POST /reload on the local socket does
 }
 
 // InfoEvery is how often an info connection gets a snapshot.
@@ -163,6 +164,7 @@ func (s *Server) routes() http.Handler {
 	r.HandlerFunc(http.MethodGet, "/socket/info", s.infoSocket)
 	r.HandlerFunc(http.MethodGet, "/info", s.infoEither)
 	r.HandlerFunc(http.MethodGet, "/metrics", s.metrics)
+	r.HandlerFunc(http.MethodPost, "/reload", s.reload)
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		r.HandlerFunc(method, "/healthz", s.healthz)
 		for _, path := range dashboard.Paths() {
@@ -190,6 +192,39 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Write([]byte(`{"status":"ok"}` + "\n"))
+}
+
+// reload is for the local socket only: to others there is no such route.
+func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
+	if !isLocal(r) {
+		refuse(w, http.StatusNotFound, "no such route")
+		return
+	}
+	if err := s.cfg.Reload(); err != nil {
+		refuse(w, http.StatusConflict, err.Error())
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// Status is one line on what is going on: "3 clients, 2 events".
+func (s *Server) Status() string {
+	n := s.hub.Counts()
+	return count(n.Clients, "client") + ", " + count(n.Events, "event")
+}
+
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+// Probe returns nil when the hub and the connections answer, an error or not at all when they do not. Calls must not
+// overlap.
+func (s *Server) Probe(ctx context.Context) error {
+	s.hub.Probe()
+	return s.conns.Probe(ctx)
 }
 
 func (s *Server) isStopping() bool {

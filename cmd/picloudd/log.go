@@ -1,0 +1,40 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+)
+
+// newLog logs to w. The journal keeps the time itself, and takes a line's level from its front.
+func newLog(w io.Writer, level slog.Level, toJournal bool) *slog.Logger {
+	options := slog.HandlerOptions{Level: level}
+	if toJournal {
+		w = journal{w}
+		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	return slog.New(slog.NewTextHandler(w, &options))
+}
+
+// A journal writes slog's lines, which begin with their level, as the journal reads them: sd-daemon(3).
+type journal struct{ w io.Writer }
+
+var journalLevels = map[string]string{"ERROR": "<3>", "WARN": "<4>", "INFO": "<6>", "DEBUG": "<7>"}
+
+func (j journal) Write(line []byte) (int, error) {
+	if rest, ok := bytes.CutPrefix(line, []byte("level=")); ok {
+		level, text, _ := bytes.Cut(rest, []byte(" "))
+		if prefix, ok := journalLevels[string(level)]; ok {
+			if _, err := j.w.Write(append([]byte(prefix), text...)); err != nil {
+				return 0, err
+			}
+			return len(line), nil
+		}
+	}
+	return j.w.Write(line)
+}

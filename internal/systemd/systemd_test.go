@@ -1,0 +1,222 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// asService makes the test binary a service that takes over its sockets and answers one connection on each.
+const asService = "PICLOUD_TEST_SERVICE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asService) == "" {
+		os.Exit(m.Run())
+	}
+	os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())) // the manager knows it after the fork; a test cannot
+	listeners, err := Listeners()
+	if err != nil {
+		fmt.Println("error:", err)
+		os.Exit(0)
+	}
+	fmt.Println("listeners:", len(listeners), "environment left:", os.Getenv("LISTEN_FDS"))
+	for _, l := range listeners {
+		c, err := l.Accept()
+		if err != nil {
+			fmt.Println("error:", err)
+			os.Exit(0)
+		}
+		fmt.Fprintf(c, "hello over %s", l.Addr().Network())
+		c.Close()
+	}
+	os.Exit(0)
+}
+
+// service runs the test binary with the files as handed descriptors, and returns what it says.
+func service(t *testing.T, files ...*os.File) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, exe)
+	cmd.Env = append(os.Environ(), asService+"=1", "LISTEN_FDS="+strconv.Itoa(len(files)))
+	cmd.ExtraFiles = files
+	cmd.Stderr = t.Output()
+	return cmd
+}
+
+func TestHandedSocketsAreServed(t *testing.T) {
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	path := filepath.Join(t.TempDir(), "sock")
+	unix, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close()
+	var files []*os.File
+	for _, l := range []interface{ File() (*os.File, error) }{tcp.(*net.TCPListener), unix.(*net.UnixListener)} {
+		f, err := l.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		files = append(files, f)
+	}
+	cmd := service(t, files...)
+	var said strings.Builder
+	cmd.Stdout = &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []net.Listener{tcp, unix} {
+		c, err := net.Dial(l.Addr().Network(), l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		got, err := io.ReadAll(c)
+		if want := "hello over " + l.Addr().Network(); string(got) != want || err != nil {
+			t.Errorf("got %q, %v; want %q", got, err, want)
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if want := "listeners: 2 environment left: \n"; said.String() != want {
+		t.Errorf("got %q, want %q", said.String(), want)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("the service took the manager's socket file away: %v", err)
+	}
+}
+
+func TestConnectedSocketIsNoListener(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	f, err := c.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	out, err := service(t, f).Output()
+	if want := "does not listen"; err != nil || !strings.Contains(string(out), want) {
+		t.Errorf("got %q, %v; want an error with %q", out, err, want)
+	}
+}
+
+func TestWithoutAManagerNothingHappens(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	listeners, err := Listeners()
+	if listeners != nil || err != nil {
+		t.Errorf("got %v, %v; want no listeners", listeners, err)
+	}
+	if err := errors.Join(Ready("x"), Stopping()); err != nil {
+		t.Error(err)
+	}
+	if err := Watch(t.Context(), nil, nil, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// manager is a notify socket; it stands for systemd's.
+type manager struct{ *net.UnixConn }
+
+func newManager(t *testing.T) manager {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "notify")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	t.Setenv("NOTIFY_SOCKET", path)
+	return manager{c}
+}
+
+func (m manager) next(t *testing.T) string {
+	t.Helper()
+	var buf [512]byte
+	n, err := m.Read(buf[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(buf[:n])
+}
+
+func TestReadyAndStopping(t *testing.T) {
+	m := newManager(t)
+	if err := errors.Join(Ready("3 clients, 2 events"), Stopping()); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"READY=1\nSTATUS=3 clients, 2 events", "STOPPING=1"} {
+		if got := m.next(t); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// The watchdog hears of the service only as long as its probe succeeds; what fails is reported.
+func TestWatchdogHearsOnlyOfProbesThatSucceed(t *testing.T) {
+	m := newManager(t)
+	t.Setenv("WATCHDOG_USEC", "30000")
+	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var probes atomic.Int64
+	failures := make(chan error, 10_000) // never full
+	ended := make(chan error)
+	go func() {
+		ended <- Watch(ctx, func() string { return "busy" }, func(ctx context.Context) error {
+			if _, bounded := ctx.Deadline(); !bounded {
+				t.Error("a probe has no deadline")
+			}
+			if probes.Add(1) > 3 {
+				return errors.New("stuck")
+			}
+			return nil
+		}, func(err error) { failures <- err })
+	}()
+	for range 3 {
+		if got := m.next(t); got != "WATCHDOG=1" {
+			t.Errorf("got %q, want WATCHDOG=1", got)
+		}
+	}
+	for range 3 {
+		if err := <-failures; err.Error() != "stuck" {
+			t.Errorf("got %v, want the probe's error", err)
+		}
+	}
+	if got := m.next(t); got != "STATUS=busy" { // nothing of the failed ones came between
+		t.Errorf("got %q, want STATUS=busy", got)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
