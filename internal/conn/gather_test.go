@@ -459,6 +459,18 @@ var streamCases = []struct {
 	{name: "length with the highest bit", stream: []byte{text, maskBit | 127, 0x80, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4}, code: 1009},
 	{name: "the largest length", stream: []byte{text, maskBit | 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4}, code: 1009},
 	{name: "largest signed length behind a fragment", stream: join(masked(startText, "a"), []byte{goOn, maskBit | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4}), code: 1009},
+	// A mistake is refused where it shows; what would follow is not waited for.
+	{name: "start of an unmasked frame", stream: []byte{text, 100}, code: 1002},
+	{name: "start of a frame with RSV1", stream: []byte{text | 0x40, maskBit | 100}, code: 1002},
+	{name: "start of a frame with opcode 3", stream: []byte{finBit | 3, maskBit | 100}, code: 1002},
+	{name: "start of a frame with opcode 11", stream: []byte{finBit | 11, maskBit | 100}, code: 1002},
+	{name: "start of a fragmented ping", stream: []byte{opPing, maskBit | 100}, code: 1002},
+	{name: "start of a long ping", stream: []byte{pingByte, maskBit | 126}, code: 1002},
+	{name: "start of a lone continuation", stream: []byte{last, maskBit | 100}, code: 1002},
+	{name: "start of a message inside fragments", stream: join(masked(startText, "a"), []byte{text, maskBit | 100}), code: 1002},
+	{name: "header of one over the limit", stream: []byte{text, maskBit | 126, (limitOfCases + 1) >> 8, (limitOfCases + 1) & 0xff, 1, 2, 3, 4}, code: 1009},
+	{name: "header of a fragment over the limit", stream: join(masked(startText, strings.Repeat("x", 200)), []byte{last, maskBit | 101, 1, 2, 3, 4}), code: 1009},
+	{name: "header of a third fragment over the limit", stream: join(masked(startText, strings.Repeat("x", 100)), masked(goOn, strings.Repeat("x", 100)), []byte{last, maskBit | 101, 1, 2, 3, 4}), code: 1009},
 	{name: "a message before the mistake counts", stream: join(masked(text, "a"), masked(startText, "b"), masked(text, "c")), messages: []string{"false a"}, code: 1002},
 }
 

@@ -54,51 +54,59 @@ func TestOnlyTheNextFrameMerges(t *testing.T) {
 }
 
 func TestCutLeavesTheRestOfAHalfWrittenFrame(t *testing.T) {
-	frame := func(text string) []byte { return appendFrame(nil, opText, []byte(text)) }
-	one := frame("first")
-	for _, tt := range []struct {
-		took int
-		want string
-	}{
-		{0, ""},
-		{1, string(one[1:])},
-		{len(one) - 1, "t"},
-		{len(one), ""},
-		{len(one) + 3, "econd"},
+	own := func(text string) []byte { return appendFrame(nil, opText, []byte(text)) }
+	one := own("first")
+	var a Arena
+	for name, frame := range map[string]func(string) []byte{
+		"apart": own, "in one run": func(text string) []byte { return a.Text([]byte(text)) },
 	} {
-		var o outbox
-		for _, text := range []string{"first", "second", "third"} {
-			o.push(frame(text), false)
-		}
-		o.took(tt.took)
-		o.cut()
-		if got := queued(&o); string(got) != tt.want || o.size != len(got) {
-			t.Errorf("after %d bytes: got %q (size %d), want %q", tt.took, got, o.size, tt.want)
-		}
-		o.push(frame("goodbye"), false)
-		o.took(len(tt.want))
-		if got := queued(&o); !bytes.Equal(got, frame("goodbye")) {
-			t.Errorf("after %d bytes: the next frame is %q", tt.took, got)
-		}
-		o.cut()
-		if o.size != 0 || len(queued(&o)) != 0 {
-			t.Errorf("after %d bytes: a whole frame survives the cut", tt.took)
+		for _, tt := range []struct {
+			took int
+			want string
+		}{
+			{0, ""},
+			{1, string(one[1:])},
+			{len(one) - 1, "t"},
+			{len(one), ""},
+			{len(one) + 3, "econd"},
+		} {
+			var o outbox
+			for _, text := range []string{"first", "second", "third"} {
+				o.push(frame(text), false)
+			}
+			o.took(tt.took)
+			o.cut()
+			if got := queued(&o); string(got) != tt.want || o.size != len(got) {
+				t.Errorf("%s, after %d bytes: got %q (size %d), want %q", name, tt.took, got, o.size, tt.want)
+				continue
+			}
+			o.push(frame("goodbye"), false)
+			o.took(len(tt.want))
+			if got := queued(&o); !bytes.Equal(got, own("goodbye")) {
+				t.Errorf("%s, after %d bytes: the next frame is %q", name, tt.took, got)
+			}
+			o.cut()
+			if o.size != 0 || len(queued(&o)) != 0 {
+				t.Errorf("%s, after %d bytes: a whole frame survives the cut", name, tt.took)
+			}
 		}
 	}
 }
 
 func TestEmptyOutboxHoldsNoMemory(t *testing.T) {
-	var o outbox
-	for range 100 {
-		o.push(appendFrame(nil, opText, []byte("x")), false)
-	}
-	o.took(o.size)
-	if o.first != nil || len(o.rest) != 0 || cap(o.rest) > 4 || o.left != 0 {
-		t.Errorf("what is left of an outbox that has emptied: %+v, room for %d", o, cap(o.rest))
-	}
-	for _, b := range o.rest[:cap(o.rest)] {
-		if b != nil {
-			t.Error("a written frame is still referred to")
+	for _, n := range []int{1, 3, 100} {
+		var o outbox
+		for range n {
+			o.push(appendFrame(nil, opText, []byte("x")), false)
+		}
+		o.took(o.size)
+		if o.first != nil || len(o.rest) != 0 || cap(o.rest) > 4 || o.left != 0 {
+			t.Errorf("what %d frames leave in an outbox that has emptied: %+v, room for %d", n, o, cap(o.rest))
+		}
+		for _, b := range o.rest[:cap(o.rest)] {
+			if b != nil {
+				t.Errorf("of %d written frames one is still referred to", n)
+			}
 		}
 	}
 }
