@@ -1,0 +1,47 @@
+# bash completion for picloud(1)
+
+_picloud() {
+	local cur prev words cword
+	_init_completion -n : || return
+
+	case $prev in
+	-url | --url)
+		mapfile -t COMPREPLY < <(compgen -W 'http:// https:// unix:/run/picloud/picloud.sock' -- "$cur")
+		compopt -o nospace
+		__ltrim_colon_completions "$cur"
+		return
+		;;
+	-key | --key | -name | --name | -n)
+		return
+		;;
+	esac
+
+	# The first word that is neither a flag nor a flag's value is the command.
+	local command='' i
+	for ((i = 1; i < cword; i++)); do
+		case ${words[i]} in
+		-url | --url | -key | --key | -name | --name | -n) ((i++)) ;;
+		-*) ;;
+		*)
+			command=${words[i]}
+			break
+			;;
+		esac
+	done
+
+	local flags='--url --key --name --help'
+	case $command in
+	'') flags+=' --version' ;;
+	pub | info) flags+=' --json' ;;
+	sub) flags+=' --json -n' ;;
+	esac
+	if [[ $cur == -* ]]; then
+		mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
+		return
+	fi
+	case $command in
+	'') mapfile -t COMPREPLY < <(compgen -W 'pub sub info version help' -- "$cur") ;;
+	help) mapfile -t COMPREPLY < <(compgen -W 'pub sub info version' -- "$cur") ;;
+	esac
+} &&
+	complete -F _picloud picloud
