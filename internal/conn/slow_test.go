@@ -209,6 +209,30 @@ func TestUnflushedBurstIsNotLetGo(t *testing.T) {
 	})
 }
 
+// But what is left of a burst when the socket takes no more counts.
+func TestBurstThatIsNotTakenIsLetGo(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, network, narrow, func(p *plan) {
+				p.QueueBytes = 16 << 10
+				p.receive = func(s *session, _ bool, _ []byte) {
+					for n := range 1000 {
+						s.Queue(s.arena.Text([]byte(numbered(n))), 1)
+					}
+				}
+			})
+			p, s := r.connect()
+			p.send(masked(text, "go"))
+			s.wantEnded(ErrTooSlow)
+			if got, end := p.wantNumbered(0); end.payload != closePayload(1013, "reads too slowly") || got > 900 {
+				t.Errorf("after %d frames: got %+v, want the close frame", got, end)
+			}
+			p.wantEOF()
+		})
+	}
+}
+
 func TestPingsArrive(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		r := newRig(t, network, func(p *plan) { p.PingEvery = 50 * time.Millisecond })
