@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -39,6 +41,36 @@ func TestOrder(t *testing.T) {
 		}()
 		for i := range n {
 			p.want(opText, fmt.Sprint(i))
+		}
+	})
+}
+
+// A handler may hold its answers back until Rest: it comes when there is no more input at hand, and its answers go out.
+func TestRestComesBehindABurst(t *testing.T) {
+	eachNetwork(t, func(t *testing.T, network string) {
+		r := newRig(t, network, func(p *plan) {
+			p.receive = func(s *session, _ bool, _ []byte) { s.held++ }
+			p.rest = func(s *session) {
+				if s.held > 0 {
+					s.Queue(s.arena.Text(fmt.Append(nil, s.held)), 1)
+				}
+				s.held = 0
+			}
+		})
+		p, _ := r.connect()
+		for _, n := range []int{1, 50, 1} {
+			p.send(slices.Repeat(masked(text, "hello"), n))
+			for answered := 0; answered < n; {
+				got, err := p.next()
+				if err != nil {
+					t.Fatalf("after %d answers of %d: %v", answered, n, err)
+				}
+				k, err := strconv.Atoi(got.payload)
+				if err != nil {
+					t.Fatal(err)
+				}
+				answered += k
+			}
 		}
 	})
 }

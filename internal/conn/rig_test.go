@@ -38,6 +38,7 @@ type plan struct {
 	buffers     int // what the kernel holds of a connection at each end, about; 0 leaves it to the kernel
 	beforeStart func()
 	receive     func(s *session, binary bool, p []byte) // instead of an echo
+	rest        func(s *session)
 }
 
 // A rig is a Set behind a real HTTP server. Its clients are peers.
@@ -121,7 +122,7 @@ func (r *rig) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.refused <- err
 		return
 	}
-	s := &session{Conn: c, rig: r, id: req.URL.Query().Get("id"), rested: make(chan struct{}, 1), ended: make(chan error, 2)}
+	s := &session{Conn: c, rig: r, id: req.URL.Query().Get("id"), ended: make(chan error, 2)}
 	r.mu.Lock()
 	r.all = append(r.all, s)
 	r.mu.Unlock()
@@ -207,8 +208,8 @@ type session struct {
 	arena  Arena
 	inside atomic.Bool
 	ends   atomic.Int32
-	rested chan struct{} // holds one token after a Rest
-	ended  chan error    // the reason, once it has ended
+	ended  chan error // the reason, once it has ended
+	held   int        // messages that are to be answered at the next Rest
 }
 
 // alone checks that no two calls of the handler's methods meet, and that none comes after Closed.
@@ -229,9 +230,8 @@ func (s *session) Receive(binary bool, p []byte) {
 
 func (s *session) Rest() {
 	defer s.alone()()
-	select {
-	case s.rested <- struct{}{}:
-	default:
+	if s.rig.rest != nil {
+		s.rig.rest(s)
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -248,6 +250,41 @@ func TestHandshakeAroundSetClose(t *testing.T) {
 	})
 }
 
+// When the context has ended nobody is given time, whoever comes then included.
+func TestHandshakeAfterSetCloseRanOutOfTime(t *testing.T) {
+	eachNetwork(t, func(t *testing.T, network string) {
+		goOn := make(chan struct{})
+		var hold atomic.Bool
+		r := newRig(t, network, func(p *plan) {
+			p.beforeStart = func() {
+				if hold.Load() {
+					<-goOn
+				}
+			}
+		})
+		r.connect()
+		hold.Store(true)
+		late, err := r.dial("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer late.bare.Close()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			r.close(ctx, 1001, "")
+		}()
+		until(t, "the first is cut off", func() bool { return r.Len() == 1 })
+		close(goOn)
+		if got, err := late.next(); err == nil {
+			t.Errorf("got %+v, want the end", got)
+		}
+		wait(t, closed, "Set.Close returns")
+	})
+}
+
 func TestFailedHandshakeAfterSetClose(t *testing.T) {
 	s, err := New(Limits{Connections: 1}, func(w http.ResponseWriter, status int, _ error) { w.WriteHeader(status) })
 	if err != nil {
@@ -308,16 +345,23 @@ func TestConnectionThatIsCutOffWhileItStarts(t *testing.T) {
 
 // A scripted socket is the machine's edge where a test has to decide what happens between a system call and its caller.
 type scripted struct {
-	t      *testing.T
-	write_ func(bufs [][]byte) (int, error)
-	closed bool
-	aborts int
+	t       *testing.T
+	onWrite func(bufs [][]byte) (int, error)
+	onRead  func(p []byte) (int, error) // or there is nothing to read
+	closed  bool
+	aborts  int
 }
 
-func (s *scripted) read([]byte) (int, error) { s.use("read"); return 0, errAgain }
+func (s *scripted) read(p []byte) (int, error) {
+	s.use("read")
+	if s.onRead == nil {
+		return 0, errAgain
+	}
+	return s.onRead(p)
+}
 func (s *scripted) write(bufs [][]byte) (int, error) {
 	s.use("write")
-	return s.write_(bufs)
+	return s.onWrite(bufs)
 }
 func (s *scripted) closeWrite() { s.use("closeWrite") }
 func (s *scripted) interrupt()  {}
@@ -341,7 +385,7 @@ func TestSocketTakesBytesAgainBeforeTheStallIsNoted(t *testing.T) {
 	s := lines(t, 1000)
 	var c *Conn
 	calls := 0
-	sock := &scripted{t: t, write_: func(bufs [][]byte) (int, error) {
+	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) {
 		if calls++; calls == 1 {
 			c.ready(false, true)
 			return 0, errAgain
@@ -365,7 +409,7 @@ func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
 	s := lines(t, 1000)
 	var c *Conn
 	var written []int
-	sock := &scripted{t: t, write_: func(bufs [][]byte) (int, error) {
+	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) {
 		if len(written) == 0 {
 			if !c.Queue(appendFrame(nil, opText, []byte("second")), 2) {
 				t.Error("the second publisher is not told to flush")
@@ -392,7 +436,7 @@ func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
 // Timers and Set.Close may come late: the socket's descriptor may be another client's by then, its place too.
 func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	s := lines(t, 1000)
-	sock := &scripted{t: t, write_: func(bufs [][]byte) (int, error) { return total(bufs), nil }}
+	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) { return total(bufs), nil }}
 	c := reserve(s, sock, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
@@ -412,6 +456,12 @@ func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	c.Queue(pingFrame, 7)
 	c.Flush()
 	s.wg.Wait()
+	c.mu.Lock()
+	c.kick()
+	if c.state.Load() != resting { // Set.Close may be waiting for all goroutines to end
+		t.Error("a goroutine is started for a connection that is gone")
+	}
+	c.mu.Unlock()
 	if sock.aborts != 1 || len(l.closed) != 1 {
 		t.Errorf("%d aborts, Closed called with %v", sock.aborts, l.closed)
 	}
@@ -425,10 +475,89 @@ func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	next.hangUp()
 }
 
+// The first reason counts: what follows of it is not another one.
+func TestReasonIsTheFirst(t *testing.T) {
+	s := lines(t, 1000)
+	var c *Conn
+	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) { return total(bufs), nil }}
+	sock.onRead = func([]byte) (int, error) { c.Close(1001, ""); return 0, nil }
+	c = reserve(s, sock, nil)
+	l := &line{t: t, conn: c}
+	c.Start(l)
+	s.wg.Wait()
+	if len(l.closed) != 1 || l.closed[0] != ErrClosed {
+		t.Errorf("closed with %v, want %v", l.closed, ErrClosed)
+	}
+}
+
+// A stall is given a whole interval, from one ping to the next.
+func TestStallThatHasJustBegunIsNotLetGo(t *testing.T) {
+	s := lines(t, 1000)
+	full := false
+	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) {
+		if full {
+			return 0, errAgain
+		}
+		return total(bufs), nil
+	}}
+	c := reserve(s, sock, nil)
+	l := &line{t: t, conn: c}
+	c.Start(l)
+	s.wg.Wait()
+	c.ping()
+	full = true
+	c.Queue(appendFrame(nil, opText, nil), 1)
+	c.Flush()
+	c.ping()
+	s.wg.Wait()
+	if len(l.closed) != 0 {
+		t.Errorf("closed with %v by the first ping of a stall", l.closed)
+	}
+	c.ping()
+	s.wg.Wait()
+	if len(l.closed) != 1 || l.closed[0] != ErrStalled {
+		t.Errorf("closed with %v, want %v", l.closed, ErrStalled)
+	}
+	c.kill()
+	s.wg.Wait()
+}
+
+// One that pings without a pause and never reads keeps the reading side awake: its queue is judged all the same.
+func TestFloodOfPingsIsBounded(t *testing.T) {
+	s := lines(t, 1000)
+	var c *Conn
+	ping := masked(pingByte, strings.Repeat("p", maxControlPayload))
+	pings := slices.Repeat(ping, readSize/len(ping))
+	reads, enough := 0, 4*s.limits.QueueBytes/readSize
+	sock := &scripted{
+		t:       t,
+		onWrite: func([][]byte) (int, error) { return 0, errAgain },
+		onRead: func(p []byte) (int, error) {
+			if c.closed() != nil {
+				return 0, errAgain
+			}
+			if reads++; reads > enough {
+				t.Errorf("%d bytes are queued for a client that only pings", locked(c, func(c *Conn) int { return c.out.size }))
+				return 0, errAgain
+			}
+			return copy(p, pings), nil
+		},
+	}
+	c = reserve(s, sock, nil)
+	l := &line{t: t, conn: c}
+	c.Start(l)
+	s.wg.Wait()
+	if len(l.closed) != 1 || l.closed[0] != ErrTooSlow {
+		t.Errorf("closed with %v, want %v", l.closed, ErrTooSlow)
+	}
+	c.kill()
+	s.wg.Wait()
+}
+
 func TestBrokenSocketEndsTheConnection(t *testing.T) {
 	s := lines(t, 1000)
 	broken := errors.New("broken")
-	sock := &scripted{t: t, write_: func([][]byte) (int, error) { return 3, broken }}
+	sock := &scripted{t: t, onWrite: func([][]byte) (int, error) { return 3, broken }}
 	c := reserve(s, sock, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
@@ -519,6 +648,17 @@ func TestConnectionsLeaveNoDescriptorBehind(t *testing.T) {
 		}
 		round()
 		before := descriptors()
+		var peers []*peer
+		for range 20 {
+			p, _ := r.connect()
+			peers = append(peers, p)
+		}
+		if n := len(descriptors()) - len(before); n > 2*len(peers) {
+			t.Errorf("%s: %d connections have %d descriptors, want one at each end", network, len(peers), n)
+		}
+		for _, p := range peers {
+			p.vanish()
+		}
 		for range 20 {
 			round()
 		}

@@ -309,6 +309,7 @@ func TestStalledClientKeepsNoMoreThanItIsOwed(t *testing.T) {
 	for _, size := range []int{20, 1000, 3000, 7000} {
 		r := newRig(t, "unix", narrow, func(p *plan) { p.QueueBytes = queue })
 		_, s := r.connect()
+		r.pause() // nothing more goes out
 		var pub publisher
 		for !locked(s.Conn, isStalled) {
 			pub.publish(strings.Repeat("x", 1000), s)
@@ -327,6 +328,7 @@ func TestStalledClientKeepsNoMoreThanItIsOwed(t *testing.T) {
 		if locked(s.Conn, func(c *Conn) int { return c.out.size }) < queued {
 			t.Error("the queue has emptied meanwhile")
 		}
+		r.resume()
 	}
 }
 
