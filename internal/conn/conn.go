@@ -485,6 +485,9 @@ func (c *Conn) handle(r *reader, in []byte) error {
 			if err := r.control(c, in[start:end]); err != nil {
 				return c.broken(err)
 			}
+			if err := c.closed(); err != nil {
+				return err
+			}
 			in = append(in[:start], in[end:]...)
 		case gotMessage, gotMistake:
 			binary, p, err := r.message(c, in[:end])
