@@ -25,7 +25,7 @@ func (s *Set) addProbe() error {
 }
 
 // Probe shows that connections are served: every connection's lock can be had, and the poller answers. It returns
-// nil then, and ctx's cause when the poller does not answer in time; it hangs when a connection does. Calls must not
+// nil then, and an error when the poller does not answer in time; it hangs when a connection does. Calls must not
 // overlap, and must have returned before Release.
 func (s *Set) Probe(ctx context.Context) error {
 	s.mu.Lock()

@@ -4,6 +4,7 @@ package hub
 import (
 	"cmp"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -271,16 +272,17 @@ func (h *Hub) Counts() Counts {
 func (h *Hub) Probe() {
 	h.clientsMu.Lock()
 	h.clientsMu.Unlock() //lint:ignore SA2001 to pass is the test
-	h.mu.RLock()
-	events := make([]*event, 0, len(h.events))
-	for _, ev := range h.events {
-		events = append(events, ev)
-	}
-	h.mu.RUnlock()
-	for _, ev := range events {
+	for _, ev := range h.allEvents() {
 		ev.mu.Lock()
 		ev.mu.Unlock() //lint:ignore SA2001 to pass is the test
 	}
+}
+
+// allEvents copies the map, so that an event's lock is waited for without the hub's.
+func (h *Hub) allEvents() []*event {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return slices.Collect(maps.Values(h.events))
 }
 
 // An EventInfo is one event with its subscribers in the order in which they connected.
@@ -291,12 +293,7 @@ type EventInfo struct {
 
 // Snapshot lists the events that have subscribers, by name, and all clients in the order in which they connected.
 func (h *Hub) Snapshot() (events []EventInfo, clients []*Client) {
-	h.mu.RLock()
-	all := make([]*event, 0, len(h.events))
-	for _, ev := range h.events {
-		all = append(all, ev)
-	}
-	h.mu.RUnlock()
+	all := h.allEvents()
 	events = make([]EventInfo, 0, len(all))
 	for _, ev := range all {
 		ev.mu.Lock()
