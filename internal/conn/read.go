@@ -1,0 +1,237 @@
+package conn
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+)
+
+// run is the reading side's goroutine: it looks until nothing has happened since it looked.
+func (c *Conn) run() {
+	for {
+		c.look()
+		if c.state.CompareAndSwap(awake, resting) {
+			return
+		}
+		c.state.Store(awake)
+	}
+}
+
+// look handles what is at hand. The connection's reading side belongs to the caller.
+func (c *Conn) look() {
+	c.mu.Lock()
+	if c.ended && c.dead {
+		c.mu.Unlock()
+		return
+	}
+	c.users++
+	c.mu.Unlock()
+
+	if !c.ended {
+		err := c.receive()
+		c.handler.Rest()
+		c.Flush()
+		if err != nil {
+			c.end(err)
+		}
+	}
+	if c.ended {
+		c.discard()
+	}
+
+	c.mu.Lock()
+	c.leave()
+	c.mu.Unlock()
+}
+
+// end tells the handler. Without a goodbye on its way there is nothing to wait for.
+func (c *Conn) end(err error) {
+	c.ended = true
+	c.partial = nil
+	c.mu.Lock()
+	if c.why == nil || c.why == ErrProtocol {
+		c.why = err
+	}
+	err = c.why
+	if c.goodbye == nil && !c.dead {
+		c.fail(err)
+	}
+	c.mu.Unlock()
+	c.handler.Closed(err)
+	c.mu.Lock()
+	c.leave() // the use that was Closed's
+	c.mu.Unlock()
+}
+
+// receive handles all input that is at hand and returns nil, or what ended the connection.
+func (c *Conn) receive() error {
+	if c.secure {
+		return c.receiveSecure()
+	}
+	if err := c.closed(); err != nil {
+		return err
+	}
+	r := c.set.readers.Get().(*reader)
+	defer c.set.readers.Put(r)
+	if err := c.handleEarly(r); err != nil {
+		return err
+	}
+	for {
+		// A little of an unfinished message is read on behind in the large buffer; much of one grows in its own.
+		in := r.buf
+		if len(c.partial) > len(in)/8 {
+			c.partial = slices.Grow(c.partial, min(len(c.partial), len(in)))
+			in = c.partial[:cap(c.partial)]
+		} else {
+			copy(in, c.partial)
+		}
+		n, err := c.sock.read(in[len(c.partial):])
+		if err == errAgain {
+			return nil
+		}
+		if err == nil && n == 0 {
+			err = io.EOF
+		}
+		if err == nil {
+			err = c.handle(r, in[:len(c.partial)+n])
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+const secureRead = 4 << 10
+
+// receiveSecure is receive where a read waits: it borrows a reader for what has come only, and returns at the end.
+func (c *Conn) receiveSecure() error {
+	borrow := func(handle func(*reader) error) error {
+		r := c.set.readers.Get().(*reader)
+		defer c.set.readers.Put(r)
+		return handle(r)
+	}
+	err := borrow(c.handleEarly)
+	for err == nil {
+		c.handler.Rest()
+		c.Flush()
+		if err := c.closed(); err != nil {
+			return err
+		}
+		c.partial = slices.Grow(c.partial, secureRead)
+		in := c.partial[:cap(c.partial)]
+		n, rerr := c.sock.read(in[len(c.partial):])
+		if n > 0 {
+			err = borrow(func(r *reader) error { return c.handle(r, in[:len(c.partial)+n]) })
+		} else if err = c.closed(); err == nil { // or the read was interrupted for that
+			err = rerr
+		}
+	}
+	return err
+}
+
+// handleEarly handles what came with the handshake: it may hold whole messages.
+func (c *Conn) handleEarly(r *reader) error {
+	if len(c.partial) == 0 || c.gather.pos > 0 {
+		return nil
+	}
+	return c.handle(r, c.partial)
+}
+
+// handle takes the whole messages out of in, which begins with partial, and keeps the rest in partial.
+func (c *Conn) handle(r *reader, in []byte) error {
+	for len(in) > 0 {
+		what, start, end := c.gather.next(in, c.set.limits.MessageBytes)
+		switch what {
+		case needMore:
+			c.keep(in)
+			return nil
+		case gotControl:
+			if err := r.control(c, in[start:end]); err != nil {
+				return c.broken(err)
+			}
+			if err := c.closed(); err != nil {
+				return err
+			}
+			in = append(in[:start], in[end:]...)
+		case gotMessage, gotMistake:
+			binary, p, err := r.message(c, in[:end])
+			if err == nil && what == gotMistake {
+				err = ErrProtocol
+			}
+			if err != nil {
+				return c.broken(err)
+			}
+			if !binary && !utf8.Valid(p) {
+				return c.refuse(websocket.CloseInvalidFramePayloadData, errNotUTF8)
+			}
+			c.handler.Receive(binary, p)
+			if err := c.closed(); err != nil {
+				return err
+			}
+			in = in[end:]
+		case gotOverlong:
+			return c.refuse(websocket.CloseMessageTooBig, errFragments)
+		}
+	}
+	c.keep(nil)
+	return nil
+}
+
+// keep makes rest the partial message. rest may lie in partial or in a reader's buffer.
+func (c *Conn) keep(rest []byte) {
+	if len(rest) == 0 && !c.secure {
+		c.partial = nil
+		return
+	}
+	if cap(c.partial) > 4*len(rest)+secureRead { // a large message has gone
+		c.partial = nil
+	}
+	c.partial = append(c.partial[:0], rest...)
+}
+
+// broken is refuse for gorilla's verdict: gorilla has said goodbye already, but where a length is beyond all limits.
+func (c *Conn) broken(err error) error {
+	if _, ok := errors.AsType[*websocket.CloseError](err); ok {
+		return ErrGoodbye // and gorilla has answered
+	}
+	if errors.Is(err, websocket.ErrReadLimit) {
+		return c.refuse(websocket.CloseMessageTooBig, err)
+	}
+	return c.refuse(websocket.CloseProtocolError, err)
+}
+
+// refuse says goodbye for something that the client did, and returns why.
+func (c *Conn) refuse(code int, why error) error {
+	c.sayGoodbye(appendFrame(nil, opClose, websocket.FormatCloseMessage(code, "")), ErrProtocol)
+	return why
+}
+
+// discard throws input away until the peer has answered the goodbye, so that the kernel does not meet it with a reset,
+// which could overtake the goodbye.
+func (c *Conn) discard() {
+	r := c.set.readers.Get().(*reader)
+	defer c.set.readers.Put(r)
+	for {
+		c.mu.Lock()
+		dead := c.dead
+		if s, ok := c.sock.(secure); ok && !dead {
+			s.NetConn().SetReadDeadline(time.Now().Add(flushGrace + answerGrace))
+		}
+		c.mu.Unlock()
+		if dead {
+			return
+		}
+		n, err := c.sock.read(r.buf)
+		if err == errAgain {
+			return
+		}
+		if err != nil || n == 0 {
+			c.kill()
+			return
+		}
+	}
+}
