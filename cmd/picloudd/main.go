@@ -234,9 +234,9 @@ func fit(cfg config.Config, files int) conn.Limits {
 
 // report says what a start with these settings would do.
 func report(w io.Writer, cfg config.Config, pair *certs.Pair, limits conn.Limits) error {
-	key := "a random one for each run, printed at the start (API_KEY is empty)"
+	key := "a random one for each run (no API_KEY, no credential api-key)"
 	if cfg.APIKey != "" {
-		key = "from API_KEY"
+		key = "from " + cfg.APIKeyFrom
 	}
 	cert := "off (USE_TLS is empty)"
 	if pair != nil {

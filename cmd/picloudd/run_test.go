@@ -139,6 +139,15 @@ func TestCheckSaysWhatAStartWouldDo(t *testing.T) {
 		t.Errorf("with nothing set: %v, printed\n%s", err, stdout)
 	}
 
+	credentials := t.TempDir()
+	if err := os.WriteFile(credentials+"/api-key", []byte(testKey+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stdout, _, err = call(t, env{"CREDENTIALS_DIRECTORY": credentials}, "-check")
+	if err != nil || !regexp.MustCompile(`(?m)^ *key +from the credential api-key$`).MatchString(stdout) || strings.Contains(stdout, testKey) {
+		t.Errorf("with a credential: %v, printed\n%s", err, stdout)
+	}
+
 	pair := newPair(t, "picloud.local")
 	stdout, _, err = call(t, pair.env(), "-check")
 	if err != nil || !strings.Contains(stdout, `certificate for "picloud.local"`) || !strings.Contains(stdout, "valid until") {

@@ -16,8 +16,9 @@ import (
 // Config is what the daemon runs with: every field is in its allowed range.
 // It holds the API key, so it is never printed or logged as a whole.
 type Config struct {
-	Port   int    // 0: any free port
-	APIKey string // empty: the caller makes a key for this run
+	Port       int    // 0: any free port
+	APIKey     string // empty: the caller makes a key for this run
+	APIKeyFrom string // where APIKey is from, in words; empty when it is
 
 	UseTLS            bool
 	KeyFile, CertFile string // both set when UseTLS is
@@ -124,6 +125,9 @@ func Parse(getenv func(string) string) (Config, error) {
 		if !r.kind.set(&c, text) {
 			return Config{}, r.wrong(text, isPreset)
 		}
+		if r.kind.secret && text != "" {
+			c.APIKeyFrom = r.source(isPreset)
+		}
 	}
 	return c, nil
 }
@@ -148,10 +152,18 @@ type row struct {
 	kind               kind
 }
 
+// source says where a secret is from.
+func (r row) source(isPreset bool) string {
+	if isPreset {
+		return "the credential " + keyCredential
+	}
+	return r.name
+}
+
 // wrong describes text, which the row does not allow.
 func (r row) wrong(text string, isPreset bool) error {
 	if r.kind.secret {
-		return fmt.Errorf("%s: must be %s (its value is not shown)", r.name, r.kind.allowed)
+		return fmt.Errorf("%s: must be %s (its value is not shown)", r.source(isPreset), r.kind.allowed)
 	}
 	const most = 64 // characters shown: an error stays one readable line
 	note := ""

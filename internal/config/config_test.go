@@ -67,7 +67,7 @@ func TestEachSettingReachesItsField(t *testing.T) {
 		"HEADER_TIMEOUT": "6s", "PING_INTERVAL": "7s", "PEER_TIMEOUT": "1m8s", "MAX_WRONG_KEYS": "9", "LOG_LEVEL": "debug",
 	})
 	want := Config{
-		Port: 1, APIKey: "secret", UseTLS: true, KeyFile: "/k e y.pem", CertFile: "cert.pem",
+		Port: 1, APIKey: "secret", APIKeyFrom: "API_KEY", UseTLS: true, KeyFile: "/k e y.pem", CertFile: "cert.pem",
 		MaxMessageBytes: 2 << 10, MaxConnections: 3, MaxSubscriptions: 4, MaxQueueBytes: 5 << 20,
 		HeaderTimeout: 6 * time.Second, PingInterval: 7 * time.Second, PeerTimeout: 68 * time.Second,
 		MaxWrongKeys: 9, LogLevel: slog.LevelDebug,
@@ -232,17 +232,20 @@ func TestKeyIsTakenFromTheCredentialUnlessSet(t *testing.T) {
 	if err := os.WriteFile(file, []byte("from-the-credential\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := mustParse(t, env{"CREDENTIALS_DIRECTORY": dir}).APIKey, "from-the-credential"; got != want {
-		t.Errorf("got key %q, want %q", got, want)
-	}
-	if got, want := mustParse(t, env{"CREDENTIALS_DIRECTORY": dir, "API_KEY": "set"}).APIKey, "set"; got != want {
-		t.Errorf("got key %q, want %q", got, want)
+	for _, tt := range []struct{ set, key, from string }{
+		{"", "from-the-credential", "the credential api-key"},
+		{"set", "set", "API_KEY"},
+	} {
+		if c := mustParse(t, env{"CREDENTIALS_DIRECTORY": dir, "API_KEY": tt.set}); c.APIKey != tt.key || c.APIKeyFrom != tt.from {
+			t.Errorf("API_KEY=%q: got key %q from %q, want %q from %q", tt.set, c.APIKey, c.APIKeyFrom, tt.key, tt.from)
+		}
 	}
 	if err := os.WriteFile(file, []byte("two\nkeys\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Parse(env{"CREDENTIALS_DIRECTORY": dir}.get); err == nil || strings.Contains(err.Error(), "two") {
-		t.Errorf("two keys: got error %v, want one that does not show them", err)
+	if _, err := Parse(env{"CREDENTIALS_DIRECTORY": dir}.get); err == nil || strings.Contains(err.Error(), "two") ||
+		!strings.HasPrefix(err.Error(), "the credential api-key: must be ") {
+		t.Errorf("two keys: got error %v, want one that names the credential and does not show them", err)
 	}
 	if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
 		t.Fatal(err)
