@@ -5,10 +5,10 @@
 # Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: help run build test setup lint fuzz cross test-clean clean
+.PHONY: help run build test setup lint fuzz cross deb apt-repo deploy test-package test-clean clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## build and start the server; settings come from the environment
 	@exec bin/picloudd
@@ -33,6 +33,18 @@ fuzz: ## fuzz every target for FUZZTIME, three seconds by default
 
 cross: ## build for ARMv6, ARMv7, arm64 and amd64 into dist/
 	scripts/cross dist
+
+deb: ## build the Debian packages for armhf, arm64 and amd64 into dist/
+	scripts/deb dist
+
+apt-repo: deb ## make a signed apt repository of them in dist/apt: SIGN_KEY=… APT_URL=https://…
+	scripts/apt-repo dist/apt dist/picloud_*.deb
+
+deploy: ## install on a Raspberry Pi over ssh: DEPLOY_USER=pi DEPLOY_HOST=raspberrypi.local
+	@scripts/deploy
+
+test-package: ## test the packages and the apt repository (as root)
+	scripts/test-package
 
 test-clean: ## make run and make test on a bare bookworm and a bare trixie (as root)
 	scripts/test-clean
