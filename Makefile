@@ -5,7 +5,7 @@
 # Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: help run build test setup lint fuzz cross deb apt-repo deploy test-package test-clean clean
+.PHONY: help run build test setup lint fuzz cross deb apt-repo deploy test-package test-deploy test-clean clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ deploy: ## install on a Raspberry Pi over ssh: DEPLOY_USER=pi DEPLOY_HOST=raspbe
 
 test-package: ## test the packages and the apt repository (as root)
 	scripts/test-package
+
+test-deploy: ## test deploy with a machine in a container (as root)
+	scripts/test-deploy
 
 test-clean: ## make run and make test on a bare bookworm and a bare trixie (as root)
 	scripts/test-clean
