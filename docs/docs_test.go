@@ -364,6 +364,64 @@ func TestSettingsAreThoseOfTheCode(t *testing.T) {
 	}
 }
 
+// The file that the package installs shows every setting with its default, as a comment; with all of them taken in
+// it changes nothing.
+func TestShippedSettingsAreThoseOfTheCode(t *testing.T) {
+	var want, got []string
+	for _, s := range config.Settings() {
+		want = append(want, s.Name+"="+s.Default)
+	}
+	values := make(map[string]string)
+	for line := range strings.Lines(read(t, "packaging/debian/picloud.default")) {
+		text := strings.TrimSpace(line)
+		name, value, ok := strings.Cut(strings.TrimPrefix(text, "#"), "=")
+		if !ok || strings.Contains(name, " ") {
+			if text != "" && !strings.HasPrefix(text, "# ") && text != "#" {
+				t.Errorf("picloud.default: %q is neither a setting nor a comment", text)
+			}
+			continue
+		}
+		if !strings.HasPrefix(text, "#") {
+			t.Errorf("picloud.default: %s is set: a new default of the code would not count", name)
+		}
+		if _, twice := values[name]; twice {
+			t.Errorf("picloud.default: %s is there twice", name)
+		}
+		values[name] = value
+		got = append(got, name+"="+value)
+	}
+	same(t, "picloud.default", got, want)
+
+	preset, err := config.Parse(func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if shipped, err := config.Parse(func(name string) string { return values[name] }); err != nil || shipped != preset {
+		t.Errorf("picloud.default gives other settings than no file: %v", err)
+	}
+}
+
+func TestSettingsInTheManualAreThoseOfTheCode(t *testing.T) {
+	var want, got []string
+	for _, s := range config.Settings() {
+		want = append(want, s.Name+"="+s.Default)
+	}
+	_, settings, _ := strings.Cut(read(t, "packaging/man/picloud.5"), "\n.SH SETTINGS\n")
+	settings, _, _ = strings.Cut(settings, "\n.SH ")
+	for _, entry := range strings.Split("\n"+settings, "\n.TP\n")[1:] {
+		name, text, _ := strings.Cut(strings.TrimPrefix(entry, ".B "), "\n")
+		preset := ""
+		if m := regexp.MustCompile(`(?m)\bDefault: (\S+)\.$`).FindStringSubmatch(text); m != nil {
+			preset = m[1]
+		}
+		got = append(got, name+"="+preset)
+	}
+	same(t, "picloud.5", got, want)
+	if len(got) != len(want) {
+		t.Errorf("picloud.5: %d settings, want %d", len(got), len(want))
+	}
+}
+
 func TestTargetsInTheReadmeExist(t *testing.T) {
 	targets := make(map[string]bool)
 	for _, m := range regexp.MustCompile(`(?m)^([a-z][a-z-]*):`).FindAllStringSubmatch(read(t, "Makefile"), -1) {
