@@ -44,6 +44,13 @@ const (
 	stopTimeout   = 5 * time.Second
 )
 
+// requestGrace is how long a stopping server still serves the requests of connections that it has accepted, and
+// refuseGrace how long after that it answers them that it is stopping.
+const (
+	requestGrace = 250 * time.Millisecond
+	refuseGrace  = time.Second
+)
+
 // A Server is made by New and served by Run.
 type Server struct {
 	cfg   Config
@@ -52,10 +59,12 @@ type Server struct {
 	conns *conn.Set
 	guard *guard
 	http  *http.Server
+	open  *bound // what http serves
 	info  snapshots
 	began time.Time
 
-	infoEvery time.Duration // InfoEvery, except in tests
+	infoEvery    time.Duration // InfoEvery, except in tests
+	requestGrace time.Duration // requestGrace, except in tests
 
 	publishers sync.Pool // of *publisher
 
@@ -78,8 +87,10 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		hub:   hub.New(),
 		guard: newGuard(cfg.Key, cfg.WrongKeys),
 		began: time.Now(),
+		open:  newBound(cfg.Requests),
 
-		infoEvery: InfoEvery,
+		infoEvery:    InfoEvery,
+		requestGrace: requestGrace,
 	}
 	s.publishers.New = func() any { return new(publisher) }
 	conns, err := conn.New(cfg.Limits, func(w http.ResponseWriter, status int, reason error) {
@@ -89,7 +100,6 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		return nil, err
 	}
 	s.conns = conns
-	requests := newBound(cfg.Requests)
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: cfg.HeaderTimeout,
@@ -97,11 +107,10 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    16 << 10,
-		ConnState:         requests.connState,
+		ConnState:         s.open.connState,
 		ConnContext:       markLocal,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	s.http.RegisterOnShutdown(requests.open)
 	return s, nil
 }
 
@@ -110,7 +119,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 // The error is nil after that, or what ended the serving. It is called once.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	poll, endPoll := context.WithCancel(context.Background())
-	var parts sync.WaitGroup
+	var parts, accepting sync.WaitGroup
 	failed := make(chan error, len(listeners)+1)
 	parts.Go(func() {
 		if err := s.conns.Run(poll); err != nil {
@@ -118,37 +127,47 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 		}
 	})
 	for _, l := range listeners {
-		parts.Go(func() {
-			if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				failed <- fmt.Errorf("serve on %s: %w", l.Addr(), err)
-			}
-		})
+		accepting.Go(func() { failed <- fmt.Errorf("serve on %s: %w", l.Addr(), s.http.Serve(l)) })
 	}
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
+	for _, l := range listeners {
+		l.Close()
+	}
+	s.open.unbind()
+	accepting.Wait()
 	s.stop()
 	endPoll()
 	parts.Wait()
 	return errors.Join(err, s.conns.Release())
 }
 
+// stop ends what has been accepted. Not by http.Server.Shutdown: that closes a connection without an answer whose
+// request arrives meanwhile.
 func (s *Server) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	s.http.SetKeepAlivesEnabled(false) // closes idle connections, and others after their answer
+	none := s.open.none()
+	select {
+	case <-none:
+	case <-time.After(s.requestGrace):
+	}
+
 	s.gate.Lock()
 	s.stopping = true
 	s.gate.Unlock()
-
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
 	var requests sync.WaitGroup
 	requests.Go(func() {
-		// What is under way here is a body on its way in, which will be refused, or an answer on its way out.
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		s.http.Shutdown(ctx)
-		s.http.Close()
+		// What is under way here is a request on its way in, which will be refused, or an answer on its way out.
+		select {
+		case <-none:
+		case <-time.After(refuseGrace):
+			s.http.Close()
+		}
 	})
 	s.conns.Close(ctx, wire.CloseGoingAway, "server stops")
 	requests.Wait()
@@ -276,6 +295,7 @@ func preflight(w http.ResponseWriter, r *http.Request) {
 type bound struct {
 	places chan struct{}
 	opened chan struct{}
+	count  sync.WaitGroup
 }
 
 func newBound(n int) *bound {
@@ -286,6 +306,7 @@ func newBound(n int) *bound {
 func (b *bound) connState(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
+		b.count.Add(1)
 		select {
 		case b.places <- struct{}{}:
 		case <-b.opened:
@@ -295,8 +316,19 @@ func (b *bound) connState(_ net.Conn, state http.ConnState) {
 		case <-b.places:
 		default: // it came in when there was no bound any more
 		}
+		b.count.Done()
 	}
 }
 
-// open ends the bound, so that no accept waits while the server stops. It is called once.
-func (b *bound) open() { close(b.opened) }
+// unbind ends the bound, so that no accept waits while the server stops. It is called once.
+func (b *bound) unbind() { close(b.opened) }
+
+// none returns a channel that is closed when no connection is open. Nothing accepts any more when it is called.
+func (b *bound) none() <-chan struct{} {
+	none := make(chan struct{})
+	go func() {
+		b.count.Wait()
+		close(none)
+	}()
+	return none
+}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -109,6 +110,37 @@ func TestEverythingAcceptedIsDeliveredDuringAStop(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestAcceptedConnectionIsAnsweredDuringAStop(t *testing.T) {
+	s, log := newServer(t)
+	s.requestGrace = patience
+	sv := serve(t, s, log)
+	early := dial(t, "tcp", sv.addr)
+	half := dial(t, "unix", sv.path)
+	half.raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: te"))
+	for _, p := range []*peer{dial(t, "tcp", sv.addr), dial(t, "unix", sv.path)} { // accepted after those
+		p.raw([]byte("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"))
+		p.response("GET")
+	}
+
+	var stopping sync.WaitGroup
+	stopping.Go(sv.stop)
+	for { // until nobody else is accepted
+		p, err := net.Dial("tcp", sv.addr)
+		if err != nil {
+			break
+		}
+		p.Close()
+	}
+	early.raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"))
+	half.raw([]byte("st\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"))
+	for _, p := range []*peer{early, half} {
+		if a := p.response("POST"); a.status != http.StatusCreated || !a.last {
+			t.Errorf("status %d %q, the last: %t; want 201, the last", a.status, a.body, a.last)
+		}
+	}
+	stopping.Wait() // for no longer than the answers
 }
 
 func TestStoppingServerIsUnavailable(t *testing.T) {
