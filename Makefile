@@ -5,7 +5,7 @@
 # Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: help run build test setup lint fuzz cross deb apt-repo deploy test-package test-deploy test-clean clean
+.PHONY: help run build test setup lint fuzz cross deb apt-repo deploy test-package test-deploy test-pi test-clean clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test-deploy: ## test deploy with a machine in a container (as root)
 
 test-clean: ## make run and make test on a bare bookworm and a bare trixie (as root)
 	scripts/test-clean
+
+test-pi: build apt-repo ## boot an emulated Pi 3 and Pi Zero, install with apt, publish and subscribe (as root)
+	scripts/test-pi
 
 clean: ## remove what was built
 	rm -rf bin dist
