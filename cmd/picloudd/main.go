@@ -42,7 +42,11 @@ func main() {
 	case errors.Is(err, errUsage):
 		os.Exit(2)
 	default:
-		fmt.Fprintln(os.Stderr, "picloudd:", err)
+		level := ""
+		if underJournal(os.Getenv) {
+			level = "<3>" // an error, so that journalctl -p err has it: sd-daemon(3)
+		}
+		fmt.Fprintf(os.Stderr, "%spicloudd: %v\n", level, err)
 		os.Exit(1)
 	}
 }
