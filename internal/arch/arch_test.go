@@ -43,6 +43,7 @@ var arrows = map[string][]string{
 	"internal/systemd":   {},
 	"internal/wire":      {},
 	"test":               {},
+	"test/sandbox":       {},
 }
 
 // owners says which packages may import each external dependency: one, but
