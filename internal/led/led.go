@@ -1,0 +1,134 @@
+// Package led shows on one LED whether the server runs and how many clients are connected.
+package led
+
+import (
+	"context"
+	"time"
+)
+
+// A Light is one LED.
+type Light interface {
+	// Set makes it lit or dark. It does not block.
+	Set(lit bool) error
+}
+
+// A State is what a light shows.
+type State struct {
+	Clients   int    // connected now
+	Incidents uint64 // times at which a client was let go or the limit was reached; it only grows
+}
+
+// Run shows the state until ctx ends or the light fails, which is the error; then it leaves the light dark. state is
+// asked whenever a pattern begins, and at no other time: a change shows after 3 seconds at most, or after 4 behind an
+// incident.
+func Run(ctx context.Context, light Light, state func() State) error {
+	defer light.Set(false)
+	if err := light.Set(false); err != nil {
+		return err
+	}
+	edge := time.NewTimer(0)
+	defer edge.Stop()
+	lit, known := false, state().Incidents
+	told := true // whether the last pattern was a count
+	for {
+		now := state()
+		pattern := count(now.Clients)
+		// Never two incidents in a row: who looks also sees the count.
+		if told = now.Incidents == known || !told; !told {
+			pattern, known = incident, now.Incidents
+		}
+		for _, s := range pattern {
+			if s.lit != lit {
+				if err := light.Set(s.lit); err != nil {
+					return err
+				}
+				lit = s.lit
+			}
+			edge.Reset(s.time)
+			select {
+			case <-edge.C:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+// A step is one part of a pattern.
+type step struct {
+	lit  bool
+	time time.Duration
+}
+
+// fewest is the least number of clients that are not counted out.
+const fewest = 6
+
+// count is how a number of clients looks, once.
+func count(clients int) []step { return counts[max(0, min(clients, fewest))] }
+
+var counts = [fewest + 1][]step{
+	0:      {{true, 50 * time.Millisecond}, {false, 2950 * time.Millisecond}},
+	1:      blinks(1),
+	2:      blinks(2),
+	3:      blinks(3),
+	4:      blinks(4),
+	5:      blinks(5),
+	fewest: {{true, 2900 * time.Millisecond}, {false, 100 * time.Millisecond}},
+}
+
+func blinks(n int) []step {
+	var steps []step
+	for range n {
+		steps = append(steps, step{true, 150 * time.Millisecond}, step{false, 250 * time.Millisecond})
+	}
+	steps[len(steps)-1].time = 1200 * time.Millisecond
+	return steps
+}
+
+// incident is five quick flickers, apart from what is before and after them.
+var incident = func() []step {
+	steps := []step{{false, 200 * time.Millisecond}}
+	for range 5 {
+		steps = append(steps, step{true, 50 * time.Millisecond}, step{false, 50 * time.Millisecond})
+	}
+	steps[len(steps)-1].time = 250 * time.Millisecond
+	return steps
+}()
+
+// A Pattern is something that a light can show, with its name for people.
+type Pattern struct {
+	Name  string
+	steps []step
+}
+
+// Patterns lists all of them, each as long as a person needs to recognise it.
+func Patterns() []Pattern {
+	twice := func(steps []step) []step { return append(append([]step(nil), steps...), steps...) }
+	return []Pattern{
+		{"running, nobody is connected", twice(counts[0])},
+		{"1 client", twice(counts[1])},
+		{"2 clients", twice(counts[2])},
+		{"3 clients", twice(counts[3])},
+		{"4 clients", twice(counts[4])},
+		{"5 clients", twice(counts[5])},
+		{"6 clients or more", twice(counts[fewest])},
+		{"a client was let go, or the connection limit is reached", incident},
+		{"not running", []step{{false, 2 * time.Second}}},
+	}
+}
+
+// Show shows the pattern once, and leaves the light dark. The error is the light's, or ctx's cause when that ends first.
+func (p Pattern) Show(ctx context.Context, light Light) error {
+	defer light.Set(false)
+	for _, s := range p.steps {
+		if err := light.Set(s.lit); err != nil {
+			return err
+		}
+		select {
+		case <-time.After(s.time):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
