@@ -22,6 +22,7 @@ import (
 	"picloud/internal/certs"
 	"picloud/internal/config"
 	"picloud/internal/conn"
+	"picloud/internal/led"
 	"picloud/internal/server"
 	"picloud/internal/systemd"
 
@@ -61,6 +62,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	check := flags.Bool("check", false, "")
 	reload := flags.Bool("reload", false, "")
 	keyFile := flags.String("make-key", "", "")
+	ledTest := flags.String("led-test", "", "")
+	ledOff := flags.Bool("led-off", false, "")
 	if err := flags.Parse(args[1:]); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return err
@@ -81,6 +84,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return reloadRunning(ctx)
 	case *keyFile != "":
 		return makeKey(*keyFile)
+	case *ledTest != "":
+		return testLight(ctx, *ledTest, stdout)
+	case *ledOff:
+		return lightOff(getenv)
 	}
 
 	cfg, err := config.Parse(getenv)
@@ -111,6 +118,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			"max_connections", cfg.MaxConnections, "open_files", files, "remedy", "raise LimitNOFILE= or ulimit -n")
 	}
 
+	lamp := newLamp(cfg.LED, getenv("RUNTIME_DIRECTORY"), log) // before sockets are opened: led.OpenGPIO
 	key, isMadeUp := cfg.APIKey, false
 	if key == "" {
 		key, isMadeUp = rand.Text(), true
@@ -155,21 +163,29 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		log.Warn("no key is given: this run has a random key, which is not written into the journal",
 			"remedy", "set API_KEY, or hand over the credential api-key")
 	}
-	return serve(ctx, srv, listeners, log)
+	return serve(ctx, srv, listeners, lamp, log)
 }
 
 // serve runs the server beside what tells the service manager of it, until ctx ends.
-func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, log *slog.Logger) error {
-	if err := systemd.Ready(srv.Status()); err != nil {
+func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, lamp *lamp, log *slog.Logger) error {
+	status := func() string { return srv.Status() + lamp.status() }
+	if err := systemd.Ready(status()); err != nil {
 		log.Warn("ready, but the service manager could not be told", "err", err)
 	}
 	context.AfterFunc(ctx, func() { systemd.Stopping() })
 	parts, ctx := errgroup.WithContext(ctx)
 	parts.Go(func() error { return srv.Run(ctx, listeners...) })
 	parts.Go(func() error {
-		return systemd.Watch(ctx, srv.Status, srv.Probe, func(err error) {
+		return systemd.Watch(ctx, status, srv.Probe, func(err error) {
 			log.Error("the watchdog's probe failed", "err", err)
 		})
+	})
+	parts.Go(func() error {
+		lamp.run(ctx, func() led.State {
+			clients, incidents := srv.Load()
+			return led.State{Clients: clients, Incidents: incidents}
+		})
+		return nil
 	})
 	err := parts.Wait()
 	log.Info("stopped")
@@ -331,6 +347,8 @@ usage: picloudd                  serve
        picloudd -check           read the settings and TLS files, say what would be done, exit
        picloudd -reload          make the running service read its TLS files again
        picloudd -make-key FILE   write a new random key to FILE, unless it exists
+       picloudd -led-test LED    show every pattern on that LED: gpio17, gpio17,active-low or led:ACT
+       picloudd -led-off          turn the LED of the settings off, after a crash
        picloudd -version
 
 Settings are environment variables:

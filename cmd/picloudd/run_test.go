@@ -59,6 +59,7 @@ func TestWrongSettingsAreNamedInOneLine(t *testing.T) {
 		{env{"PING_INTERVAL": "0s"}, []string{"PING_INTERVAL", `"0s"`}},
 		{env{"PEER_TIMEOUT": "1d"}, []string{"PEER_TIMEOUT", `"1d"`}},
 		{env{"MAX_WRONG_KEYS": "0"}, []string{"MAX_WRONG_KEYS", `"0"`}},
+		{env{"LED": "17"}, []string{"LED", `"17"`, "gpio17", "active-low", "led:ACT"}},
 		{env{"LOG_LEVEL": "loud"}, []string{"LOG_LEVEL", `"loud"`}},
 	} {
 		for _, args := range [][]string{nil, {"-check"}} {

@@ -33,7 +33,15 @@ type Config struct {
 	PeerTimeout   time.Duration
 
 	MaxWrongKeys int // from one address
+	LED          LED
 	LogLevel     slog.Level
+}
+
+// An LED says where the status LED is. The zero value: there is none.
+type LED struct {
+	GPIO      int    // its line's BCM number; 0: it is not on a line
+	ActiveLow bool   // the line's LED shines when the line is low
+	Board     string // its name in /sys/class/leds; empty: it is not one of them
 }
 
 // A Setting is one environment variable, for help texts and documents.
@@ -82,6 +90,8 @@ var settings = []row{
 		duration(func(c *Config) *time.Duration { return &c.PeerTimeout }, time.Second, 10*time.Minute)},
 	{"MAX_WRONG_KEYS", "30", "wrong keys from one address before it must wait; then one a minute",
 		count(func(c *Config) *int { return &c.MaxWrongKeys }, 1, 1_000_000)},
+	{"LED", "", "status LED that shows how many clients are connected; without it there is none",
+		led(func(c *Config) *LED { return &c.LED })},
 	{"LOG_LEVEL", "info", "the least level that is logged",
 		level(func(c *Config) *slog.Level { return &c.LogLevel })},
 }
@@ -130,6 +140,16 @@ func Parse(getenv func(string) string) (Config, error) {
 		}
 	}
 	return c, nil
+}
+
+// ParseLED reads an LED as the setting LED has it; the error is that of Parse. An empty text is no LED.
+func ParseLED(text string) (LED, error) {
+	text = strings.Trim(text, blanks)
+	l, ok := parseLED(text)
+	if !ok {
+		return LED{}, row{name: "LED", kind: led(nil)}.wrong(text, false)
+	}
+	return l, nil
 }
 
 const blanks = " \t\r\n"

@@ -64,13 +64,14 @@ func TestEachSettingReachesItsField(t *testing.T) {
 	got := mustParse(t, env{
 		"PORT": "1", "API_KEY": "secret", "USE_TLS": "1", "KEY_FILE": "/k e y.pem", "CERT_FILE": "cert.pem",
 		"MAX_MESSAGE_BYTES": "2K", "MAX_CONNECTIONS": "3", "MAX_SUBSCRIPTIONS": "4", "MAX_QUEUE_BYTES": "5M",
-		"HEADER_TIMEOUT": "6s", "PING_INTERVAL": "7s", "PEER_TIMEOUT": "1m8s", "MAX_WRONG_KEYS": "9", "LOG_LEVEL": "debug",
+		"HEADER_TIMEOUT": "6s", "PING_INTERVAL": "7s", "PEER_TIMEOUT": "1m8s", "MAX_WRONG_KEYS": "9",
+		"LED": "gpio17,active-low", "LOG_LEVEL": "debug",
 	})
 	want := Config{
 		Port: 1, APIKey: "secret", APIKeyFrom: "API_KEY", UseTLS: true, KeyFile: "/k e y.pem", CertFile: "cert.pem",
 		MaxMessageBytes: 2 << 10, MaxConnections: 3, MaxSubscriptions: 4, MaxQueueBytes: 5 << 20,
 		HeaderTimeout: 6 * time.Second, PingInterval: 7 * time.Second, PeerTimeout: 68 * time.Second,
-		MaxWrongKeys: 9, LogLevel: slog.LevelDebug,
+		MaxWrongKeys: 9, LED: LED{GPIO: 17, ActiveLow: true}, LogLevel: slog.LevelDebug,
 	}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -138,6 +139,11 @@ func TestAcceptedValues(t *testing.T) {
 		{env{"PING_INTERVAL": "10m"}, func(c Config) any { return c.PingInterval }, 10 * time.Minute},
 		{env{"PING_INTERVAL": "1500ms"}, func(c Config) any { return c.PingInterval }, 1500 * time.Millisecond},
 		{env{"PEER_TIMEOUT": "1s", "PING_INTERVAL": "10m"}, func(c Config) any { return c.PeerTimeout }, time.Second},
+		{env{"LED": "gpio17"}, func(c Config) any { return c.LED }, LED{GPIO: 17}},
+		{env{"LED": "GPIO2"}, func(c Config) any { return c.LED }, LED{GPIO: 2}},
+		{env{"LED": " gpio27,active-low\n"}, func(c Config) any { return c.LED }, LED{GPIO: 27, ActiveLow: true}},
+		{env{"LED": "led:ACT"}, func(c Config) any { return c.LED }, LED{Board: "ACT"}},
+		{env{"LED": "led:mmc0::"}, func(c Config) any { return c.LED }, LED{Board: "mmc0::"}},
 		{env{"LOG_LEVEL": "Info"}, func(c Config) any { return c.LogLevel }, slog.LevelInfo},
 		{env{"LOG_LEVEL": "warn"}, func(c Config) any { return c.LogLevel }, slog.LevelWarn},
 		{env{"LOG_LEVEL": "ERROR"}, func(c Config) any { return c.LogLevel }, slog.LevelError},
@@ -158,6 +164,7 @@ func TestWrongValueIsNamedWithWhatIsAllowed(t *testing.T) {
 		queueRule   = `: must be a number of bytes from 2K to 256M (K: KiB, M: MiB), at least MAX_MESSAGE_BYTES and 1K more`
 		headerRule  = `: must be a time from 1s to 5m, with its unit, such as 25s or 1m30s`
 		pingRule    = `: must be a time from 1s to 10m, with its unit, such as 25s or 1m30s`
+		ledRule     = `: must be gpio2 to gpio27, such as gpio17 or gpio17,active-low; led:NAME with a name of /sys/class/leds, such as led:ACT; or empty`
 		levelRule   = `: must be debug, info, warn or error`
 	)
 	tests := []struct {
@@ -203,6 +210,19 @@ func TestWrongValueIsNamedWithWhatIsAllowed(t *testing.T) {
 		{env{"PING_INTERVAL": "11m"}, `PING_INTERVAL="11m"` + pingRule},
 		{env{"PEER_TIMEOUT": "1h"}, `PEER_TIMEOUT="1h"` + pingRule},
 		{env{"MAX_WRONG_KEYS": "0"}, `MAX_WRONG_KEYS="0": must be a number from 1 to 1000000`},
+		{env{"LED": "on"}, `LED="on"` + ledRule},
+		{env{"LED": "17"}, `LED="17"` + ledRule},
+		{env{"LED": "gpio"}, `LED="gpio"` + ledRule},
+		{env{"LED": "gpio1"}, `LED="gpio1"` + ledRule},
+		{env{"LED": "gpio28"}, `LED="gpio28"` + ledRule},
+		{env{"LED": "gpio-17"}, `LED="gpio-17"` + ledRule},
+		{env{"LED": "gpio17, active-low"}, `LED="gpio17, active-low"` + ledRule},
+		{env{"LED": "gpio17,active-high"}, `LED="gpio17,active-high"` + ledRule},
+		{env{"LED": "led:"}, `LED="led:"` + ledRule},
+		{env{"LED": "led:ACT,active-low/.."}, `LED="led:ACT,active-low/.."` + ledRule},
+		{env{"LED": "led:../../etc"}, `LED="led:../../etc"` + ledRule},
+		{env{"LED": "led:."}, `LED="led:."` + ledRule},
+		{env{"LED": "ACT"}, `LED="ACT"` + ledRule},
 		{env{"LOG_LEVEL": "trace"}, `LOG_LEVEL="trace"` + levelRule},
 		{env{"LOG_LEVEL": "info+1"}, `LOG_LEVEL="info+1"` + levelRule},
 		// The first wrong one is reported.
@@ -283,6 +303,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(at("MAX_CONNECTIONS"), "-0", at("MAX_SUBSCRIPTIONS"), "2147483648", "\xff")
 	f.Add(at("HEADER_TIMEOUT"), "9223372036854775807ns", at("PING_INTERVAL"), "1e9s", "secret")
 	f.Add(at("PEER_TIMEOUT"), ".s", at("MAX_WRONG_KEYS"), "٣", strings.Repeat("k", 257))
+	f.Add(at("LED"), "gpio17,active-low", at("LED"), "led:../..", "secret")
 	f.Add(at("KEY_FILE"), "\u2028", at("CERT_FILE"), strings.Repeat("\xe2", 1000), " ")
 	f.Fuzz(func(t *testing.T, i uint8, value string, j uint8, other, key string) {
 		e := env{names[int(i)%len(names)]: value, names[int(j)%len(names)]: other}
@@ -318,6 +339,11 @@ func FuzzParse(f *testing.F) {
 		within(t, "PingInterval", c.PingInterval, time.Second, 10*time.Minute)
 		within(t, "PeerTimeout", c.PeerTimeout, time.Second, 10*time.Minute)
 		within(t, "MaxWrongKeys", c.MaxWrongKeys, 1, 1_000_000)
+		if l := c.LED; l.GPIO != 0 {
+			within(t, "LED.GPIO", l.GPIO, 2, 27)
+		} else if l.ActiveLow || strings.ContainsAny(l.Board, "/ \n") || l.Board == ".." {
+			t.Errorf("LED: %+v", l)
+		}
 	})
 }
 
@@ -325,5 +351,16 @@ func within[T int | time.Duration](t *testing.T, name string, got, least, most T
 	t.Helper()
 	if got < least || got > most {
 		t.Errorf("%s: got %v, want %v to %v", name, got, least, most)
+	}
+}
+
+func TestLEDOutsideTheEnvironmentIsReadTheSameWay(t *testing.T) {
+	if l, err := ParseLED(" gpio17,active-low "); err != nil || l != (LED{GPIO: 17, ActiveLow: true}) {
+		t.Errorf("got %+v, %v", l, err)
+	}
+	_, err := ParseLED("17")
+	_, want := Parse(env{"LED": "17"}.get)
+	if err == nil || want == nil || err.Error() != want.Error() {
+		t.Errorf("got %v, want %v", err, want)
 	}
 }

@@ -165,3 +165,40 @@ func durationText(d time.Duration) string {
 	}
 	return d.String()
 }
+
+// The lines of a Raspberry Pi's pin header that are free to use; 0 and 1 are for what is plugged onto it.
+const (
+	firstGPIO = 2
+	lastGPIO  = 27
+)
+
+func led(field func(*Config) *LED) kind {
+	return kind{
+		allowed: fmt.Sprintf("gpio%d to gpio%d, such as gpio17 or gpio17,active-low; led:NAME with a name of /sys/class/leds, such as led:ACT; or empty",
+			firstGPIO, lastGPIO),
+		set: func(c *Config, text string) bool {
+			l, ok := parseLED(text)
+			if ok {
+				*field(c) = l
+			}
+			return ok
+		},
+	}
+}
+
+func parseLED(text string) (l LED, ok bool) {
+	if text == "" {
+		return l, true
+	}
+	if name, isBoard := strings.CutPrefix(text, "led:"); isBoard {
+		l.Board = name
+		// A name, not a path.
+		return l, name != "" && name[0] != '.' && !strings.ContainsFunc(name, func(r rune) bool {
+			return r <= ' ' || r > '~' || r == '/'
+		})
+	}
+	line, isLow := strings.CutSuffix(strings.ToLower(text), ",active-low")
+	l.ActiveLow = isLow
+	number, isGPIO := strings.CutPrefix(line, "gpio")
+	return l, isGPIO && setInt(&l.GPIO, number, 1, firstGPIO, lastGPIO)
+}

@@ -43,6 +43,7 @@ type Set struct {
 	slots []entry
 	free  []int32
 	open  int           // connections, and handshakes under way
+	full  uint64        // times at which open has reached the limit
 	bye   func(*Conn)   // set: the Set is closing, this is how
 	empty chan struct{} // closed when open is 0 after that
 }
@@ -94,6 +95,13 @@ func (s *Set) Len() int {
 	return s.open
 }
 
+// Filled is how often the number of connections has reached the limit.
+func (s *Set) Filled() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.full
+}
+
 // Upgrade answers a WebSocket handshake and takes over its connection, which does nothing until Start. It returns
 // ErrFull before it has answered; otherwise a request that failed has been answered or its connection is closed.
 func (s *Set) Upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
@@ -103,6 +111,9 @@ func (s *Set) Upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 		return nil, ErrFull
 	}
 	s.open++
+	if s.open == s.limits.Connections {
+		s.full++
+	}
 	s.mu.Unlock()
 
 	c, err := s.upgrade(w, r)

@@ -76,10 +76,16 @@ func TestConnectionLimit(t *testing.T) {
 		if got := r.Len(); got != 2 {
 			t.Errorf("%d connections, want 2", got)
 		}
+		if got := r.Filled(); got != 1 {
+			t.Errorf("the limit was reached %d times, want once", got)
+		}
 		first.vanish()
 		wait(t, s.ended, "Closed is called")
 		until(t, "there is room", func() bool { return r.Len() == 1 })
 		third, _ := r.connect()
+		if got := r.Filled(); got != 2 {
+			t.Errorf("the limit was reached %d times, want twice", got)
+		}
 		for _, p := range []*peer{second, third} {
 			p.send(masked(text, "hello"))
 			p.want(opText, "hello")

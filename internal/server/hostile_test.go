@@ -354,6 +354,9 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 	if server, listed := letGo(); server != 1 || listed != 2 {
 		t.Errorf("let_go %d with %d clients, want 1 with 2", server, listed)
 	}
+	if clients, incidents := sv.Load(); clients != 2 || incidents != 1 {
+		t.Errorf("%d clients and %d incidents, want 2 and 1", clients, incidents)
+	}
 	a := sv.request(t, "GET", "/metrics", "", "X-API-Key", testKey)
 	if samples, err := parseMetrics(a.body); err != nil || samples["picloud_let_go_total"] != 1 {
 		t.Errorf("picloud_let_go_total is %v, want 1 (%v)", samples["picloud_let_go_total"], err)

@@ -232,6 +232,12 @@ func (s *Server) Status() string {
 	return count(n.Clients, "client") + ", " + count(n.Events, "event")
 }
 
+// Load is how many clients are connected, and how often since the start one was let go or the connection limit was
+// reached.
+func (s *Server) Load() (clients int, incidents uint64) {
+	return s.hub.Counts().Clients, s.letGo.Load() + s.conns.Filled()
+}
+
 func count(n int, what string) string {
 	if n != 1 {
 		what += "s"

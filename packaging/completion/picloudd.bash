@@ -9,7 +9,12 @@ _picloudd() {
 		_filedir
 		return
 		;;
+	-led-test | --led-test)
+		mapfile -t COMPREPLY < <(compgen -W "$(printf 'gpio%d ' {2..27}; cd /sys/class/leds 2>/dev/null && printf 'led:%s ' *)" -- "$cur")
+		__ltrimcolon_completions "$cur"
+		return
+		;;
 	esac
-	((cword > 1)) || mapfile -t COMPREPLY < <(compgen -W '-check -help -make-key -reload -version' -- "$cur")
+	((cword > 1)) || mapfile -t COMPREPLY < <(compgen -W '-check -help -led-off -led-test -make-key -reload -version' -- "$cur")
 } &&
 	complete -F _picloudd picloudd
