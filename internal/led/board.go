@@ -128,7 +128,7 @@ func readTrigger(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, name := range strings.Fields(string(all)) {
+	for name := range strings.FieldsSeq(string(all)) {
 		if len(name) > 2 && name[0] == '[' && name[len(name)-1] == ']' {
 			return name[1 : len(name)-1], nil
 		}
