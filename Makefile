@@ -5,7 +5,8 @@
 # Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: help run build test setup lint fuzz cross deb apt-repo deploy test-package test-deploy test-pi test-clean clean
+.PHONY: help run build test test-code setup lint fuzz cross deb apt-repo deploy test-package test-systemd test-deploy test-pi \
+	test-clean clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +17,9 @@ run: build ## build and start the server; settings come from the environment
 build: ## build bin/picloudd and bin/picloud
 	@scripts/build bin
 
-test: setup lint ## test everything, race detector on, linters and ARM binaries included
+test: test-code test-package test-systemd ## test everything but deploy and the emulated Pis (as root)
+
+test-code: setup lint ## test the code, race detector on, linters and ARM binaries included
 	CGO_ENABLED=1 go test -race -count=1 -timeout 5m ./...
 	PORT=0 scripts/test-run
 	scripts/fuzz
@@ -46,10 +49,13 @@ deploy: ## install on a Raspberry Pi over ssh: DEPLOY_USER=pi DEPLOY_HOST=raspbe
 test-package: ## test the packages and the apt repository (as root)
 	scripts/test-package
 
+test-systemd: ## test the installed service under a real systemd, in a container (as root)
+	scripts/test-systemd
+
 test-deploy: ## test deploy with a machine in a container (as root)
 	scripts/test-deploy
 
-test-clean: ## make run and make test on a bare bookworm and a bare trixie (as root)
+test-clean: ## make run and make test-code on a bare bookworm and a bare trixie (as root)
 	scripts/test-clean
 
 test-pi: build apt-repo ## boot an emulated Pi 3 and Pi Zero, install with apt, publish and subscribe (as root)
