@@ -71,7 +71,7 @@ func trials(addresses []string) []trial {
 		}},
 	)
 	// All are there, and writable for everyone: nothing but the sandbox is in the way.
-	for _, dir := range []string{"/var/lib/picloud", "/etc/probe", "/var/lib/probe", "/usr/probe", "/run/probe", "/home/probe",
+	for _, dir := range []string{"/var/lib/picloud", "/run/picloudd", "/etc/probe", "/var/lib/probe", "/usr/probe", "/run/probe", "/home/probe",
 		"/opt/probe", "/tmp", "/var/tmp", "/dev/shm"} {
 		list = append(list, trial{"write into " + dir, func() error { return write(dir) }})
 	}
@@ -83,7 +83,8 @@ func trials(addresses []string) []trial {
 		trial{"see other processes", seeProcesses},
 		trial{"see whose files are", seeOwner},
 		trial{"run a shell", func() error { return exec.CommandContext(context.Background(), "/bin/sh", "-c", ":").Run() }},
-		trial{"run a file of its own", runOwn},
+		trial{"run a file of its own in /var/lib/picloud", func() error { return runOwn("/var/lib/picloud") }},
+		trial{"run a file of its own in /run/picloudd", func() error { return runOwn("/run/picloudd") }},
 		trial{"make a file set-user-id", makeSetuid},
 		trial{"make memory that is written and run", makeExecutable},
 		trial{"make a user namespace", makeNamespace},
@@ -161,13 +162,13 @@ func seeOwner() error {
 	return nil
 }
 
-func runOwn() error {
+func runOwn(dir string) error {
 	// A script would need a shell, and be refused for that.
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		return err
 	}
-	path := "/var/lib/picloud/copy"
+	path := dir + "/copy"
 	if err := os.WriteFile(path, self, 0o700); err != nil {
 		return err
 	}
