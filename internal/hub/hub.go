@@ -53,8 +53,14 @@ type subscription struct {
 type event struct {
 	name string
 	mu   sync.Mutex
-	subs []*subscription
+	subs []subscriber
 	dead bool // its last subscriber has left; it is or will be out of the hub's map
+}
+
+// A subscriber is a subscription and where its frames go, side by side: a fan-out reads nothing else.
+type subscriber struct {
+	sink Sink
+	*subscription
 }
 
 // A Hub is safe for concurrent use. Publishers of different events share nothing but a read lock.
@@ -126,7 +132,7 @@ func (h *Hub) Subscribe(c *Client, name []byte, max int) error {
 			continue
 		}
 		s.event, s.index = ev, len(ev.subs)
-		ev.subs = append(ev.subs, s)
+		ev.subs = append(ev.subs, subscriber{c.sink, s})
 		ev.mu.Unlock()
 		break
 	}
@@ -169,8 +175,8 @@ func (h *Hub) Publish(b *Batch, name, frame []byte) int {
 		return 0
 	}
 	ev.mu.Lock()
-	for _, s := range ev.subs {
-		b.Queue(s.client.sink, frame)
+	for i := range ev.subs {
+		b.Queue(ev.subs[i].sink, frame)
 	}
 	n := len(ev.subs)
 	ev.mu.Unlock()
@@ -220,7 +226,7 @@ func (h *Hub) drop(s *subscription) {
 	last := len(ev.subs) - 1
 	ev.subs[s.index] = ev.subs[last]
 	ev.subs[s.index].index = s.index
-	ev.subs[last] = nil
+	ev.subs[last] = subscriber{}
 	ev.subs = ev.subs[:last]
 	switch {
 	case last == 0:
