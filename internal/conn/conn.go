@@ -55,35 +55,36 @@ const (
 
 // A Conn is one WebSocket connection. All exported methods are safe for concurrent use, and none of them waits.
 type Conn struct {
+	// What a delivery touches comes first, in as few cache lines as it can.
+	mu      sync.Mutex
+	writing bool   // a goroutine is in write: it alone takes from out
+	stalled bool   // the socket takes no more; the poller (TLS: the writer) goes on
+	again   bool   // the socket became writable since the write began
+	cut     bool   // the queue is to be cut when the write under way returns
+	dead    bool   // nothing is to be done with sock any more; it is closed when users is 0
+	stuck   bool   // stalled, at the last ping
+	users   int32  // calls into sock under way, one until Start returns and one until Closed has been called
+	batch   uint64 // the last batch number seen, see hub.Sink
+	why     error  // set: the connection is being closed, nothing more is queued
+	out     outbox
+	taken   uint64      // bytes that the socket has taken in all
+	pinged  uint64      // taken, at the last ping
+	goodbye []byte      // the close frame, with why
+	timer   *time.Timer // bounds the closing
+
+	sock    socket
 	set     *Set
 	handler Handler
-	sock    socket
 	addr    string
-	slot    int // place in the set
-	secure  bool
+	slot    int  // place in the set
+	secure  bool // sock is a TLS connection
 
 	state atomic.Int32
 
 	// Of the reading side only: whoever set state to awake.
+	ended   bool // Closed has been called, input is thrown away
 	gather  gather
 	partial []byte // what was read of an unfinished message, from its first byte
-	ended   bool   // Closed has been called, input is thrown away
-
-	mu      sync.Mutex
-	out     outbox
-	batch   uint64      // the last batch number seen, see hub.Sink
-	taken   uint64      // bytes that the socket has taken in all
-	pinged  uint64      // taken, at the last ping
-	stuck   bool        // stalled, at the last ping
-	why     error       // set: the connection is being closed, nothing more is queued
-	goodbye []byte      // the close frame, with why
-	timer   *time.Timer // bounds the closing
-	users   int         // calls into sock under way, one until Start returns and one until Closed has been called
-	writing bool        // a goroutine is in write: it alone takes from out
-	stalled bool        // the socket takes no more; the poller (TLS: the writer) goes on
-	again   bool        // the socket became writable since the write began
-	cut     bool        // the queue is to be cut when the write under way returns
-	dead    bool        // nothing is to be done with sock any more; it is closed when users is 0
 }
 
 // Addr is the client's address, "192.168.99.1:62178", or "local" for one of a Unix socket.
@@ -112,21 +113,28 @@ func (c *Conn) Queue(frame []byte, batch uint64) bool {
 // Flush writes what is queued, as far as the socket takes it now; the rest follows by itself.
 func (c *Conn) Flush() {
 	c.mu.Lock()
+	c.flush()
+	c.mu.Unlock()
+}
+
+// flush is Flush with mu held, which it gives up while it writes.
+func (c *Conn) flush() {
 	if c.writing || c.stalled || c.dead || c.out.size == 0 {
-		c.mu.Unlock()
 		return
 	}
 	c.writing = true
 	c.users++
-	if c.secure {
-		// Its writes wait, so they have a goroutine of their own and count as a stall until all is out.
-		c.stalled = true
-		c.set.wg.Go(c.write)
-		c.mu.Unlock()
+	if !c.secure {
+		c.write()
 		return
 	}
-	c.mu.Unlock()
-	c.write()
+	// Its writes wait, so they have a goroutine of their own and count as a stall until all is out.
+	c.stalled = true
+	c.set.wg.Go(func() {
+		c.mu.Lock()
+		c.write()
+		c.mu.Unlock()
+	})
 }
 
 // Idle reports whether everything queued has been given to the socket.
@@ -144,21 +152,18 @@ func (c *Conn) Close(code int, reason string) {
 	c.ready(true, false)
 }
 
-var stores = sync.Pool{New: func() any { return new([8][]byte) }}
+// maxSlices is how many slices one system call writes.
+const maxSlices = 8
 
-// write is run with writing set, by the goroutine that set it, and with one of users.
+// write is run with writing set, by the goroutine that set it, and with one of users. It needs mu, and gives it up while
+// it writes.
 func (c *Conn) write() {
-	store := stores.Get().(*[8][]byte) // it would escape
-	defer stores.Put(store)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	defer c.leave()
 	for c.out.size > 0 && !c.dead {
+		var store [maxSlices][]byte
 		bufs := c.out.head(store[:0])
 		c.again = false
 		c.mu.Unlock()
 		n, err := c.sock.write(bufs)
-		clear(bufs)
 		c.mu.Lock()
 		if c.dead {
 			break
@@ -181,6 +186,7 @@ func (c *Conn) write() {
 			if c.out.behind() > c.set.limits.QueueBytes && c.why == nil {
 				c.letGo(ErrTooSlow)
 			}
+			c.leave()
 			return
 		}
 		if err != nil {
@@ -192,9 +198,10 @@ func (c *Conn) write() {
 	if c.out.size == 0 && c.goodbye != nil && !c.dead {
 		c.timer.Reset(answerGrace)
 		c.mu.Unlock()
-		c.sock.closeWrite() // TLS may wait here
+		c.sock.closeWrite()
 		c.mu.Lock()
 	}
+	c.leave()
 }
 
 // ready is the poller's word that the socket may be read, or takes bytes again.
@@ -203,16 +210,14 @@ func (c *Conn) ready(read, write bool) {
 	if read {
 		c.kick()
 	}
-	resume := false
 	if write {
 		c.again = true
-		resume = c.stalled && !c.writing && !c.dead
-		c.stalled = c.stalled && !resume
+		if c.stalled && !c.writing && !c.dead {
+			c.stalled = false
+			c.flush()
+		}
 	}
 	c.mu.Unlock()
-	if resume {
-		c.Flush()
-	}
 }
 
 // ping queues a ping, so that the peer's kernel has something to acknowledge, and lets go of a connection that has taken
@@ -227,8 +232,8 @@ func (c *Conn) ping() {
 		c.out.push(pingFrame, c.stalled)
 	}
 	c.pinged, c.stuck = c.taken, c.stalled
+	c.flush()
 	c.mu.Unlock()
-	c.Flush()
 }
 
 var pingFrame = appendFrame(nil, opPing, nil)
@@ -241,11 +246,10 @@ const replyBytes = 16 << 10
 func (c *Conn) reply(frame []byte) {
 	c.Queue(frame, 0)
 	c.mu.Lock()
-	flush := c.out.size >= replyBytes
-	c.mu.Unlock()
-	if flush {
-		c.Flush()
+	if c.out.size >= replyBytes {
+		c.flush()
 	}
+	c.mu.Unlock()
 }
 
 // sayGoodbye queues a close frame as the last of all and notes why. Only the first goodbye counts.

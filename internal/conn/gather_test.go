@@ -105,7 +105,7 @@ func newLine(t testing.TB, s *Set, early []byte) *line {
 		t.Fatal(err)
 	}
 	l := &line{t: t, peer: fds[1]}
-	l.conn = reserve(s, plain{fds[0]}, early)
+	l.conn = reserve(s, socket{fd: fds[0]}, early)
 	l.conn.Start(l)
 	s.wg.Wait()
 	return l

@@ -218,7 +218,7 @@ func (c *Conn) discard() {
 	for {
 		c.mu.Lock()
 		dead := c.dead
-		if s, ok := c.sock.(secure); ok && !dead {
+		if s, ok := c.sock.stream.(secure); ok && !dead {
 			s.NetConn().SetReadDeadline(time.Now().Add(flushGrace + answerGrace))
 		}
 		c.mu.Unlock()

@@ -2,7 +2,6 @@ package conn
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -137,12 +136,12 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	if _, ok := nc.RemoteAddr().(*net.UnixAddr); ok {
 		addr = "local"
 	}
-	_, isTLS := nc.(*tls.Conn)
 	sock, err := newSocket(nc, s.limits.PeerTimeout)
 	if err != nil {
 		nc.Close()
 		return nil, err
 	}
+	_, isTLS := sock.stream.(secure)
 	return &Conn{set: s, sock: sock, addr: addr, secure: isTLS, partial: hs.early, users: 2}, nil
 }
 
@@ -168,9 +167,9 @@ func (c *Conn) Start(h Handler) {
 	bye := s.bye
 	s.mu.Unlock()
 
-	if p, ok := c.sock.(plain); ok {
+	if c.sock.stream == nil {
 		// Edge-triggered and registered once: a rest costs no system call.
-		if err := s.control(p.fd, &event); err != nil {
+		if err := s.control(c.sock.fd, &event); err != nil {
 			c.mu.Lock()
 			c.fail(err)
 			c.mu.Unlock()

@@ -324,7 +324,7 @@ func TestConnectionThatIsCutOffWhileItStarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fds[1])
-	c := reserve(s, plain{fds[0]}, nil)
+	c := reserve(s, socket{fd: fds[0]}, nil)
 	s.raw = hooked{raw, func() {
 		s.mu.Lock()
 		conns := s.conns()
@@ -349,7 +349,7 @@ func TestConnectionThatIsCutOffWhileItStarts(t *testing.T) {
 	}
 }
 
-// A scripted socket is the machine's edge where a test has to decide what happens between a system call and its caller.
+// A scripted stream is the machine's edge where a test has to decide what happens between a system call and its caller.
 type scripted struct {
 	t       *testing.T
 	onWrite func(bufs [][]byte) (int, error)
@@ -398,7 +398,7 @@ func TestSocketTakesBytesAgainBeforeTheStallIsNoted(t *testing.T) {
 		}
 		return total(bufs), nil
 	}}
-	c = reserve(s, sock, nil)
+	c = reserve(s, socket{stream: sock}, nil)
 	c.Start(&line{t: t, conn: c})
 	s.wg.Wait()
 	c.Queue(appendFrame(nil, opText, []byte("hello")), 1)
@@ -425,7 +425,7 @@ func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
 		written = append(written, total(bufs))
 		return total(bufs), nil
 	}}
-	c = reserve(s, sock, nil)
+	c = reserve(s, socket{stream: sock}, nil)
 	c.Start(&line{t: t, conn: c})
 	s.wg.Wait()
 	if !c.Queue(appendFrame(nil, opText, []byte("first")), 1) || c.Queue(appendFrame(nil, opText, nil), 1) {
@@ -443,7 +443,7 @@ func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
 func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	s := lines(t, 1000)
 	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) { return total(bufs), nil }}
-	c := reserve(s, sock, nil)
+	c := reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
 	s.wg.Wait()
@@ -487,7 +487,7 @@ func TestReasonIsTheFirst(t *testing.T) {
 	var c *Conn
 	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) { return total(bufs), nil }}
 	sock.onRead = func([]byte) (int, error) { c.Close(1001, ""); return 0, nil }
-	c = reserve(s, sock, nil)
+	c = reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
 	s.wg.Wait()
@@ -506,7 +506,7 @@ func TestStallThatHasJustBegunIsNotLetGo(t *testing.T) {
 		}
 		return total(bufs), nil
 	}}
-	c := reserve(s, sock, nil)
+	c := reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
 	s.wg.Wait()
@@ -549,7 +549,7 @@ func TestFloodOfPingsIsBounded(t *testing.T) {
 			return copy(p, pings), nil
 		},
 	}
-	c = reserve(s, sock, nil)
+	c = reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
 	s.wg.Wait()
@@ -564,7 +564,7 @@ func TestBrokenSocketEndsTheConnection(t *testing.T) {
 	s := lines(t, 1000)
 	broken := errors.New("broken")
 	sock := &scripted{t: t, onWrite: func([][]byte) (int, error) { return 3, broken }}
-	c := reserve(s, sock, nil)
+	c := reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
 	s.wg.Wait()

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,9 +16,16 @@ import (
 // errAgain says that a read or write would have to wait.
 var errAgain = errors.New("try again")
 
-// A socket moves bytes. Its calls are safe beside each other, but not after close.
-type socket interface {
-	// read returns errAgain or waits when there is nothing, io.EOF as (0, nil) at the end.
+// A socket is a non-blocking descriptor that no other part of the program knows or, where that is not enough, a stream.
+// It is a value, so that a delivery finds it in the connection itself.
+type socket struct {
+	fd     int
+	stream stream // nil: the descriptor
+}
+
+// A stream moves bytes. Its calls are safe beside each other, but not after close.
+type stream interface {
+	// read returns errAgain or waits when there is nothing, (0, nil) or io.EOF at the end.
 	read(p []byte) (int, error)
 	// write may write less than all; it returns errAgain or waits when the kernel takes no more.
 	write(bufs [][]byte) (int, error)
@@ -29,51 +38,91 @@ type socket interface {
 	close()
 }
 
-// A plain socket is a non-blocking descriptor that no other part of the program knows.
-type plain struct{ fd int }
-
-func (s plain) read(p []byte) (int, error) {
+func (s socket) read(p []byte) (int, error) {
+	if s.stream != nil {
+		return s.stream.read(p)
+	}
 	for {
-		n, err := unix.Read(s.fd, p)
-		switch err {
-		case nil:
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, errAgain
+		default:
+			return 0, fmt.Errorf("read: %w", errno)
+		}
+	}
+}
+
+// write takes from 1 to maxSlices buffers.
+func (s socket) write(bufs [][]byte) (int, error) {
+	if s.stream != nil {
+		return s.stream.write(slices.Clone(bufs)) // a clone, so that bufs itself stays on its stack
+	}
+	for {
+		n, errno := writeNow(s.fd, bufs)
+		switch errno {
+		case 0:
 			return n, nil
 		case unix.EINTR:
 		case unix.EAGAIN:
 			return 0, errAgain
 		default:
-			return 0, fmt.Errorf("read: %w", err)
+			return 0, fmt.Errorf("write: %w", errno)
 		}
 	}
 }
 
-func (s plain) write(bufs [][]byte) (int, error) {
-	for {
-		var n int
-		var err error
-		if len(bufs) == 1 {
-			n, err = unix.Write(s.fd, bufs[0])
-		} else {
-			n, err = unix.Writev(s.fd, bufs)
-		}
-		switch err {
-		case nil:
-			return n, nil
-		case unix.EINTR:
-		case unix.EAGAIN:
-			return 0, errAgain
-		default:
-			return 0, fmt.Errorf("write: %w", err)
-		}
+// writeNow makes one system call. Like read it does not tell Go's scheduler, which a call that never waits need not
+// trouble.
+func writeNow(fd int, bufs [][]byte) (int, syscall.Errno) {
+	if len(bufs) == 1 {
+		b := bufs[0]
+		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		return int(n), errno
+	}
+	var vec [maxSlices]unix.Iovec
+	for i, b := range bufs {
+		vec[i].Base = unsafe.SliceData(b)
+		vec[i].SetLen(len(b))
+	}
+	n, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&vec)), uintptr(len(bufs)))
+	return int(n), errno
+}
+
+func (s socket) closeWrite() {
+	if s.stream != nil {
+		s.stream.closeWrite()
+		return
+	}
+	unix.Shutdown(s.fd, unix.SHUT_WR)
+}
+
+func (s socket) interrupt() {
+	if s.stream != nil { // another does not wait
+		s.stream.interrupt()
 	}
 }
 
-func (s plain) closeWrite() { unix.Shutdown(s.fd, unix.SHUT_WR) }
-func (s plain) interrupt()  {} // they do not wait
-func (s plain) abort()      { unix.Shutdown(s.fd, unix.SHUT_RDWR) }
-func (s plain) close()      { unix.Close(s.fd) }
+func (s socket) abort() {
+	if s.stream != nil {
+		s.stream.abort()
+		return
+	}
+	unix.Shutdown(s.fd, unix.SHUT_RDWR)
+}
 
-// A secure socket is a TLS connection: Go's TLS waits, so each end of it has a goroutine while it is in use.
+func (s socket) close() {
+	if s.stream != nil {
+		s.stream.close()
+		return
+	}
+	unix.Close(s.fd)
+}
+
+// A secure stream is a TLS connection: Go's TLS waits, so each end of it has a goroutine while it is in use.
 type secure struct{ *tls.Conn }
 
 func (s secure) read(p []byte) (int, error) { return s.Read(p) }
@@ -103,11 +152,11 @@ func newSocket(nc net.Conn, peerTimeout time.Duration) (socket, error) {
 	}
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
-		return nil, fmt.Errorf("connection of type %T has no descriptor", nc)
+		return socket{}, fmt.Errorf("connection of type %T has no descriptor", nc)
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return nil, err
+		return socket{}, err
 	}
 	fd := -1
 	cerr := raw.Control(func(p uintptr) {
@@ -121,11 +170,11 @@ func newSocket(nc net.Conn, peerTimeout time.Duration) (socket, error) {
 		}
 	})
 	if err = errors.Join(cerr, err); err != nil {
-		return nil, fmt.Errorf("take over descriptor: %w", err)
+		return socket{}, fmt.Errorf("take over descriptor: %w", err)
 	}
 	if isTLS {
-		return secure{tc}, nil
+		return socket{stream: secure{tc}}, nil
 	}
 	nc.Close()
-	return plain{fd}, nil
+	return socket{fd: fd}, nil
 }
