@@ -134,7 +134,7 @@ func newWebSocket(src *source, messageLimit int64) *websocket.Conn {
 }
 
 var engineUpgrader = websocket.Upgrader{
-	ReadBufferSize:  128, // frames are in memory already
+	ReadBufferSize:  1024, // frames are in memory already
 	WriteBufferPool: new(sync.Pool),
 }
 

@@ -1,0 +1,32 @@
+package conn
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// BenchmarkMessage is what one message costs between the socket's buffer and the handler.
+func BenchmarkMessage(b *testing.B) {
+	s, err := New(Limits{Connections: 1, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := &Conn{set: s, handler: nobody{}}
+	r := newReader()
+	message := masked(text, strings.Repeat("x", 160))
+	in := make([]byte, len(message))
+	b.ReportAllocs()
+	for b.Loop() {
+		copy(in, message)
+		if err := c.handle(r, in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+type nobody struct{}
+
+func (nobody) Receive(bool, []byte) {}
+func (nobody) Rest()                {}
+func (nobody) Closed(error)         {}
