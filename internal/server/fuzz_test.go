@@ -254,3 +254,16 @@ func readableID(message []byte) (id string, sure bool) {
 	}
 	return id, false
 }
+
+// FuzzQuery: query finds what net/url finds.
+func FuzzQuery(f *testing.F) {
+	for _, q := range []string{"", "a=1", "b=2&a=1&a=3", "a", "&&a=%41+b", "a=%zz&a=2", "%61=1", "a=1;b=2&a=3", "a=b=c", "=x", "a&a=1"} {
+		f.Add(q, "a")
+	}
+	f.Fuzz(func(t *testing.T, raw, name string) {
+		r := &http.Request{URL: &url.URL{RawQuery: raw}}
+		if got, want := query(r, name), r.URL.Query().Get(name); got != want {
+			t.Errorf("%q of %q: got %q, want %q", name, raw, got, want)
+		}
+	})
+}

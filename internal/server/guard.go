@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -105,13 +106,29 @@ func key(r *http.Request) string {
 	if k := r.Header.Get("X-API-Key"); k != "" {
 		return k
 	}
-	if r.URL.RawQuery != "" {
-		if k := r.URL.Query().Get("apiKey"); k != "" {
-			return k
-		}
+	if k := query(r, "apiKey"); k != "" {
+		return k
 	}
 	if scheme, k, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(k)
+	}
+	return ""
+}
+
+// query returns the first value of a name in a request's query, as r.URL.Query().Get does, without making a map of all.
+func query(r *http.Request, name string) string {
+	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
+		if strings.Contains(pair, ";") {
+			continue
+		}
+		key, value, _ := strings.Cut(pair, "=")
+		key, err := url.QueryUnescape(key)
+		if err != nil || key != name || pair == "" {
+			continue
+		}
+		if value, err = url.QueryUnescape(value); err == nil {
+			return value
+		}
 	}
 	return ""
 }
@@ -155,7 +172,7 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request) bool {
 func named(w http.ResponseWriter, r *http.Request) (string, bool) {
 	name := r.Header.Get("X-API-Client-Name")
 	if name == "" {
-		name = r.URL.Query().Get("clientName")
+		name = query(r, "clientName")
 	}
 	if err := wire.CheckName(name); err != nil {
 		refuse(w, http.StatusBadRequest, err.Error()+": header X-API-Client-Name or query clientName")
