@@ -25,6 +25,25 @@ func BenchmarkMessage(b *testing.B) {
 	}
 }
 
+// BenchmarkPong is what each client's answer to a ping costs.
+func BenchmarkPong(b *testing.B) {
+	s, err := New(Limits{Connections: 1, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := &Conn{set: s, handler: nobody{}}
+	r := newReader()
+	pong := masked(finBit|opPong, "")
+	in := make([]byte, len(pong))
+	b.ReportAllocs()
+	for b.Loop() {
+		copy(in, pong)
+		if err := c.handle(r, in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 type nobody struct{}
 
 func (nobody) Receive(bool, []byte) {}

@@ -23,6 +23,8 @@ type reader struct {
 	msg []byte // one unmasked message
 	src source
 	ws  *websocket.Conn
+
+	none [1]byte // where the payload of emptyMessage would go
 }
 
 const (
@@ -58,17 +60,24 @@ func (r *reader) message(c *Conn, frames []byte) (binary bool, p []byte, err err
 	}
 }
 
-// control gives gorilla one control frame, which it answers.
+// control gives gorilla one control frame, which it answers. Behind it lies an empty message: gorilla goes on reading
+// after a control frame, and an end there would be an error, which is final.
 func (r *reader) control(c *Conn, frame []byte) error {
-	ws := r.attach(c, frame)
+	r.msg = append(append(r.msg[:0], frame...), emptyMessage...)
+	ws := r.attach(c, r.msg)
 	defer r.detach()
-	_, _, err := ws.NextReader()
-	r.ws = nil // it asked for the next frame, and its errors are final
-	if err == errDry {
-		return nil
+	_, body, err := ws.NextReader()
+	if err == nil {
+		if _, err = body.Read(r.none[:]); err == io.EOF {
+			return nil
+		}
 	}
+	r.ws = nil
 	return err
 }
+
+// emptyMessage is a whole text frame without a payload, masked with zeros.
+var emptyMessage = []byte{finBit | opText, maskBit, 0, 0, 0, 0}
 
 func (r *reader) attach(c *Conn, frames []byte) *websocket.Conn {
 	r.src.conn, r.src.frames = c, frames
