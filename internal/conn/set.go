@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -266,6 +267,7 @@ func (s *Set) pingAll(ctx context.Context) {
 	tick := time.NewTicker(s.limits.PingEvery / pingTurns)
 	defer tick.Stop()
 	var conns []*Conn
+	var house housekeeping
 	for turn := 0; ; turn = (turn + 1) % pingTurns {
 		select {
 		case <-ctx.Done():
@@ -273,6 +275,7 @@ func (s *Set) pingAll(ctx context.Context) {
 		case <-tick.C:
 		}
 		s.mu.Lock()
+		open := s.open
 		for i := turn; i < len(s.slots); i += pingTurns {
 			if c := s.slots[i].conn; c != nil {
 				conns = append(conns, c)
@@ -284,8 +287,42 @@ func (s *Set) pingAll(ctx context.Context) {
 		}
 		clear(conns)
 		conns = conns[:0]
+		if house.due(open) {
+			debug.FreeOSMemory()
+		}
 	}
 }
+
+// A housekeeping tells when memory is to be given back to the kernel: after a crowd has come, whose handshakes took more
+// than what they leave, or has gone. Go's own collector does it within some minutes, which on a machine of 512 MB can be
+// late.
+type housekeeping struct {
+	done  int // connections when it was last due
+	last  int // a turn ago
+	turns int // since it was last due
+}
+
+// A crowd is so many connections more or less; a few that still come do not matter. There are turnsApart turns at least
+// between two collections, which take the longer the more connections there are.
+const (
+	crowd      = 500
+	straggling = 50
+	turnsApart = 5
+)
+
+// due is asked once in a turn, with the number of connections.
+func (h *housekeeping) due(open int) bool {
+	settled := abs(open-h.last) < straggling
+	h.last = open
+	h.turns++
+	if !settled || abs(open-h.done) < crowd || h.turns < turnsApart {
+		return false
+	}
+	h.done, h.turns = open, 0
+	return true
+}
+
+func abs(n int) int { return max(n, -n) }
 
 // Close closes every connection, and those that still come, with code and reason: what is queued goes out first. When
 // ctx ends the rest is cut off. Run must go on until Close has returned, with all connections gone and every

@@ -671,3 +671,22 @@ func TestConnectionsLeaveNoDescriptorBehind(t *testing.T) {
 		until(t, "there are no more descriptors than before", func() bool { return len(descriptors()) <= len(before) })
 	}
 }
+
+func TestMemoryIsGivenBackOnceACrowdHasSettled(t *testing.T) {
+	var h housekeeping
+	var due []int
+	for turn, open := range []int{
+		0, 0, 10, 30, 20, // some
+		400, 2000, 4000, 5000, 5010, 5020, 5030, // a crowd comes: due when it has settled
+		4800, 4750, 4760, 4700, 4700, 4700, // some go
+		2000, 100, 60, 60, 60, 60, // it goes
+		600, 600, 600, 600, 600, 600, // another one: due when the last time is long enough ago
+	} {
+		if h.due(open) {
+			due = append(due, turn)
+		}
+	}
+	if want := []int{9, 20, 25}; !slices.Equal(due, want) {
+		t.Errorf("due in the turns %v, want %v", due, want)
+	}
+}
