@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"picloud/internal/conn"
@@ -174,6 +176,32 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	metric("uptime_seconds", "gauge", "Time since the start.", st.UptimeSeconds)
 	metric("goroutines", "gauge", "Goroutines of the process.", runtime.NumGoroutine())
 	metric("memory_bytes", "gauge", "Memory that the Go runtime has from the system.", mem.Sys-mem.HeapReleased)
+	if bytes, err := residentBytes(); err == nil {
+		metric("resident_bytes", "gauge", "Memory of the process that is in RAM.", bytes)
+	}
+	metric("cpu_seconds_total", "counter", "Processor time of the process.", cpuSeconds())
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	w.Write([]byte(b.String()))
+}
+
+// residentBytes reads statm, proc(5).
+func residentBytes() (int, error) {
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, err
+	}
+	var total, resident int
+	if _, err := fmt.Sscan(string(text), &total, &resident); err != nil {
+		return 0, err
+	}
+	return resident * os.Getpagesize(), nil
+}
+
+// cpuSeconds is user and system time together.
+func cpuSeconds() float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic("server: getrusage: " + err.Error()) // fails for wrong arguments only, getrusage(2)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 }

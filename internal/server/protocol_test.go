@@ -1210,7 +1210,7 @@ func TestMetricsArePrometheusText(t *testing.T) {
 			t.Errorf("%s is %v (there: %t), want %v", name, got, ok, want)
 		}
 	}
-	for _, name := range []string{"picloud_goroutines", "picloud_memory_bytes"} {
+	for _, name := range []string{"picloud_goroutines", "picloud_memory_bytes", "picloud_resident_bytes", "picloud_cpu_seconds_total"} {
 		if samples[name] <= 0 {
 			t.Errorf("%s is %v", name, samples[name])
 		}
