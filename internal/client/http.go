@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"picloud/internal/wire"
@@ -66,6 +68,27 @@ func (c *Client) InfoJSON(ctx context.Context) (json.RawMessage, error) {
 		return nil, fmt.Errorf("info: %w", errNotPiCloud)
 	}
 	return raw, nil
+}
+
+// Metrics returns the server's figures by their names, those with labels left out.
+func (c *Client) Metrics(ctx context.Context) (map[string]float64, error) {
+	resp, err := c.request(ctx, http.MethodGet, "/metrics", nil, http.StatusOK)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", plain(err))
+	}
+	figures := make(map[string]float64)
+	for line := range strings.Lines(string(text)) {
+		name, number, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if value, err := strconv.ParseFloat(number, 64); err == nil && !strings.Contains(name, "{") {
+			figures[name] = value
+		}
+	}
+	return figures, nil
 }
 
 // request asks until the server is not too busy. The caller closes the response's body.

@@ -42,36 +42,13 @@ type session struct {
 
 // open dials and shakes hands.
 func (c *Client) open(ctx context.Context) (*session, error) {
-	limited, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	var l *link
-	stop := func() bool { return true }
-	dialer := websocket.Dialer{
-		NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := c.dial(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			// gorilla looks at the deadline of ctx, not at its end.
-			stop = context.AfterFunc(ctx, func() { conn.Close() })
-			l = &link{Conn: conn}
-			return l, nil
-		},
-		WriteBufferSize: batchBytes,
-	}
-	// dial speaks TLS where it must, so gorilla need not know.
-	ws, resp, err := dialer.DialContext(limited, "ws://"+c.address.host+"/subscribe", c.header.Clone())
-	if !stop() {
-		if err == nil {
-			ws.Close()
-		}
-		err = context.Cause(limited)
-	}
-	if errors.Is(err, websocket.ErrBadHandshake) {
-		err = statusError(resp, c.options.Key == "")
-	}
+	l := new(link)
+	ws, err := c.handshake(ctx, websocket.Dialer{WriteBufferSize: batchBytes}, func(conn net.Conn) net.Conn {
+		l.Conn = conn
+		return l
+	})
 	if err != nil {
-		return nil, connectError(c.address, err)
+		return nil, err
 	}
 	l.begin()
 	s := &session{
@@ -91,6 +68,37 @@ func (c *Client) open(ctx context.Context) (*session, error) {
 	})
 	ws.SetCloseHandler(func(int, string) error { return nil }) // the writer answers
 	return s, nil
+}
+
+// handshake opens a WebSocket over what wrap makes of the connection.
+func (c *Client) handshake(ctx context.Context, dialer websocket.Dialer, wrap func(net.Conn) net.Conn) (*websocket.Conn, error) {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	stop := func() bool { return true }
+	dialer.NetDialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := c.dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		// gorilla looks at the deadline of ctx, not at its end.
+		stop = context.AfterFunc(ctx, func() { conn.Close() })
+		return wrap(conn), nil
+	}
+	// dial speaks TLS where it must, so gorilla need not know.
+	ws, resp, err := dialer.DialContext(limited, "ws://"+c.address.host+"/subscribe", c.header.Clone())
+	if !stop() {
+		if err == nil {
+			ws.Close()
+		}
+		err = context.Cause(limited)
+	}
+	if errors.Is(err, websocket.ErrBadHandshake) {
+		err = statusError(resp, c.options.Key == "")
+	}
+	if err != nil {
+		return nil, connectError(c.address, err)
+	}
+	return ws, nil
 }
 
 // Receipt is a message on its way.
