@@ -34,8 +34,9 @@ func (c *Client) Dial(ctx context.Context) (*Bare, error) {
 	return &Bare{ws: ws, buf: make([]byte, 512)}, nil
 }
 
-// Write sends one message. It blocks while the server takes nothing.
+// Write sends one message. While the server takes nothing it blocks, for 10 s at most.
 func (b *Bare) Write(message []byte) error {
+	b.ws.SetWriteDeadline(time.Now().Add(patience))
 	if err := b.ws.WriteMessage(websocket.TextMessage, message); err != nil {
 		return closeError(err)
 	}
@@ -78,3 +79,14 @@ func (b *Bare) Close() {
 
 // Abort ends the connection at once, and with it every Read and Write.
 func (b *Bare) Abort() { b.ws.NetConn().Close() }
+
+// Local says whether both ends are on this machine.
+func (b *Bare) Local() bool {
+	conn := b.ws.NetConn()
+	here, ok := conn.LocalAddr().(*net.TCPAddr)
+	if !ok {
+		return conn.LocalAddr().Network() == "unix"
+	}
+	there, ok := conn.RemoteAddr().(*net.TCPAddr)
+	return ok && here.IP.Equal(there.IP)
+}
