@@ -15,14 +15,24 @@ type settings struct {
 	json           bool
 	count          int
 	help, version  bool
+	bench          load
 
 	terminal bool // the output is one
+	watched  bool // stderr is one
 }
 
 // takes says which flags belong to some commands only.
 var takes = map[string][]string{
-	"json": {"pub", "sub", "info"},
+	"json": {"pub", "sub", "info", "bench"},
 	"n":    {"sub"},
+	"name": {"pub", "sub", "info", "version", "help"},
+
+	"subscribers": {"bench"},
+	"size":        {"bench"},
+	"window":      {"bench"},
+	"rate":        {"bench"},
+	"duration":    {"bench"},
+	"messages":    {"bench"},
 }
 
 // parse takes flags before, between and after the words. After -- all are words, and so are
@@ -35,14 +45,24 @@ func parse(args []string) (settings, []string, error) {
 	flags.StringVar(&s.key, "key", "", "")
 	flags.StringVar(&s.name, "name", "", "")
 	flags.BoolVar(&s.json, "json", false, "")
-	flags.Func("n", "", func(text string) error {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 {
-			return errors.New("a count of 1 or more is needed")
-		}
-		s.count = n
-		return nil
-	})
+	count := func(name string, to *int) {
+		flags.Func(name, "", func(text string) error {
+			n, err := strconv.Atoi(text)
+			if err != nil || n < 1 {
+				return errors.New("a count of 1 or more is needed")
+			}
+			*to = n
+			return nil
+		})
+	}
+	count("n", &s.count)
+	s.bench = defaultLoad
+	count("subscribers", &s.bench.subscribers)
+	count("size", &s.bench.size)
+	count("window", &s.bench.window)
+	count("rate", &s.bench.rate)
+	count("messages", &s.bench.messages)
+	flags.DurationVar(&s.bench.duration, "duration", s.bench.duration, "")
 	flags.BoolVar(&s.version, "version", false, "")
 	flags.BoolVar(&s.help, "help", false, "")
 	flags.BoolVar(&s.help, "h", false, "")

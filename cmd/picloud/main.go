@@ -1,4 +1,4 @@
-// Command picloud publishes to a PiCloud server, subscribes to its events and shows who is connected.
+// Command picloud publishes to a PiCloud server, subscribes to its events, shows who is connected and measures it.
 package main
 
 import (
@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	s.url = cmp.Or(s.url, getenv("PICLOUD_URL"), defaultURL(localSocket))
 	s.key = cmp.Or(s.key, getenv("API_KEY"))
 	s.name = cmp.Or(s.name, getenv("PICLOUD_NAME"))
-	s.terminal = isTerminal(stdout)
+	s.terminal, s.watched = isTerminal(stdout), isTerminal(stderr)
 	stdout = output{stdout}
 	stderr = &lines{w: stderr}
 
@@ -101,6 +101,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = sub(ctx, s, words, stdout, stderr)
 	case command == "info":
 		err = info(ctx, s, words, stdout, stderr)
+	case command == "bench":
+		err = bench(ctx, s, words, stdout, stderr)
 	case command == "":
 		err = usageError{"which command? pub, sub and info are the usual ones; picloud help tells of all"}
 	default:

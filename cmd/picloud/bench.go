@@ -1,0 +1,327 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"picloud/internal/client"
+	"picloud/internal/wire"
+)
+
+// load is how much a bench does.
+type load struct {
+	subscribers int // 0: the scenario's own
+	size        int // bytes of data
+	window      int // messages on their way, where rate does not set the pace
+	rate        int // messages a second
+	messages    int // 0: as many as there is time for
+	duration    time.Duration
+}
+
+var defaultLoad = load{size: 128, window: 32, rate: 20, duration: 10 * time.Second}
+
+const (
+	minSize  = 48      // a number and a time
+	maxQueue = 1 << 20 // MAX_QUEUE_BYTES of a server that was not told otherwise
+	envelope = 256     // bytes of a delivery that are not its data, about
+)
+
+type scenario struct {
+	name        string
+	subscribers int
+	run         func(*benchmark, context.Context, *result) error
+}
+
+// scenarios are in the order in which they run: memory before what leaves the server with memory to use again.
+var scenarios = []scenario{
+	{"memory", 500, (*benchmark).memory},
+	{"connect", 500, (*benchmark).connect},
+	{"fanout", 100, (*benchmark).fanout},
+	{"pairs", 100, (*benchmark).pairs},
+	{"latency", 100, (*benchmark).latency},
+}
+
+// benchmark is a server that is measured.
+type benchmark struct {
+	load
+	c    *client.Client
+	name string // of its events and clients, and of nobody else's
+	bar  bar
+}
+
+func bench(ctx context.Context, s settings, words []string, stdout, stderr io.Writer) error {
+	chosen, err := choose(words)
+	if err != nil {
+		return err
+	}
+	if err := s.bench.check(); err != nil {
+		return err
+	}
+	s.name = "bench-" + strings.ToLower(rand.Text()[:8])
+	c, err := connect(s, stderr, client.Options{})
+	if err != nil {
+		return err
+	}
+	var info wire.Info
+	err = oneRequest(ctx, func(ctx context.Context) (err error) {
+		info, err = c.Info(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	room, err := roomFor(s.bench.subscribers, info.Server)
+	if err != nil {
+		return err
+	}
+	for i := range chosen {
+		chosen[i].subscribers = min(room, cmp.Or(s.bench.subscribers, chosen[i].subscribers))
+	}
+	most := slices.MaxFunc(chosen, func(a, b scenario) int { return a.subscribers - b.subscribers }).subscribers
+	fmt.Fprintf(stderr, "picloud: this puts load on %s, with up to %d connections; its other clients may notice. Ctrl-C ends it\n",
+		visible(s.url), most+1)
+
+	b := &benchmark{load: s.bench, c: c, name: s.name, bar: bar{stderr, s.watched}}
+	var results []result
+	for _, scenario := range chosen {
+		b.subscribers = scenario.subscribers
+		r := result{Scenario: scenario.name, Subscribers: scenario.subscribers}
+		err = scenario.run(b, ctx, &r)
+		if r.Seconds > 0 {
+			r.Interrupted = ctx.Err() != nil
+			results = append(results, r)
+		}
+		if ctx.Err() != nil {
+			err = errInterrupted
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err := report(stdout, s.json, results); err != nil {
+		return err
+	}
+	if wrong := faults(results); wrong != nil && (err == nil || errors.Is(err, errInterrupted)) {
+		return wrong
+	}
+	return err
+}
+
+func choose(names []string) ([]scenario, error) {
+	for _, name := range names {
+		if !slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == name }) {
+			return nil, usageError{fmt.Sprintf("there is no scenario %q: picloud help bench lists them", name)}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(scenarios), func(s scenario) bool {
+		return len(names) > 0 && !slices.Contains(names, s.name)
+	}), nil
+}
+
+func (l load) check() error {
+	switch inFlight := int64(l.window) * int64(l.size+envelope); {
+	case l.size < minSize:
+		return usageError{fmt.Sprintf("--size is %d at least: each message has its number and time in it", minSize)}
+	case l.duration <= 0:
+		return usageError{"--duration is more than 0, as in 10s or 2m"}
+	case inFlight > maxQueue:
+		return usageError{fmt.Sprintf("--window %d of --size %d is %d KiB, and a server keeps 1024 KiB for a client (MAX_QUEUE_BYTES) before it lets it go: take less of one",
+			l.window, l.size, inFlight>>10)}
+	}
+	return nil
+}
+
+// roomFor returns how many subscribers there may be: a quarter of the connections that are left is for others.
+func roomFor(asked int, s wire.ServerInfo) (int, error) {
+	const own = 64 // files that are not subscribers
+	room := (s.MaxConnections-s.Connections)*3/4 - 1
+	if asked > room || room < 1 {
+		return 0, fmt.Errorf("the server has %d of %d connections open (MAX_CONNECTIONS), and bench leaves a quarter of the others free: %d subscribers are the most",
+			s.Connections, s.MaxConnections, max(0, room))
+	}
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err == nil && files.Cur < uint64(room+own) {
+		room = max(1, int(files.Cur)-own)
+	}
+	if asked > room {
+		return 0, fmt.Errorf("this program may open %d files (ulimit -n), which is too few for %d subscribers: take %d or fewer", files.Cur, asked, room)
+	}
+	return room, nil
+}
+
+// memory is what the server's process grows by.
+func (b *benchmark) memory(ctx context.Context, r *result) error {
+	before, err := b.reading(ctx)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	subscribers, _, err := b.open(ctx, r.Scenario, b.events(b.subscribers))
+	defer hangUp(subscribers)
+	if err != nil {
+		return err
+	}
+	r.Seconds = time.Since(start).Seconds()
+	after, err := b.reading(ctx)
+	if err != nil {
+		return err
+	}
+	const resident = "picloud_resident_bytes"
+	if bytes, ok := after.server[resident]; ok {
+		each := (bytes - before.server[resident]) / float64(b.subscribers)
+		r.MemoryBytes = &each
+	} else {
+		r.untold = true
+	}
+	return nil
+}
+
+func (b *benchmark) connect(ctx context.Context, r *result) error {
+	before, err := b.reading(ctx)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	subscribers, took, err := b.open(ctx, r.Scenario, b.events(b.subscribers))
+	defer hangUp(subscribers)
+	if err != nil {
+		return err
+	}
+	r.Seconds = time.Since(start).Seconds()
+	after, err := b.reading(ctx)
+	if err != nil {
+		return err
+	}
+	r.Latency = newLatency(took)
+	r.account(before, after, b.subscribers, subscribers[0].conn.Local())
+	return nil
+}
+
+func (b *benchmark) fanout(ctx context.Context, r *result) error {
+	r.Window = b.window
+	return b.traffic(ctx, r, 1)
+}
+
+func (b *benchmark) pairs(ctx context.Context, r *result) error {
+	r.Window = b.window
+	return b.traffic(ctx, r, b.subscribers)
+}
+
+func (b *benchmark) latency(ctx context.Context, r *result) error {
+	r.Rate = b.rate
+	return b.traffic(ctx, r, 1)
+}
+
+func (b *benchmark) traffic(ctx context.Context, r *result, events int) error {
+	r.Size = b.size
+	t := &traffic{load: b.load, events: b.events(events), paced: r.Rate > 0}
+	var err error
+	t.subscribers, _, err = b.open(ctx, r.Scenario, t.events)
+	defer hangUp(t.subscribers)
+	if err != nil {
+		return err
+	}
+	if t.publisher, err = b.c.Dial(ctx); err != nil {
+		return err
+	}
+	before, err := b.reading(ctx)
+	if err != nil {
+		t.publisher.Close()
+		return err
+	}
+	start := time.Now()
+	hide := b.bar.follow(r.Scenario, func() float64 {
+		if b.messages > 0 {
+			return float64(t.sent.Load()) / float64(b.messages)
+		}
+		return float64(time.Since(start)) / float64(b.duration)
+	})
+	var broken error
+	r.Lost, broken = t.flow(ctx)
+	r.Seconds = time.Since(start).Seconds()
+	hide()
+	after, err := b.reading(ctx)
+
+	var took []time.Duration
+	for _, s := range t.subscribers {
+		r.Deliveries += s.got
+		r.Doubled += s.doubled
+		r.OutOfOrder += s.late
+		took = append(took, s.took...)
+	}
+	r.Messages = t.sent.Load()
+	r.Latency = newLatency(took)
+	if r.Deliveries > 0 {
+		r.account(before, after, int(r.Deliveries), t.publisher.Local())
+	}
+	return cmp.Or(broken, err)
+}
+
+func (b *benchmark) events(n int) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("%s-%d", b.name, i)
+	}
+	return list
+}
+
+func (b *benchmark) open(ctx context.Context, title string, events []string) ([]*subscriber, []time.Duration, error) {
+	var opened atomic.Int64
+	hide := b.bar.follow(title, func() float64 { return float64(opened.Load()) / float64(b.subscribers) })
+	defer hide()
+	return open(ctx, b.c, b.subscribers, events, &opened)
+}
+
+// reading is what has been spent until now.
+type reading struct {
+	client time.Duration
+	server map[string]float64
+}
+
+// reading is taken after an interrupt too.
+func (b *benchmark) reading(ctx context.Context) (reading, error) {
+	var r reading
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return r, fmt.Errorf("getrusage: %w", err)
+	}
+	r.client = time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	err := oneRequest(context.WithoutCancel(ctx), func(ctx context.Context) (err error) {
+		r.server, err = b.c.Metrics(ctx)
+		return err
+	})
+	return r, err
+}
+
+// account works out what n deliveries or connections between the readings cost, and who had no more to give.
+func (r *result) account(before, after reading, n int, local bool) {
+	processors := float64(runtime.GOMAXPROCS(0))
+	client := (after.client - before.client).Seconds()
+	r.PerSecond = float64(n) / r.Seconds
+	r.ClientCPU = client / r.Seconds / processors
+
+	const cpu = "picloud_cpu_seconds_total"
+	server, known := after.server[cpu]
+	if known {
+		server -= before.server[cpu]
+		each := server / float64(n) * 1e6
+		r.ServerCPUMicroseconds = &each
+	}
+	r.untold = after.server != nil && !known
+	switch {
+	case r.ClientCPU > 0.8:
+		r.Bottleneck = "client"
+	case local && known && (client+server)/r.Seconds/processors > 0.9:
+		r.Bottleneck = "shared"
+	}
+}

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"picloud/internal/client"
+	"picloud/internal/wire"
+)
+
+const dialers = 16 // connections that are being made at a time
+
+// traffic is one publisher's messages, numbered from 0, to its events in turn.
+type traffic struct {
+	load
+	events      []string
+	subscribers []*subscriber // the i-th has the event i modulo len(events)
+	publisher   *client.Bare
+
+	start time.Time
+	sent  atomic.Int64
+	paced bool           // by rate; otherwise by window
+	left  []atomic.Int64 // how many have yet to get the message, by number modulo window
+	room  chan struct{}  // capacity 1: a message has reached all
+}
+
+// subscriber counts what reaches it. Its fields are its goroutine's until that has ended.
+type subscriber struct {
+	conn    *client.Bare
+	next    int64          // number that is due
+	missing map[int64]bool // passed over
+	got     int64          // different messages
+	doubled int64
+	late    int64 // came after one of a higher number
+	took    []time.Duration
+}
+
+// open connects and subscribes n subscribers to the events in turn, and says how long each took. What is open after
+// an error is still to be closed.
+func open(ctx context.Context, c *client.Client, n int, events []string, opened *atomic.Int64) ([]*subscriber, []time.Duration, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	subscribers, took := make([]*subscriber, n), make([]time.Duration, n)
+	var next atomic.Int64
+	var dialing sync.WaitGroup
+	for range min(dialers, n) {
+		dialing.Go(func() {
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				start := time.Now()
+				conn, err := c.Dial(ctx)
+				if err == nil {
+					subscribers[i] = &subscriber{conn: conn, next: int64(i % len(events))}
+					unwatch := context.AfterFunc(ctx, conn.Abort)
+					err = subscribe(conn, events[i%len(events)])
+					unwatch()
+				}
+				if err != nil {
+					stop(err)
+					return
+				}
+				took[i] = time.Since(start)
+				opened.Add(1)
+			}
+		})
+	}
+	dialing.Wait()
+	return subscribers, took, context.Cause(ctx)
+}
+
+func subscribe(conn *client.Bare, event string) error {
+	if err := conn.Write([]byte(`{"action":"subscribe","event":"` + event + `","id":1}`)); err != nil {
+		return err
+	}
+	p, err := conn.Read()
+	if err != nil {
+		return err
+	}
+	var answer wire.Delivery
+	if err := json.Unmarshal(p, &answer); err != nil || answer.Action != "ack" {
+		return fmt.Errorf("subscribe to %q: the server answers %.200q", event, p)
+	}
+	return nil
+}
+
+// hangUp closes them in an orderly way, all at once.
+func hangUp(subscribers []*subscriber) {
+	var closing sync.WaitGroup
+	for _, s := range subscribers {
+		if s != nil {
+			closing.Go(s.conn.Close)
+		}
+	}
+	closing.Wait()
+}
+
+// flow publishes until it is enough or ctx ends, and returns when every subscriber has what was published, or has what
+// came behind it. lost is then what is missing.
+func (t *traffic) flow(ctx context.Context) (lost int64, err error) {
+	t.room = make(chan struct{}, 1)
+	t.left = make([]atomic.Int64, t.window)
+	t.start = time.Now()
+	publishing, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+
+	var listening, answering sync.WaitGroup
+	for _, s := range t.subscribers {
+		listening.Go(func() {
+			if err := t.listen(s); err != nil {
+				stop(fmt.Errorf("a subscriber's connection: %w", err))
+			}
+		})
+	}
+	answering.Go(func() { // no answer is asked for: what comes is a refusal or the end
+		p, err := t.publisher.Read()
+		if err == nil {
+			err = fmt.Errorf("the server answers %.200q", p)
+		}
+		stop(fmt.Errorf("the publisher's connection: %w", err))
+		t.publisher.Abort()
+	})
+
+	broken := t.publish(publishing)
+	for event := range t.events {
+		if broken == nil {
+			broken = t.publisher.Write(t.message(nil, event, end, 0))
+		}
+	}
+	if broken != nil {
+		answering.Wait() // it knows why
+		t.abandon()
+	}
+	waiting := time.AfterFunc(patience, t.abandon)
+	listening.Wait()
+	waiting.Stop()
+	if broken == nil {
+		for i, s := range t.subscribers {
+			lost += t.due(i) - s.got
+		}
+	}
+	if ctx.Err() == nil {
+		err = context.Cause(publishing)
+	}
+	t.publisher.Abort()
+	answering.Wait()
+	return lost, err
+}
+
+// abandon ends every wait for a delivery.
+func (t *traffic) abandon() {
+	for _, s := range t.subscribers {
+		s.conn.Abort()
+	}
+}
+
+// publish returns when it is enough, when ctx ends, when nothing moves any more, or with what broke the connection.
+func (t *traffic) publish(ctx context.Context) error {
+	if t.messages == 0 {
+		limited, cancel := context.WithTimeout(ctx, t.duration)
+		defer cancel()
+		ctx = limited
+	}
+	copies := int64(len(t.subscribers) / len(t.events))
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	var p []byte
+	for k := int64(0); t.messages == 0 || k < int64(t.messages); k++ {
+		var at time.Duration
+		if t.paced {
+			// One that is late because the server took no more is late from when it was due.
+			at = time.Duration(k) * time.Second / time.Duration(t.rate)
+			if wait := at - time.Since(t.start); wait > 0 {
+				timer.Reset(wait)
+				select {
+				case <-timer.C:
+				case <-ctx.Done():
+					return nil
+				}
+				at = time.Since(t.start)
+			}
+		} else {
+			left := &t.left[k%int64(t.window)]
+			for left.Load() > 0 {
+				timer.Reset(patience)
+				select {
+				case <-t.room:
+				case <-timer.C:
+					return nil
+				case <-ctx.Done():
+					return nil
+				}
+			}
+			left.Store(copies)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		t.sent.Store(k + 1)
+		p = t.message(p[:0], int(k%int64(len(t.events))), k, at)
+		if err := t.publisher.Write(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const end = -1 // in place of a number: no message comes after it
+
+// message appends a publish. Its data is the number, when it was sent, and as much as is asked for.
+func (t *traffic) message(p []byte, event int, number int64, at time.Duration) []byte {
+	p = append(p, `{"action":"publish","event":"`...)
+	p = append(p, t.events[event]...)
+	p = append(p, `","data":"`...)
+	start := len(p)
+	p = strconv.AppendInt(p, number, 10)
+	p = append(p, ' ')
+	p = strconv.AppendInt(p, int64(at), 10)
+	p = append(p, ' ')
+	for len(p) < start+t.size {
+		p = append(p, 'x')
+	}
+	return append(p, `"}`...)
+}
+
+// parseMessage reads what message wrote, as PiCloud's server passes it on.
+func parseMessage(p []byte) (number int64, at time.Duration, ok bool) {
+	_, data, found := bytes.Cut(p, []byte(`"data":"`))
+	first, rest, _ := bytes.Cut(data, []byte(" "))
+	second, _, _ := bytes.Cut(rest, []byte(" "))
+	number, err := strconv.ParseInt(string(first), 10, 64)
+	nanoseconds, err2 := strconv.ParseInt(string(second), 10, 64)
+	return number, time.Duration(nanoseconds), found && err == nil && err2 == nil
+}
+
+// listen reads until the end of the traffic.
+func (t *traffic) listen(s *subscriber) error {
+	for {
+		p, err := s.conn.Read()
+		if err != nil {
+			return err
+		}
+		k, at, ok := parseMessage(p)
+		switch {
+		case ok && k == end:
+			return nil
+		case !ok || k < 0 || k >= t.sent.Load():
+			return fmt.Errorf("the server sends what nobody published: %.200q", p)
+		case t.take(s, k) && t.paced:
+			s.took = append(s.took, time.Since(t.start)-at)
+		}
+	}
+}
+
+// take counts message k and says whether it is new.
+func (t *traffic) take(s *subscriber, k int64) bool {
+	switch {
+	case k >= s.next:
+		for ; s.next < k; s.next += int64(len(t.events)) {
+			if s.missing == nil {
+				s.missing = make(map[int64]bool)
+			}
+			s.missing[s.next] = true
+			t.arrived(s.next) // or the publisher would wait for it
+		}
+		s.next += int64(len(t.events))
+		t.arrived(k)
+	case s.missing[k]:
+		delete(s.missing, k)
+		s.late++
+	default:
+		s.doubled++
+		return false
+	}
+	s.got++
+	return true
+}
+
+// arrived makes room for another message when k has reached all.
+func (t *traffic) arrived(k int64) {
+	if t.paced || t.left[k%int64(t.window)].Add(-1) > 0 {
+		return
+	}
+	select {
+	case t.room <- struct{}{}:
+	default:
+	}
+}
+
+// due is how many messages were for the i-th subscriber.
+func (t *traffic) due(i int) int64 {
+	events := int64(len(t.events))
+	return (t.sent.Load() - int64(i)%events + events - 1) / events
+}
