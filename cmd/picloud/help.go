@@ -89,7 +89,8 @@ other clients may notice. A quarter of the connections that are free stays so.
   --messages N      so many instead, however long it takes
   --json            an object on a line of its own for each scenario. latency_ms is in
                     milliseconds, server_cpu_us in microseconds for each delivery or
-                    connection, client_cpu from 0 to 1
+                    connection, memory_bytes for each subscriber, client_cpu
+                    from 0 to 1; bottleneck is client or shared where a line would say so
 
 The figure to compare is "server CPU, each": the server's processor time for each delivery
 or connection; it hardly depends on the network, but it holds what the server does for

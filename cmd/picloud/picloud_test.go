@@ -367,6 +367,13 @@ func TestWrongCommandLinesSayHow(t *testing.T) {
 		{"info --url http://open-sesame@pi", "own settings"},
 		{"info --name \x1b[31m", "control characters"},
 		{"info --key open-sesame\x01", "control character"},
+		{"bench door", `no scenario "door"`},
+		{"bench --size 10", "--size is 48 at least"},
+		{"bench --duration 0", "as in 10s"},
+		{"bench --window 1024 --size 4096", "MAX_QUEUE_BYTES"},
+		{"bench --subscribers 0", "1 or more"},
+		{"bench --name Porch", "bench takes no -name"},
+		{"sub --rate 1 door", "sub takes no -rate"},
 		{"help nothing", `no command "nothing"`},
 	} {
 		j := call(t, nil, strings.Fields(test.line)...)
@@ -391,6 +398,7 @@ func TestHelp(t *testing.T) {
 		"--help pub x": "usage: picloud pub",
 		"sub --help":   "usage: picloud sub",
 		"help info":    "usage: picloud info",
+		"help bench":   "usage: picloud bench",
 		"help version": "usage: picloud version",
 		"version":      "picloud dev",
 		"--version":    "picloud dev",

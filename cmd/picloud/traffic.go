@@ -120,13 +120,17 @@ func (t *traffic) flow(ctx context.Context) (lost int64, err error) {
 			}
 		})
 	}
+	var ended bool        // before this end ended it
 	answering.Go(func() { // no answer is asked for: what comes is a refusal or the end
 		p, err := t.publisher.Read()
 		if err == nil {
 			err = fmt.Errorf("the server answers %.200q", p)
 		}
-		stop(fmt.Errorf("the publisher's connection: %w", err))
-		t.publisher.Abort()
+		if publishing.Err() == nil {
+			ended = true
+			stop(fmt.Errorf("the publisher's connection: %w", err))
+			t.abandon() // who knows what has reached the server
+		}
 	})
 
 	broken := t.publish(publishing)
@@ -142,16 +146,17 @@ func (t *traffic) flow(ctx context.Context) (lost int64, err error) {
 	waiting := time.AfterFunc(patience, t.abandon)
 	listening.Wait()
 	waiting.Stop()
-	if broken == nil {
+	if ctx.Err() == nil {
+		err = context.Cause(publishing)
+	}
+	stop(nil)
+	t.publisher.Abort()
+	answering.Wait()
+	if broken == nil && !ended {
 		for i, s := range t.subscribers {
 			lost += t.due(i) - s.got
 		}
 	}
-	if ctx.Err() == nil {
-		err = context.Cause(publishing)
-	}
-	t.publisher.Abort()
-	answering.Wait()
 	return lost, err
 }
 
