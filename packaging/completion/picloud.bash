@@ -11,7 +11,7 @@ _picloud() {
 		__ltrim_colon_completions "$cur"
 		return
 		;;
-	-key | --key | -name | --name | -n)
+	-key | --key | -name | --name | -n | --subscribers | --size | --window | --rate | --duration | --messages)
 		return
 		;;
 	esac
@@ -21,6 +21,7 @@ _picloud() {
 	for ((i = 1; i < cword; i++)); do
 		case ${words[i]} in
 		-url | --url | -key | --key | -name | --name | -n) ((i++)) ;;
+		--subscribers | --size | --window | --rate | --duration | --messages) ((i++)) ;;
 		-*) ;;
 		*)
 			command=${words[i]}
@@ -34,14 +35,16 @@ _picloud() {
 	'') flags+=' --version' ;;
 	pub | info) flags+=' --json' ;;
 	sub) flags+=' --json -n' ;;
+	bench) flags='--url --key --help --json --subscribers --size --window --rate --duration --messages' ;;
 	esac
 	if [[ $cur == -* ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
 		return
 	fi
 	case $command in
-	'') mapfile -t COMPREPLY < <(compgen -W 'pub sub info version help' -- "$cur") ;;
-	help) mapfile -t COMPREPLY < <(compgen -W 'pub sub info version' -- "$cur") ;;
+	'') mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench version help' -- "$cur") ;;
+	bench) mapfile -t COMPREPLY < <(compgen -W 'memory connect fanout pairs latency' -- "$cur") ;;
+	help) mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench version' -- "$cur") ;;
 	esac
 } &&
 	complete -F _picloud picloud
