@@ -161,32 +161,26 @@ func roomFor(asked int, s wire.ServerInfo) (int, error) {
 
 // memory is what the server's process grows by.
 func (b *benchmark) memory(ctx context.Context, r *result) error {
-	before, err := b.reading(ctx)
-	if err != nil {
-		return err
-	}
-	start := time.Now()
-	subscribers, _, err := b.open(ctx, r.Scenario, b.events(b.subscribers))
-	defer hangUp(subscribers)
-	if err != nil {
-		return err
-	}
-	r.Seconds = time.Since(start).Seconds()
-	after, err := b.reading(ctx)
-	if err != nil {
-		return err
-	}
-	const resident = "picloud_resident_bytes"
-	if bytes, ok := after.server[resident]; ok {
-		each := (bytes - before.server[resident]) / float64(b.subscribers)
-		r.MemoryBytes = &each
-	} else {
-		r.untold = true
-	}
-	return nil
+	return b.gather(ctx, r, func(before, after reading, _ []time.Duration, _ bool) {
+		const resident = "picloud_resident_bytes"
+		if bytes, ok := after.server[resident]; ok {
+			each := (bytes - before.server[resident]) / float64(b.subscribers)
+			r.MemoryBytes = &each
+		} else {
+			r.untold = true
+		}
+	})
 }
 
 func (b *benchmark) connect(ctx context.Context, r *result) error {
+	return b.gather(ctx, r, func(before, after reading, took []time.Duration, local bool) {
+		r.Latency = newLatency(took)
+		r.account(before, after, b.subscribers, local)
+	})
+}
+
+// gather connects the subscribers and has figures work out what that took, while they are there.
+func (b *benchmark) gather(ctx context.Context, r *result, figures func(before, after reading, took []time.Duration, local bool)) error {
 	before, err := b.reading(ctx)
 	if err != nil {
 		return err
@@ -202,8 +196,7 @@ func (b *benchmark) connect(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
-	r.Latency = newLatency(took)
-	r.account(before, after, b.subscribers, subscribers[0].conn.Local())
+	figures(before, after, took, subscribers[0].conn.Local())
 	return nil
 }
 

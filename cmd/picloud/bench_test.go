@@ -259,19 +259,28 @@ func TestBenchGoesOnBehindALostMessage(t *testing.T) {
 	}
 }
 
-func TestBenchThatIsInterruptedShowsWhatItHas(t *testing.T) {
-	d := serve(t, "0")
-	going := make(chan struct{})
-	url := between(t, d, once("5", func(p []byte) []byte {
-		close(going)
+// noticed stands between a client and d; going returns when messages are passing.
+func noticed(t *testing.T, d *daemon) (url string, going func()) {
+	passing := make(chan struct{})
+	url = between(t, d, once("5", func(p []byte) []byte {
+		close(passing)
 		return p
 	}))
-	j := start(t, environment(d, nil), "bench", "--json", "fanout", "latency", "--url", url, "--subscribers", "2", "--duration", "1h")
-	select {
-	case <-going:
-	case <-time.After(late):
-		t.Fatal("no message came")
+	return url, func() {
+		t.Helper()
+		select {
+		case <-passing:
+		case <-time.After(late):
+			t.Fatal("no message came")
+		}
 	}
+}
+
+func TestBenchThatIsInterruptedShowsWhatItHas(t *testing.T) {
+	d := serve(t, "0")
+	url, going := noticed(t, d)
+	j := start(t, environment(d, nil), "bench", "--json", "fanout", "latency", "--url", url, "--subscribers", "2", "--duration", "1h")
+	going()
 	j.interrupt()
 	out, _ := j.ends(130)
 	results := benchJSON(t, out)
@@ -285,17 +294,9 @@ func TestBenchThatIsInterruptedShowsWhatItHas(t *testing.T) {
 
 func TestBenchWhoseServerStopsSaysSo(t *testing.T) {
 	d := serve(t, "0")
-	going := make(chan struct{})
-	url := between(t, d, once("5", func(p []byte) []byte {
-		close(going)
-		return p
-	}))
+	url, going := noticed(t, d)
 	j := call(t, environment(d, nil), "bench", "fanout", "--url", url, "--subscribers", "2", "--duration", "1h")
-	select {
-	case <-going:
-	case <-time.After(late):
-		t.Fatal("no message came")
-	}
+	going()
 	d.stop(t)
 	out, said := j.ends(1)
 	if !strings.Contains(said, "connection: the server stopped") || !strings.Contains(said, "1001") || !strings.Contains(out, "fanout") {

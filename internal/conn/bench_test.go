@@ -7,37 +7,22 @@ import (
 )
 
 // BenchmarkMessage is what one message costs between the socket's buffer and the handler.
-func BenchmarkMessage(b *testing.B) {
-	s, err := New(Limits{Connections: 1, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	c := &Conn{set: s, handler: nobody{}}
-	r := newReader()
-	message := masked(text, strings.Repeat("x", 160))
-	in := make([]byte, len(message))
-	b.ReportAllocs()
-	for b.Loop() {
-		copy(in, message)
-		if err := c.handle(r, in); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
+func BenchmarkMessage(b *testing.B) { benchmarkFrame(b, masked(text, strings.Repeat("x", 160))) }
 
 // BenchmarkPong is what each client's answer to a ping costs.
-func BenchmarkPong(b *testing.B) {
+func BenchmarkPong(b *testing.B) { benchmarkFrame(b, masked(finBit|opPong, "")) }
+
+func benchmarkFrame(b *testing.B, frame []byte) {
 	s, err := New(Limits{Connections: 1, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
 	c := &Conn{set: s, handler: nobody{}}
 	r := newReader()
-	pong := masked(finBit|opPong, "")
-	in := make([]byte, len(pong))
+	in := make([]byte, len(frame))
 	b.ReportAllocs()
 	for b.Loop() {
-		copy(in, pong)
+		copy(in, frame)
 		if err := c.handle(r, in); err != nil {
 			b.Fatal(err)
 		}
