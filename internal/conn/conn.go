@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"picloud/internal/poll"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -76,6 +78,7 @@ type Conn struct {
 	set     *Set
 	handler Handler
 	addr    string
+	place   poll.Place
 	slot    int  // place in the set
 	secure  bool // sock is a TLS connection
 

@@ -137,7 +137,6 @@ func (r *rig) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 func (r *rig) resume() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	r.epoll.SetReadDeadline(time.Time{})
 	go func() { done <- r.Run(ctx) }()
 	r.pause = sync.OnceFunc(func() {
 		cancel()

@@ -3,17 +3,15 @@ package conn
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"runtime/debug"
 	"sync"
-	"syscall"
 	"time"
 
+	"picloud/internal/poll"
+
 	"github.com/gorilla/websocket"
-	"golang.org/x/sys/unix"
 )
 
 // ErrFull is what Upgrade returns at the limit; nothing has been answered then.
@@ -28,19 +26,17 @@ type Limits struct {
 	PeerTimeout  time.Duration // and is taken for gone when it acknowledges nothing for this long
 }
 
-// A Set is all connections of a server, and the poller that wakes them.
+// A Set is all connections of a server.
 type Set struct {
 	limits   Limits
 	upgrader websocket.Upgrader
 	readers  sync.Pool
-	epoll    *os.File        // nested in Go's own poller, so that waiting for it blocks no thread
-	raw      syscall.RawConn // of epoll
-	wg       sync.WaitGroup  // goroutines of connections
-	probe    int             // an eventfd that the poller watches beside the connections
-	answers  chan struct{}   // it has seen it
+	poller   *poll.Poller
+	watch    func(fd int, w poll.Watcher) (poll.Place, error) // poller.Add, except in tests
+	wg       sync.WaitGroup                                   // goroutines of connections
 
 	mu    sync.Mutex
-	slots []entry
+	slots []*Conn // nil: free
 	free  []int32
 	open  int           // connections, and handshakes under way
 	full  uint64        // times at which open has reached the limit
@@ -48,32 +44,13 @@ type Set struct {
 	empty chan struct{} // closed when open is 0 after that
 }
 
-// An entry's generation tells a late event from one for the slot's next owner.
-type entry struct {
-	conn       *Conn
-	generation int32
-}
-
 // New makes a Set. onError answers a request that is no WebSocket handshake, with a status and a reason for the client.
 func New(limits Limits, onError func(w http.ResponseWriter, status int, reason error)) (*Set, error) {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	poller, err := poll.New()
 	if err != nil {
-		return nil, fmt.Errorf("epoll_create: %w", err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("make epoll non-blocking: %w", err)
-	}
-	s := &Set{limits: limits, epoll: os.NewFile(uintptr(fd), "epoll")}
-	s.raw, err = s.epoll.SyscallConn()
-	if err != nil {
-		s.epoll.Close()
 		return nil, err
 	}
-	if err := s.addProbe(); err != nil {
-		s.epoll.Close()
-		return nil, err
-	}
+	s := &Set{limits: limits, poller: poller, watch: poller.Add}
 	s.readers.New = func() any { return newReader() }
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 10 * time.Second,
@@ -137,13 +114,13 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	if _, ok := nc.RemoteAddr().(*net.UnixAddr); ok {
 		addr = "local"
 	}
-	sock, err := newSocket(nc, s.limits.PeerTimeout)
+	sock, ahead, err := newSocket(nc, s.limits.PeerTimeout)
 	if err != nil {
 		nc.Close()
 		return nil, err
 	}
 	_, isTLS := sock.stream.(secure)
-	return &Conn{set: s, sock: sock, addr: addr, secure: isTLS, partial: hs.early, users: 2}, nil
+	return &Conn{set: s, sock: sock, addr: addr, secure: isTLS, partial: append(hs.early, ahead...), users: 2}, nil
 }
 
 // Start lets c receive. h may be called before Start returns.
@@ -156,21 +133,15 @@ func (c *Conn) Start(h Handler) {
 		s.free = s.free[:n-1]
 	} else {
 		c.slot = len(s.slots)
-		s.slots = append(s.slots, entry{})
+		s.slots = append(s.slots, nil)
 	}
-	e := &s.slots[c.slot]
-	e.conn = c
-	event := unix.EpollEvent{
-		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xffffffff,
-		Fd:     int32(c.slot),
-		Pad:    e.generation,
-	}
+	s.slots[c.slot] = c
 	bye := s.bye
 	s.mu.Unlock()
 
 	if c.sock.stream == nil {
-		// Edge-triggered and registered once: a rest costs no system call.
-		if err := s.control(c.sock.fd, &event); err != nil {
+		var err error
+		if c.place, err = s.watch(c.sock.fd, (*watched)(c)); err != nil {
 			c.mu.Lock()
 			c.fail(err)
 			c.mu.Unlock()
@@ -185,23 +156,17 @@ func (c *Conn) Start(h Handler) {
 	c.mu.Unlock()
 }
 
-func (s *Set) control(fd int, event *unix.EpollEvent) error {
-	var err error
-	cerr := s.raw.Control(func(ep uintptr) {
-		err = unix.EpollCtl(int(ep), unix.EPOLL_CTL_ADD, fd, event)
-	})
-	if err = errors.Join(cerr, err); err != nil {
-		return fmt.Errorf("watch the connection: %w", err)
-	}
-	return nil
-}
+// watched is a Conn as the poller sees it.
+type watched Conn
+
+func (w *watched) Ready(read, write bool) { (*Conn)(w).ready(read, write) }
 
 // remove forgets c, whose socket is about to be closed. It is called with c.mu held.
 func (s *Set) remove(c *Conn) {
+	s.poller.Remove(c.place)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.slots[c.slot].conn = nil
-	s.slots[c.slot].generation++
+	s.slots[c.slot] = nil
 	s.free = append(s.free, int32(c.slot))
 	s.gone()
 }
@@ -217,47 +182,10 @@ func (s *Set) gone() {
 
 // Run wakes connections and pings them until ctx ends. It is called once.
 func (s *Set) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { s.epoll.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
 	var pinger sync.WaitGroup
 	pinger.Go(func() { s.pingAll(ctx) })
 	defer pinger.Wait()
-
-	var events [128]unix.EpollEvent
-	for {
-		var n int
-		var err error
-		rerr := s.raw.Read(func(ep uintptr) bool {
-			n, err = unix.EpollWait(int(ep), events[:], 0)
-			return n > 0 || err != nil && err != unix.EINTR
-		})
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err = errors.Join(rerr, err); err != nil {
-			return fmt.Errorf("wait for connections: %w", err)
-		}
-		for _, e := range events[:n] {
-			if e.Fd == probeSlot {
-				s.answer()
-				continue
-			}
-			c := s.lookup(e.Fd, e.Pad)
-			if c == nil {
-				continue
-			}
-			c.ready(e.Events&^unix.EPOLLOUT != 0, e.Events&unix.EPOLLOUT != 0)
-		}
-	}
-}
-
-func (s *Set) lookup(slot, generation int32) *Conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e := s.slots[slot]; e.generation == generation {
-		return e.conn
-	}
-	return nil
+	return s.poller.Run(ctx)
 }
 
 // pingTurns is how many turns the pings of one interval are spread over.
@@ -277,7 +205,7 @@ func (s *Set) pingAll(ctx context.Context) {
 		s.mu.Lock()
 		open := s.open
 		for i := turn; i < len(s.slots); i += pingTurns {
-			if c := s.slots[i].conn; c != nil {
+			if c := s.slots[i]; c != nil {
 				conns = append(conns, c)
 			}
 		}
@@ -358,18 +286,31 @@ func (s *Set) Close(ctx context.Context, code int, reason string) {
 // conns needs mu.
 func (s *Set) conns() []*Conn {
 	var conns []*Conn
-	for _, e := range s.slots {
-		if e.conn != nil {
-			conns = append(conns, e.conn)
+	for _, c := range s.slots {
+		if c != nil {
+			conns = append(conns, c)
 		}
 	}
 	return conns
 }
 
+// Probe shows that connections are served: every connection's lock can be had, and the poller answers. It returns
+// nil then, and an error when the poller does not answer in time; it hangs when a connection does. Calls must not
+// overlap, and must have returned before Release.
+func (s *Set) Probe(ctx context.Context) error {
+	s.mu.Lock()
+	conns := s.conns()
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.Idle()
+	}
+	return s.poller.Probe(ctx)
+}
+
 // Release waits for the last goroutines and closes the poller. It is called after Close and Run have returned.
 func (s *Set) Release() error {
 	s.wg.Wait()
-	return errors.Join(s.epoll.Close(), unix.Close(s.probe))
+	return s.poller.Release()
 }
 
 // IsUpgrade reports whether a request asks for a WebSocket.

@@ -10,9 +10,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
+
+	"picloud/internal/poll"
 
 	"golang.org/x/sys/unix"
 )
@@ -307,25 +308,16 @@ func TestFailedHandshakeAfterSetClose(t *testing.T) {
 	}
 }
 
-// A hooked RawConn does something before each Control.
-type hooked struct {
-	syscall.RawConn
-	before func()
-}
-
-func (h hooked) Control(f func(uintptr)) error { h.before(); return h.RawConn.Control(f) }
-
 // A connection may have been closed before Start has come to its end. Its descriptor's number must still be its own.
 func TestConnectionThatIsCutOffWhileItStarts(t *testing.T) {
 	s := lines(t, 1000)
-	raw := s.raw
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(fds[1])
 	c := reserve(s, socket{fd: fds[0]}, nil)
-	s.raw = hooked{raw, func() {
+	s.watch = func(fd int, w poll.Watcher) (poll.Place, error) {
 		s.mu.Lock()
 		conns := s.conns()
 		s.mu.Unlock()
@@ -336,10 +328,10 @@ func TestConnectionThatIsCutOffWhileItStarts(t *testing.T) {
 		if _, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GETFD, 0); err != nil {
 			t.Errorf("descriptor %d is closed while Start needs it: %v", fds[0], err)
 		}
-	}}
+		return s.poller.Add(fd, w)
+	}
 	l := &line{t: t, conn: c}
 	c.Start(l)
-	s.raw = raw
 	s.wg.Wait()
 	if len(l.closed) != 1 || l.closed[0] != ErrClosed {
 		t.Errorf("closed with %v, want %v once", l.closed, ErrClosed)
@@ -471,7 +463,7 @@ func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	if sock.aborts != 1 || len(l.closed) != 1 {
 		t.Errorf("%d aborts, Closed called with %v", sock.aborts, l.closed)
 	}
-	if s.Len() != 1 || len(s.free) != 0 || s.lookup(0, 1) != next.conn || s.lookup(0, 0) != nil {
+	if s.Len() != 1 || len(s.free) != 0 || s.slots[0] != next.conn {
 		t.Errorf("%d connections, free places %v: the next connection's place was given away", s.Len(), s.free)
 	}
 	next.give(masked(text, "hello"))

@@ -143,38 +143,55 @@ func (s secure) interrupt()  { s.NetConn().SetReadDeadline(time.Unix(1, 0)) }
 func (s secure) abort()      { s.NetConn().SetDeadline(time.Unix(1, 0)) }
 func (s secure) close()      { s.NetConn().Close() }
 
-// newSocket takes over a hijacked connection. Of a plain one it keeps a duplicate of the descriptor and closes nc, so
-// that Go's poller has no part in it any more.
-func newSocket(nc net.Conn, peerTimeout time.Duration) (socket, error) {
+// A Taker is a connection that can give its descriptor away, non-blocking, with what it has read ahead. It is closed by
+// that.
+type Taker interface {
+	Take() (fd int, ahead []byte, err error)
+}
+
+// newSocket takes over a hijacked connection, with what has been read ahead: from a Taker, or, of another plain one, by
+// keeping a duplicate of the descriptor and closing nc, so that Go's poller has no part in it any more.
+func newSocket(nc net.Conn, peerTimeout time.Duration) (s socket, ahead []byte, err error) {
+	if t, ok := nc.(Taker); ok {
+		_, isTCP := nc.RemoteAddr().(*net.TCPAddr)
+		if s.fd, ahead, err = t.Take(); err == nil && isTCP {
+			watchPeer(s.fd, peerTimeout)
+		}
+		return s, ahead, err
+	}
 	tc, isTLS := nc.(*tls.Conn)
 	if isTLS {
 		nc = tc.NetConn()
 	}
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
-		return socket{}, fmt.Errorf("connection of type %T has no descriptor", nc)
+		return socket{}, nil, fmt.Errorf("connection of type %T has no descriptor", nc)
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return socket{}, err
+		return socket{}, nil, err
 	}
 	fd := -1
 	cerr := raw.Control(func(p uintptr) {
 		if _, isTCP := nc.(*net.TCPConn); isTCP {
-			// The kernel ends a connection whose peer acknowledges nothing for this long, tcp(7). Where it is not
-			// known (an emulator), its own retransmission limit does it later.
-			unix.SetsockoptInt(int(p), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(peerTimeout.Milliseconds()))
+			watchPeer(int(p), peerTimeout)
 		}
 		if !isTLS {
 			fd, err = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 0)
 		}
 	})
 	if err = errors.Join(cerr, err); err != nil {
-		return socket{}, fmt.Errorf("take over descriptor: %w", err)
+		return socket{}, nil, fmt.Errorf("take over descriptor: %w", err)
 	}
 	if isTLS {
-		return socket{stream: secure{tc}}, nil
+		return socket{stream: secure{tc}}, nil, nil
 	}
 	nc.Close()
-	return socket{fd: fd}, nil
+	return socket{fd: fd}, nil, nil
+}
+
+// watchPeer makes the kernel end a connection whose peer acknowledges nothing for so long, tcp(7). Where that is not known
+// (an emulator), its own retransmission limit does it later.
+func watchPeer(fd int, timeout time.Duration) {
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
 }

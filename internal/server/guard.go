@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"picloud/internal/front"
 	"picloud/internal/wire"
 
 	"golang.org/x/time/rate"
@@ -49,21 +50,18 @@ type verdict struct {
 // check judges a key from an address. An address that has used up its guesses is refused whatever it sends: otherwise it
 // could go on guessing and only look for the one answer that differs.
 func (g *guard) check(key string, from netip.Addr, now time.Time) verdict {
+	right := g.is(key)
 	from = network(from)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	known := g.addresses[from]
-	if known != nil {
-		if have := known.TokensAt(now); have < 1 {
-			wait := time.Duration((1 - have) * float64(time.Minute))
-			return verdict{status: http.StatusTooManyRequests, reason: "too many wrong keys from this address", retryAfter: wait}
-		}
+	if wait := mustWait(known, now); wait > 0 {
+		return verdict{status: http.StatusTooManyRequests, reason: "too many wrong keys from this address", retryAfter: wait}
 	}
 	if key == "" {
 		return verdict{status: http.StatusUnauthorized, reason: "a key is required: header X-API-Key, query apiKey, or Authorization: Bearer"}
 	}
-	sum := sha256.Sum256([]byte(key)) // of equal length, so that the comparison tells nothing of the key's
-	if subtle.ConstantTimeCompare(sum[:], g.key[:]) == 1 {
+	if right {
 		return verdict{}
 	}
 	g.wrong.Add(1)
@@ -76,6 +74,32 @@ func (g *guard) check(key string, from netip.Addr, now time.Time) verdict {
 	}
 	known.AllowN(now, 1)
 	return verdict{status: http.StatusUnauthorized, reason: "wrong key", first: known.TokensAt(now) < 1}
+}
+
+// admits reports whether check would let a request in. It notes nothing.
+func (g *guard) admits(key string, from netip.Addr, now time.Time) bool {
+	if !g.is(key) {
+		return false
+	}
+	from = network(from)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return mustWait(g.addresses[from], now) == 0
+}
+
+// is compares a key in constant time.
+func (g *guard) is(key string) bool {
+	sum := sha256.Sum256([]byte(key)) // of equal length, so that the comparison tells nothing of the key's
+	return key != "" && subtle.ConstantTimeCompare(sum[:], g.key[:]) == 1
+}
+
+// mustWait is how long an address has to wait for its next guess. It needs the guard's mu; nil is an address without
+// wrong keys.
+func mustWait(known *rate.Limiter, now time.Time) time.Duration {
+	if known == nil {
+		return 0
+	}
+	return time.Duration(max(0, 1-known.TokensAt(now)) * float64(time.Minute))
 }
 
 // forgetOne needs mu.
@@ -101,23 +125,43 @@ func network(a netip.Addr) netip.Addr {
 	return a
 }
 
-// key returns the key that a request carries: the first of the three places that has one.
-func key(r *http.Request) string {
-	if k := r.Header.Get("X-API-Key"); k != "" {
+// credentials are where a request says who sends it.
+type credentials struct {
+	header func(lower string) string
+	query  string // raw
+}
+
+func credentialsOf(r *http.Request) credentials { return credentials{r.Header.Get, r.URL.RawQuery} }
+
+func plainCredentials(r *front.Request) credentials {
+	return credentials{func(name string) string { return string(r.Header(name)) }, string(r.Query)}
+}
+
+// key returns the first of the three places for a key that has one.
+func (c credentials) key() string {
+	if k := c.header("x-api-key"); k != "" {
 		return k
 	}
-	if k := query(r, "apiKey"); k != "" {
+	if k := query(c.query, "apiKey"); k != "" {
 		return k
 	}
-	if scheme, k, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+	if scheme, k, ok := strings.Cut(c.header("authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(k)
 	}
 	return ""
 }
 
-// query returns the first value of a name in a request's query, as r.URL.Query().Get does, without making a map of all.
-func query(r *http.Request, name string) string {
-	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
+// name returns the client's name, unchecked.
+func (c credentials) name() string {
+	if name := c.header("x-api-client-name"); name != "" {
+		return name
+	}
+	return query(c.query, "clientName")
+}
+
+// query returns the first value of a name in a raw query, as url.ParseQuery(raw).Get does, without making a map of all.
+func query(raw, name string) string {
+	for pair := range strings.SplitSeq(raw, "&") {
 		if strings.Contains(pair, ";") {
 			continue
 		}
@@ -131,6 +175,14 @@ func query(r *http.Request, name string) string {
 		}
 	}
 	return ""
+}
+
+// address is that of a TCP peer, or none.
+func address(a net.Addr) netip.Addr {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr()
+	}
+	return netip.Addr{}
 }
 
 type localKey struct{}
@@ -151,7 +203,7 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
-	v := s.guard.check(key(r), from.Addr(), time.Now())
+	v := s.guard.check(credentialsOf(r).key(), from.Addr(), time.Now())
 	if v.status == 0 {
 		return true
 	}
@@ -170,10 +222,7 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request) bool {
 
 // named returns the client's name of a request, or answers it.
 func named(w http.ResponseWriter, r *http.Request) (string, bool) {
-	name := r.Header.Get("X-API-Client-Name")
-	if name == "" {
-		name = query(r, "clientName")
-	}
+	name := credentialsOf(r).name()
 	if err := wire.CheckName(name); err != nil {
 		refuse(w, http.StatusBadRequest, err.Error()+": header X-API-Client-Name or query clientName")
 		return "", false

@@ -755,43 +755,47 @@ func TestPanicIsOneAnswerAndOneLogLine(t *testing.T) {
 
 func TestHTTPConnectionsAreBounded(t *testing.T) {
 	sv := start(t, func(c *Config) { c.Requests = 2 })
-	sub := sv.subscriber(t, "S")
-	sub.ask(`{"action":"subscribe","event":"e","id":1}`)
-	post := func(p *peer, data string) {
-		body := `{"event":"e","data":` + data + `}`
-		p.raw(fmt.Appendf(nil, "POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s", testKey, len(body), body))
-	}
+	const head = "POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\n"
+	body := `{"event":"e","data":1}`
+	post := []byte(fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", head, len(body), body))
 	published := func(p *peer) {
 		t.Helper()
 		if a := p.response("POST"); a.status != http.StatusCreated {
 			t.Fatalf("status %d %q", a.status, a.body)
 		}
 	}
-	var held []*peer
-	for range 2 {
-		p := dial(t, "tcp", sv.addr)
-		post(p, `"held"`)
-		published(p)
-		held = append(held, p)
+	// Whoever has been at rest for longest makes room: with a request behind it, silent, or in the middle of one.
+	first := dial(t, "tcp", sv.addr)
+	first.raw(post)
+	published(first)
+	for _, begin := range []string{"", "POST /publ", head} {
+		next := dial(t, "tcp", sv.addr)
+		next.raw([]byte(begin))
+		for range 3 {
+			p := dial(t, "tcp", sv.addr)
+			p.raw(post)
+			published(p)
+		}
+		first.ended()
+		first = next
 	}
-	p := dial(t, "tcp", sv.addr) // waits in the backlog
-	post(p, `"late"`)
-	for range 50 {
-		post(held[1], `"held"`)
-		published(held[1])
-	}
-	held[0].Close()
-	published(p)
-	p.Close()
-	held[1].Close()
-	for range 52 {
-		if d := sub.delivery(); d.data != `"held"` {
-			t.Fatalf("got %s before there was a place for it", d.data)
+	first.ended()
+
+	// One whose request is being answered does not.
+	busy := []*peer{dial(t, "tcp", sv.addr), dial(t, "tcp", sv.addr)}
+	for _, p := range busy {
+		p.raw([]byte(head + "Expect: 100-continue\r\nContent-Length: 22\r\n\r\n"))
+		if a := p.response("POST"); a.status != http.StatusContinue {
+			t.Fatalf("status %d %q, want 100", a.status, a.body)
 		}
 	}
-	if d := sub.delivery(); d.data != `"late"` {
-		t.Errorf("got %s", d.data)
+	late := dial(t, "tcp", sv.addr) // waits in the backlog
+	late.raw(post)
+	for _, p := range busy {
+		p.raw([]byte(body))
+		published(p)
 	}
+	published(late)
 	// A WebSocket does not count.
 	for i := range 5 {
 		sv.subscriber(t, fmt.Sprint(i)).ask(`{"action":"subscribe","event":"e","id":1}`)

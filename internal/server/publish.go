@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"picloud/internal/conn"
+	"picloud/internal/front"
 	"picloud/internal/hub"
 	"picloud/internal/wire"
 )
@@ -89,6 +90,51 @@ func (s *Server) publishPost(w http.ResponseWriter, r *http.Request) {
 	}
 	p.batch.Flush()
 	w.WriteHeader(http.StatusCreated)
+}
+
+// publishPlain is publishPost for a request of the plain kind that succeeds. Of others it says that it has no answer, and
+// has done nothing: net/http is asked, and publishPost finds the words.
+func (s *Server) publishPlain(r *front.Request) (answer []byte, ok bool) {
+	if string(r.Method) != http.MethodPost || string(r.Path) != "/publish" || len(r.Body) > s.cfg.Limits.MessageBytes {
+		return nil, false
+	}
+	c := plainCredentials(r)
+	if !r.Local && !s.guard.admits(c.key(), address(r.Remote), time.Now()) {
+		return nil, false
+	}
+	name := c.name()
+	if wire.CheckName(name) != nil {
+		return nil, false
+	}
+	m, err := wire.Decode(r.Body)
+	if err != nil || m.Action != wire.None && m.Action != wire.Publish {
+		return nil, false
+	}
+	p := s.publishers.Get().(*publisher)
+	defer s.publishers.Put(p)
+	if s.publish(p, &m, name) != nil {
+		return nil, false
+	}
+	p.batch.Flush()
+	return s.createdNow(), true
+}
+
+// created is the answer to what has been published in one second.
+type created struct {
+	second int64
+	answer []byte
+}
+
+// createdNow is what net/http sends for a 201 without a body.
+func (s *Server) createdNow() []byte {
+	now := time.Now()
+	if c := s.created.Load(); c != nil && c.second == now.Unix() {
+		return c.answer
+	}
+	c := &created{now.Unix(), now.UTC().AppendFormat([]byte("HTTP/1.1 201 Created\r\nDate: "), http.TimeFormat)}
+	c.answer = append(c.answer, "\r\nContent-Length: 0\r\n\r\n"...)
+	s.created.Store(c)
+	return c.answer
 }
 
 // readBody reads a request's body into p.body, or answers it.

@@ -15,6 +15,7 @@ import (
 
 	"picloud/internal/conn"
 	"picloud/internal/dashboard"
+	"picloud/internal/front"
 	"picloud/internal/hub"
 	"picloud/internal/wire"
 
@@ -35,6 +36,9 @@ type Config struct {
 
 // InfoEvery is how often an info connection gets a snapshot.
 const InfoEvery = 5 * time.Second
+
+// headBytes is how long a request's line and headers may be.
+const headBytes = 16 << 10
 
 // How long things may take: a request's body, behind its headers; an answer; a stop.
 const (
@@ -58,8 +62,9 @@ type Server struct {
 	hub   *hub.Hub
 	conns *conn.Set
 	guard *guard
-	http  *http.Server
-	open  *bound // what http serves
+	front *front.Server // the connections of plain listeners, until they are WebSockets
+	http  *http.Server  // answers, and has the connections of TLS listeners
+	open  *bound        // for what is HTTP yet
 	info  snapshots
 	began time.Time
 
@@ -74,6 +79,7 @@ type Server struct {
 
 	letGo       atomic.Uint64
 	nextWarning atomic.Int64 // of warnFull, on the clock that began with the server
+	created     atomic.Pointer[created]
 }
 
 // New makes a Server. It logs to log: no keys, no payloads.
@@ -106,10 +112,26 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		ReadTimeout:       cfg.HeaderTimeout + bodyTimeout,
 		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    16 << 10,
-		ConnState:         s.open.connState,
+		MaxHeaderBytes:    headBytes,
+		ConnState:         s.connState,
 		ConnContext:       markLocal,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	s.front, err = front.New(front.Config{
+		HTTP:        s.http,
+		Short:       s.publishPlain,
+		TryEnter:    s.open.tryEnter,
+		Enter:       s.open.enter,
+		Leave:       s.open.leave,
+		HeadTimeout: cfg.HeaderTimeout,
+		BodyTimeout: bodyTimeout,
+		IdleTimeout: idleTimeout,
+		SendTimeout: answerTimeout,
+		HeadBytes:   headBytes,
+	})
+	if err != nil {
+		conns.Release()
+		return nil, err
 	}
 	return s, nil
 }
@@ -120,20 +142,34 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	poll, endPoll := context.WithCancel(context.Background())
 	var parts, accepting sync.WaitGroup
-	failed := make(chan error, len(listeners)+1)
-	parts.Go(func() {
-		if err := s.conns.Run(poll); err != nil {
-			failed <- err
-		}
-	})
+	failed := make(chan error, len(listeners)+2)
+	for _, run := range []func(context.Context) error{s.conns.Run, s.front.Run} {
+		parts.Go(func() {
+			if err := run(poll); err != nil {
+				failed <- err
+			}
+		})
+	}
+	accept, endAccept := context.WithCancel(context.Background())
 	for _, l := range listeners {
-		accepting.Go(func() { failed <- fmt.Errorf("serve on %s: %w", l.Addr(), s.http.Serve(l)) })
+		accepting.Go(func() {
+			err := func() error {
+				if plain, ok := l.(front.Listener); ok {
+					return s.front.Serve(accept, plain)
+				}
+				return s.http.Serve(l)
+			}()
+			if accept.Err() == nil {
+				failed <- fmt.Errorf("serve on %s: %w", l.Addr(), err)
+			}
+		})
 	}
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
+	endAccept()
 	for _, l := range listeners {
 		l.Close()
 	}
@@ -142,7 +178,7 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	s.stop()
 	endPoll()
 	parts.Wait()
-	return errors.Join(err, s.conns.Release())
+	return errors.Join(err, s.conns.Release(), s.front.Release())
 }
 
 // stop ends what has been accepted. Not by http.Server.Shutdown: that closes a connection without an answer whose
@@ -151,6 +187,7 @@ func (s *Server) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	s.http.SetKeepAlivesEnabled(false) // closes idle connections, and others after their answer
+	s.front.Drain()
 	none := s.open.none()
 	select {
 	case <-none:
@@ -167,10 +204,23 @@ func (s *Server) stop() {
 		case <-none:
 		case <-time.After(refuseGrace):
 			s.http.Close()
+			s.front.Close()
 		}
 	})
 	s.conns.Close(ctx, wire.CloseGoingAway, "server stops")
 	requests.Wait()
+}
+
+// connState is http's hook. A new connection is announced before the next is accepted; those that front lends have their
+// place already.
+func (s *Server) connState(nc net.Conn, state http.ConnState) {
+	switch {
+	case front.Note(nc, state):
+	case state == http.StateNew:
+		s.open.enter()
+	case state == http.StateHijacked, state == http.StateClosed:
+		s.open.leave()
+	}
 }
 
 func (s *Server) routes() http.Handler {
@@ -249,7 +299,7 @@ func count(n int, what string) string {
 // overlap.
 func (s *Server) Probe(ctx context.Context) error {
 	s.hub.Probe()
-	return s.conns.Probe(ctx)
+	return errors.Join(s.conns.Probe(ctx), s.front.Probe(ctx))
 }
 
 func (s *Server) isStopping() bool {
@@ -308,22 +358,32 @@ func newBound(n int) *bound {
 	return &bound{places: make(chan struct{}, n), opened: make(chan struct{})}
 }
 
-// connState is an http.Server's hook: a new connection is announced before the next is accepted.
-func (b *bound) connState(_ net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		b.count.Add(1)
-		select {
-		case b.places <- struct{}{}:
-		case <-b.opened:
-		}
-	case http.StateHijacked, http.StateClosed:
-		select {
-		case <-b.places:
-		default: // it came in when there was no bound any more
-		}
-		b.count.Done()
+// enter takes a place, when there is one.
+func (b *bound) enter() {
+	b.count.Add(1)
+	select {
+	case b.places <- struct{}{}:
+	case <-b.opened:
 	}
+}
+
+// tryEnter takes a place if there is one.
+func (b *bound) tryEnter() bool {
+	select {
+	case b.places <- struct{}{}:
+		b.count.Add(1)
+		return true
+	default:
+		return false
+	}
+}
+
+func (b *bound) leave() {
+	select {
+	case <-b.places:
+	default: // it came in when there was no bound any more
+	}
+	b.count.Done()
 }
 
 // unbind ends the bound, so that no accept waits while the server stops. It is called once.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,11 +17,12 @@ import (
 
 // What the service manager's side of the daemon uses: reload over the local socket, the watchdog's probe, the status.
 func TestReloadProbeAndStatus(t *testing.T) {
-	var broken error
+	var broken atomic.Pointer[error] // a request's way over a socket is nothing that the race detector knows
+	broken.Store(new(error))
 	s, err := New(Config{
 		Key: testKey, Version: "test", Subscriptions: 8, HeaderTimeout: time.Second, WrongKeys: 3, Requests: 8,
 		Limits: conn.Limits{Connections: 8, MessageBytes: 1024, QueueBytes: 4096, PingEvery: time.Minute, PeerTimeout: time.Minute},
-		Reload: func() error { return broken },
+		Reload: func() error { return *broken.Load() },
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +53,8 @@ func TestReloadProbeAndStatus(t *testing.T) {
 	if got := post(local); got != http.StatusNoContent {
 		t.Errorf("reload: got %d, want 204", got)
 	}
-	broken = errors.New("the key does not belong to the certificate")
+	mismatch := errors.New("the key does not belong to the certificate")
+	broken.Store(&mismatch)
 	if got := post(local); got != http.StatusConflict {
 		t.Errorf("failed reload: got %d, want 409", got)
 	}
@@ -77,6 +80,7 @@ func TestProbeFailsWhenThePollerDoesNotAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.conns.Release()
+	defer s.front.Release()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if err := s.Probe(ctx); err == nil {

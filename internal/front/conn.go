@@ -1,0 +1,326 @@
+package front
+
+import (
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+	"unsafe"
+
+	"picloud/internal/poll"
+
+	"golang.org/x/sys/unix"
+)
+
+// The states of a Conn. Awake it has a goroutine in run; noted tells that goroutine that the socket has become readable
+// since it looked.
+const (
+	resting = iota
+	awake
+	noted
+	lent // to net/http; the socket is looked at when it is back
+	gone // closed, or somebody else's
+)
+
+// A Conn is one HTTP connection.
+type Conn struct {
+	server        *Server
+	fd            int
+	remote, local net.Addr
+
+	mu    sync.Mutex
+	place poll.Place
+	state int
+	used  bool      // it has had an answer
+	since time.Time // of the rest, or of the first byte of in
+	head  bool      // in has a whole head
+
+	in []byte // what has been read and not yet answered; whoever is awake or lent owns it
+}
+
+// watched is a Conn as the poller sees it.
+type watched Conn
+
+func (w *watched) Ready(read, _ bool) {
+	c := (*Conn)(w)
+	if !read {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch c.state {
+	case resting:
+		c.state = awake
+		c.server.wg.Go(c.run)
+	case awake:
+		c.state = noted
+	}
+}
+
+// rests reports whether nobody is busy with the connection. It needs mu.
+func (c *Conn) rests() bool { return c.state == resting }
+
+// idle reports whether nothing has come of a next request. It needs mu.
+func (c *Conn) idle() bool { return c.state == resting && len(c.in) == 0 && c.used }
+
+// late reports whether the connection has rested for too long. It needs mu.
+func (c *Conn) late(now time.Time) bool {
+	if c.state != resting {
+		return false
+	}
+	cfg := &c.server.cfg
+	limit := cfg.HeadTimeout
+	switch {
+	case c.head:
+		limit += cfg.BodyTimeout
+	case c.idle():
+		limit = cfg.IdleTimeout
+	}
+	return now.Sub(c.since) >= limit
+}
+
+func (c *Conn) closeIf(so func(*Conn) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if so(c) {
+		c.close()
+	}
+}
+
+// abort ends the connection, whoever has it.
+func (c *Conn) abort() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch c.state {
+	case resting:
+		c.close()
+	case awake, noted:
+		unix.Shutdown(c.fd, unix.SHUT_RDWR) // run will see it
+	}
+}
+
+// close needs mu, and that nobody uses the descriptor.
+func (c *Conn) close() {
+	c.release()
+	unix.Close(c.fd)
+}
+
+// release makes the descriptor somebody else's. It needs mu.
+func (c *Conn) release() {
+	c.state = gone
+	c.server.poller.Remove(c.place)
+	c.server.mu.Lock()
+	delete(c.server.conns, c)
+	c.server.mu.Unlock()
+	c.server.cfg.Leave()
+}
+
+// errAgain says that a call would have to wait.
+var errAgain = errors.New("try again")
+
+// run is the goroutine of a Conn that is awake: it answers what is at hand.
+func (c *Conn) run() {
+	for {
+		switch err := c.look(); err {
+		case errLent:
+			return
+		case nil, errAgain:
+		default:
+			c.mu.Lock()
+			c.close()
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Lock()
+		if c.state == awake {
+			c.state = resting
+			if c.idle() && (c.server.draining.Load() || c.server.crowded.Load() > 0) {
+				c.close()
+			}
+			c.mu.Unlock()
+			return
+		}
+		c.state = awake
+		c.mu.Unlock()
+	}
+}
+
+var (
+	errLent  = errors.New("it is lent")
+	errEnded = errors.New("the client has ended it")
+)
+
+// look reads until there is no more. Anything but nil and errAgain is the end of the Conn's being awake.
+func (c *Conn) look() error {
+	buf := *c.server.buffers.Get().(*[]byte)
+	defer c.server.buffers.Put(&buf)
+	held := copy(buf, c.in)
+	if held > 0 { // what came while the connection was lent
+		if err := c.answerAll(buf[:held]); err != nil {
+			return err
+		}
+		held = copy(buf, c.in)
+	}
+	for {
+		n, err := read(c.fd, buf[held:])
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return errEnded
+		}
+		if held == 0 {
+			c.begins()
+		}
+		if err := c.answerAll(buf[:held+n]); err != nil {
+			return err
+		}
+		held = copy(buf, c.in)
+	}
+}
+
+// begins notes the first byte of a request.
+func (c *Conn) begins() {
+	c.mu.Lock()
+	c.since, c.head = time.Now(), false
+	c.mu.Unlock()
+}
+
+// answerAll answers the whole requests in in, in its own way or by lending the connection, and keeps the rest.
+func (c *Conn) answerAll(in []byte) error {
+	var r Request
+	for len(in) > 0 {
+		f, plain := r.scan(in)
+		size := f.head + f.body
+		switch {
+		case f.kind == unfinished && len(in) <= c.server.cfg.HeadBytes,
+			f.kind == framed && size > len(in) && size <= restBytes:
+			c.keep(in, f.kind == framed)
+			return nil
+		case f.kind == framed && size <= len(in) && plain:
+			r.Body = in[f.head:size]
+			r.Remote = c.remote
+			_, r.Local = c.local.(*net.UnixAddr)
+			if !c.server.draining.Load() {
+				if answer, ok := c.server.cfg.Short(&r); ok {
+					if err := c.send(answer); err != nil {
+						return err
+					}
+					in = in[size:]
+					c.answered()
+					continue
+				}
+			}
+			fallthrough
+		case f.kind == framed && size <= len(in):
+			return c.lend(in[:size], in[size:], 0)
+		case f.kind == framed, f.kind == expecting:
+			return c.lend(in[:min(size, len(in))], in[min(size, len(in)):], max(0, size-len(in)))
+		default:
+			return c.lend(in, nil, unbounded)
+		}
+	}
+	c.keep(nil, false)
+	return nil
+}
+
+// answered notes that a request has been answered.
+func (c *Conn) answered() {
+	c.mu.Lock()
+	c.used, c.head, c.since = true, false, time.Now()
+	c.mu.Unlock()
+}
+
+func (c *Conn) keep(in []byte, head bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.head = head
+	if len(in) == 0 {
+		c.in = nil
+	} else {
+		c.in = append(c.in[:0], in...)
+	}
+}
+
+// send writes an answer, and waits for a client that takes it slowly.
+func (c *Conn) send(p []byte) error {
+	n, err := write(c.fd, p)
+	if err != nil && err != errAgain {
+		return err
+	}
+	if n == len(p) {
+		return nil
+	}
+	nc, err := c.file()
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	nc.SetWriteDeadline(time.Now().Add(c.server.cfg.SendTimeout))
+	_, err = nc.Write(p[n:])
+	return err
+}
+
+// file is the connection with a descriptor in Go's poller, for what has to wait.
+func (c *Conn) file() (net.Conn, error) {
+	fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("dup", err)
+	}
+	f := os.NewFile(uintptr(fd), "connection")
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+// lend gives the connection to net/http for the request of which it has begun, and keeps what follows it.
+func (c *Conn) lend(request, behind []byte, missing int) error {
+	loan := newLoan(c, slices.Clone(request), missing)
+	c.keep(behind, false)
+	c.mu.Lock()
+	c.state = lent
+	c.mu.Unlock()
+	if !c.server.lending.give(loan) {
+		loan.Close()
+	}
+	return errLent
+}
+
+// returned is the end of a loan: the connection goes on. It needs mu.
+func (c *Conn) returned() {
+	c.used, c.head, c.since = true, false, time.Now()
+	c.state = awake
+	c.server.wg.Go(c.run)
+}
+
+// read and write make one system call that does not wait.
+func read(fd int, p []byte) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, errAgain
+		default:
+			return 0, os.NewSyscallError("read", errno)
+		}
+	}
+}
+
+func write(fd int, p []byte) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, errAgain
+		default:
+			return 0, os.NewSyscallError("write", errno)
+		}
+	}
+}

@@ -1,0 +1,289 @@
+// Package front holds HTTP connections between their requests: one at rest is its socket and what has come of the next
+// request.
+//
+// A whole request is answered by net/http, which is lent the connection for it, or in a shorter way that the owner has for
+// requests of the plain kind.
+package front
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"picloud/internal/poll"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config is what a Server is made with. All fields must be set.
+type Config struct {
+	// HTTP answers what Short does not. Its ConnState must call Note; its timeouts are of a request under way.
+	HTTP *http.Server
+	// Short answers a plain request, or says no: then HTTP answers the same bytes. The answer is a whole response
+	// that keeps the connection. It must not wait, and may be called by many goroutines.
+	Short func(*Request) (answer []byte, ok bool)
+	// Enter waits for a place for one more connection, Leave gives it up. TryEnter is Enter where there is no wait.
+	TryEnter     func() bool
+	Enter, Leave func()
+
+	HeadTimeout time.Duration // from a request's first byte, or the connection's begin, to the end of its head
+	BodyTimeout time.Duration // and from there to the end of its body
+	IdleTimeout time.Duration // from one request to the next
+	SendTimeout time.Duration // for an answer that the client does not take at once
+	HeadBytes   int           // of a request's head
+}
+
+// A Server is the HTTP connections of plain listeners, TCP or Unix.
+type Server struct {
+	cfg     Config
+	poller  *poll.Poller
+	lending relay
+	buffers sync.Pool // of *[]byte
+	wg      sync.WaitGroup
+
+	crowded  atomic.Int32 // connections that wait for a place
+	draining atomic.Bool  // answers are the last ones of their connections
+
+	mu    sync.Mutex
+	conns map[*Conn]struct{}
+}
+
+const bufferBytes = 32 << 10
+
+// restBytes is how much of a request a connection at rest may hold; a longer one is net/http's while it comes in.
+const restBytes = 16 << 10
+
+// New makes a Server.
+func New(cfg Config) (*Server, error) {
+	poller, err := poll.New()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, poller: poller, lending: relay{conns: make(chan net.Conn), done: make(chan struct{})}, conns: make(map[*Conn]struct{})}
+	s.buffers.New = func() any { b := make([]byte, bufferBytes); return &b }
+	return s, nil
+}
+
+// Run wakes connections and ends those that take too long, until ctx ends. It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	parts.Go(func() { s.cfg.HTTP.Serve(&s.lending) })
+	parts.Go(func() { s.sweep(ctx) })
+	defer s.lending.Close()
+	return s.poller.Run(ctx)
+}
+
+// Probe returns nil when the poller answers, see poll.Poller.
+func (s *Server) Probe(ctx context.Context) error { return s.poller.Probe(ctx) }
+
+// A Listener is a net.TCPListener or a net.UnixListener.
+type Listener interface {
+	net.Listener
+	File() (*os.File, error) // a duplicate
+}
+
+// Serve accepts connections until ctx ends, or returns why it cannot. It leaves l open.
+func (s *Server) Serve(ctx context.Context, l Listener) error {
+	f, err := l.File()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_, isTCP := l.Addr().(*net.TCPAddr)
+	for pause := time.Duration(0); ; {
+		var fd int
+		var sa unix.Sockaddr
+		var err error
+		rerr := raw.Read(func(lfd uintptr) bool {
+			fd, sa, err = unix.Accept4(int(lfd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			return err != unix.EAGAIN
+		})
+		switch {
+		case ctx.Err() != nil:
+			if err == nil && rerr == nil {
+				s.admit(fd, address(sa), l.Addr())
+			}
+			return nil
+		case rerr != nil:
+			return rerr
+		case err == unix.EINTR, err == unix.ECONNABORTED:
+			continue
+		case err != nil: // no more files or memory, accept(2): it will pass
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			time.Sleep(pause)
+			continue
+		}
+		pause = 0
+		if isTCP {
+			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		}
+		s.admit(fd, address(sa), l.Addr())
+	}
+}
+
+// admit makes a Conn of an accepted socket. When there is no place for it, the connection that has been at rest for
+// longest has to make one.
+func (s *Server) admit(fd int, remote, local net.Addr) {
+	if !s.cfg.TryEnter() {
+		s.crowded.Add(1) // first: who comes to rest from now on makes room
+		s.evict()
+		s.cfg.Enter()
+		s.crowded.Add(-1)
+	}
+	s.Adopt(fd, remote, local, nil)
+}
+
+// Adopt makes a Conn of a connected, non-blocking socket, for which a place has been taken, and what has come of its
+// next request.
+func (s *Server) Adopt(fd int, remote, local net.Addr, in []byte) {
+	c := &Conn{server: s, fd: fd, remote: remote, local: local, in: in, since: time.Now(), state: awake}
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	place, err := s.poller.Add(fd, (*watched)(c))
+	if err != nil {
+		c.close()
+		return
+	}
+	c.place = place
+	s.wg.Go(c.run)
+}
+
+// evict closes the connection that has been at rest for longest, if there is one.
+func (s *Server) evict() {
+	var oldest *Conn
+	var since time.Time
+	for _, c := range s.all() {
+		c.mu.Lock()
+		if c.rests() && (oldest == nil || c.since.Before(since)) {
+			oldest, since = c, c.since
+		}
+		c.mu.Unlock()
+	}
+	if oldest != nil {
+		oldest.closeIf((*Conn).rests)
+	}
+}
+
+func (s *Server) all() []*Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conns := make([]*Conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// sweep ends connections at rest that take too long.
+func (s *Server) sweep(ctx context.Context) {
+	tick := time.NewTicker(max(s.cfg.HeadTimeout/8, time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, c := range s.all() {
+				c.closeIf(func(c *Conn) bool { return c.late(now) })
+			}
+		}
+	}
+}
+
+// Drain makes the next answer of each connection its last, and ends those that are idle. Calling it again does nothing.
+func (s *Server) Drain() {
+	s.draining.Store(true)
+	for _, c := range s.all() {
+		c.closeIf((*Conn).idle)
+	}
+}
+
+// Close ends every connection at once, but for those lent to the http.Server: its own Close ends them.
+func (s *Server) Close() {
+	for _, c := range s.all() {
+		c.abort()
+	}
+}
+
+// Release waits for the last goroutines and frees the poller. It is called after Run has returned and all connections are
+// gone.
+func (s *Server) Release() error {
+	s.wg.Wait()
+	return s.poller.Release()
+}
+
+// address is what net would make of a peer's address.
+func address(sa unix.Sockaddr) net.Addr {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return &net.TCPAddr{IP: net.IP(sa.Addr[:]), Port: sa.Port}
+	case *unix.SockaddrInet6:
+		a := &net.TCPAddr{IP: net.IP(sa.Addr[:]), Port: sa.Port}
+		if sa.ZoneId != 0 {
+			a.Zone = zone(int(sa.ZoneId))
+		}
+		return a
+	case *unix.SockaddrUnix:
+		return &net.UnixAddr{Name: sa.Name, Net: "unix"}
+	}
+	return &net.UnixAddr{Net: "unix"}
+}
+
+// zone names an interface, by its number where names cannot be had.
+func zone(index int) string {
+	if i, err := net.InterfaceByIndex(index); err == nil {
+		return i.Name
+	}
+	return fmt.Sprint(index)
+}
+
+// A relay is the listener from which the http.Server gets the connections that it is lent.
+type relay struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+var errRelayClosed = errors.New("no more connections")
+
+func (r *relay) Accept() (net.Conn, error) {
+	select {
+	case c := <-r.conns:
+		return c, nil
+	case <-r.done:
+		return nil, errRelayClosed
+	}
+}
+
+// give reports whether somebody has taken c.
+func (r *relay) give(c net.Conn) bool {
+	select {
+	case r.conns <- c:
+		return true
+	case <-r.done:
+		return false
+	}
+}
+
+func (r *relay) Close() error {
+	r.once.Do(func() { close(r.done) })
+	return nil
+}
+
+func (r *relay) Addr() net.Addr { return &net.UnixAddr{Name: "relay", Net: "unix"} }

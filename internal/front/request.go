@@ -1,0 +1,198 @@
+package front
+
+import (
+	"bytes"
+	"net"
+)
+
+// A Request is one whole HTTP/1.1 request of the plain kind: nothing in it needs decoding, nothing asks for more than an
+// answer. Its bytes are valid while it is being answered.
+type Request struct {
+	Method, Path, Query []byte // Query is what follows the ?
+	Body                []byte
+	Remote              net.Addr
+	Local               bool // it came over a Unix socket
+
+	headers [len(plainHeaders)]header
+	count   int
+}
+
+type header struct{ name, value []byte }
+
+// Header returns the value of a header, or nil. name is in lower case.
+func (r *Request) Header(name string) []byte {
+	for i := range r.headers[:r.count] {
+		if h := &r.headers[i]; equalFold(h.name, name) {
+			return h.value
+		}
+	}
+	return nil
+}
+
+// plainHeaders are those that a plain request may have, each once. None of them changes what is to be done with the
+// connection; another one might.
+var plainHeaders = [...]string{
+	"host", "user-agent", "accept", "accept-encoding", "accept-language", "content-type", "content-length",
+	"x-api-key", "x-api-client-name", "authorization", "sec-fetch-mode",
+}
+
+// A frame is where a request lies in what has come.
+type frame struct {
+	kind kind
+	head int // length of the request line and the headers
+	body int // Content-Length
+}
+
+type kind uint8
+
+const (
+	unfinished kind = iota // the head is not whole
+	framed                 // head and body are known
+	expecting              // as framed, but the client waits to be asked for the body
+	opaque                 // only net/http knows where it ends, or what is wrong with it
+)
+
+// scan finds the head of the request at the beginning of in, as net/http's parser will, and fills r when the request is
+// plain. It judges nothing: what it does not know for sure is opaque.
+func (r *Request) scan(in []byte) (f frame, plain bool) {
+	r.count = 0
+	seen := uint32(0)
+	length := false
+	for pos := 0; ; {
+		n := bytes.IndexByte(in[pos:], '\n')
+		if n < 0 {
+			return frame{kind: unfinished}, false
+		}
+		line := in[pos : pos+n]
+		first := pos == 0
+		pos += n + 1
+		if n == 0 || line[n-1] != '\r' { // net/http takes it, but nobody sends it
+			return frame{kind: opaque}, false
+		}
+		line = line[:n-1]
+		if first {
+			plain = r.requestLine(line)
+			continue
+		}
+		if len(line) == 0 {
+			f.head = pos
+			if f.kind == unfinished {
+				f.kind = framed
+			}
+			return f, plain && f.kind == framed && seen&1 != 0 // with a Host
+		}
+		colon := bytes.IndexByte(line, ':')
+		if colon <= 0 || line[0] == ' ' || line[0] == '\t' {
+			return frame{kind: opaque}, false
+		}
+		name, value := line[:colon], bytes.Trim(line[colon+1:], " \t")
+		switch {
+		case equalFold(name, "content-length"):
+			if f.body = number(value); f.body < 0 || length {
+				return frame{kind: opaque}, false
+			}
+			length = true
+		case equalFold(name, "transfer-encoding"):
+			return frame{kind: opaque}, false
+		case equalFold(name, "expect"):
+			f.kind = expecting
+		}
+		if !plain {
+			continue
+		}
+		if equalFold(name, "connection") {
+			plain = equalFold(value, "keep-alive")
+			continue
+		}
+		i := plainHeader(name)
+		if plain = i >= 0 && seen&(1<<i) == 0 && printable(value) && (i > 0 || isHost(value)); plain {
+			seen |= 1 << i
+			r.headers[r.count] = header{name, value}
+			r.count++
+		}
+	}
+}
+
+// requestLine reports whether the line is of a plain request: its target is a path, perhaps with a query, in which nothing
+// is encoded.
+func (r *Request) requestLine(line []byte) bool {
+	method, rest, _ := bytes.Cut(line, []byte(" "))
+	target, ok := bytes.CutSuffix(rest, []byte(" HTTP/1.1"))
+	if !ok || len(method) == 0 || len(target) == 0 || target[0] != '/' {
+		return false
+	}
+	for _, c := range method {
+		if c < 'A' || c > 'Z' {
+			return false
+		}
+	}
+	for _, c := range target {
+		if c <= ' ' || c > '~' || c == '%' || c == '+' || c == '#' || c == ';' {
+			return false
+		}
+	}
+	r.Method = method
+	r.Path, r.Query, _ = bytes.Cut(target, []byte("?"))
+	return !bytes.HasPrefix(r.Path, []byte("//"))
+}
+
+func plainHeader(name []byte) int {
+	for i, h := range plainHeaders {
+		if equalFold(name, h) {
+			return i
+		}
+	}
+	return -1
+}
+
+// equalFold reports whether b is the lower-case ASCII s, letters of either case.
+func equalFold(b []byte, s string) bool {
+	if len(b) != len(s) {
+		return false
+	}
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != s[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// isHost reports whether a Host is one that nobody could object to: a name or an address, perhaps with a port.
+func isHost(value []byte) bool {
+	for _, c := range value {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == ':', c == '[', c == ']', c == '_':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func printable(value []byte) bool {
+	for _, c := range value {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// number returns a decimal number of up to nine digits, or -1.
+func number(b []byte) int {
+	if len(b) == 0 || len(b) > 9 {
+		return -1
+	}
+	n := 0
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return -1
+		}
+		n = n*10 + int(c-'0')
+	}
+	return n
+}

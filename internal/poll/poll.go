@@ -1,0 +1,201 @@
+// Package poll wakes those whose socket has become readable or writable: one epoll set, nested in Go's own poller, so that
+// waiting costs no thread, and a socket at rest no goroutine.
+package poll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Watcher owns a descriptor. Ready is called by the goroutine in Run and must not wait. It tells only what has changed,
+// as epoll(7) does edge-triggered: the Watcher reads or writes until the kernel says EAGAIN.
+type Watcher interface {
+	Ready(read, write bool)
+}
+
+// A Poller is safe for concurrent use. Release frees it.
+type Poller struct {
+	epoll   *os.File
+	raw     syscall.RawConn // of epoll
+	probe   int             // an eventfd that is watched beside the sockets
+	answers chan struct{}   // it has been seen
+
+	mu    sync.Mutex
+	slots []entry
+	free  []int32
+}
+
+// An entry's generation tells a late event from one for the slot's next owner.
+type entry struct {
+	watcher    Watcher
+	generation int32
+}
+
+// A Place is where a Watcher is registered. The zero Place is nowhere.
+type Place struct {
+	slot int32 // counted from 1
+	fd   int32
+}
+
+// probeSlot stands for the probe's eventfd where watchers have their slot.
+const probeSlot = -1
+
+// New makes a Poller, which wakes nobody before Run.
+func New() (*Poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll_create: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("make epoll non-blocking: %w", err)
+	}
+	p := &Poller{epoll: os.NewFile(uintptr(fd), "epoll"), answers: make(chan struct{}, 1)}
+	if p.raw, err = p.epoll.SyscallConn(); err != nil {
+		p.epoll.Close()
+		return nil, err
+	}
+	if p.probe, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		p.epoll.Close()
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	err = p.control(unix.EPOLL_CTL_ADD, p.probe, &unix.EpollEvent{Events: unix.EPOLLIN | edge, Fd: probeSlot})
+	if err != nil {
+		p.Release()
+		return nil, err
+	}
+	return p, nil
+}
+
+const edge = unix.EPOLLET & 0xffffffff
+
+// Add watches fd for w: once and for all, a rest costs no system call. What can be read already is an event. Ready may
+// be called before Add returns.
+func (p *Poller) Add(fd int, w Watcher) (Place, error) {
+	p.mu.Lock()
+	var slot int32
+	if n := len(p.free); n > 0 {
+		slot = p.free[n-1]
+		p.free = p.free[:n-1]
+	} else {
+		slot = int32(len(p.slots))
+		p.slots = append(p.slots, entry{})
+	}
+	e := &p.slots[slot]
+	e.watcher = w
+	event := unix.EpollEvent{
+		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | edge,
+		Fd:     slot,
+		Pad:    e.generation,
+	}
+	p.mu.Unlock()
+	place := Place{slot: slot + 1, fd: int32(fd)}
+	if err := p.control(unix.EPOLL_CTL_ADD, fd, &event); err != nil {
+		p.vacate(slot)
+		return Place{}, err
+	}
+	return place, nil
+}
+
+// Remove ends the watching, before the descriptor is closed or somebody else's: its file may live on elsewhere. Ready
+// may still be under way when it returns, but is not called again. Nowhere is left alone.
+func (p *Poller) Remove(place Place) {
+	if place.slot == 0 {
+		return
+	}
+	p.control(unix.EPOLL_CTL_DEL, int(place.fd), nil) // fails only for what is not watched
+	p.vacate(place.slot - 1)
+}
+
+func (p *Poller) vacate(slot int32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.slots[slot].watcher = nil
+	p.slots[slot].generation++
+	p.free = append(p.free, slot)
+}
+
+func (p *Poller) control(op, fd int, event *unix.EpollEvent) error {
+	var err error
+	cerr := p.raw.Control(func(ep uintptr) { err = unix.EpollCtl(int(ep), op, fd, event) })
+	if err = errors.Join(cerr, err); err != nil {
+		return fmt.Errorf("watch descriptor: %w", err)
+	}
+	return nil
+}
+
+// Run wakes watchers until ctx ends. It may be called again after that.
+func (p *Poller) Run(ctx context.Context) error {
+	p.epoll.SetReadDeadline(time.Time{})
+	stop := context.AfterFunc(ctx, func() { p.epoll.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var events [128]unix.EpollEvent
+	for {
+		var n int
+		var err error
+		rerr := p.raw.Read(func(ep uintptr) bool {
+			n, err = unix.EpollWait(int(ep), events[:], 0)
+			return n > 0 || err != nil && err != unix.EINTR
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err = errors.Join(rerr, err); err != nil {
+			return fmt.Errorf("wait for connections: %w", err)
+		}
+		for _, e := range events[:n] {
+			if e.Fd == probeSlot {
+				p.answer()
+			} else if w := p.lookup(e.Fd, e.Pad); w != nil {
+				w.Ready(e.Events&^unix.EPOLLOUT != 0, e.Events&unix.EPOLLOUT != 0)
+			}
+		}
+	}
+}
+
+func (p *Poller) lookup(slot, generation int32) Watcher {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.slots[slot]; e.generation == generation {
+		return e.watcher
+	}
+	return nil
+}
+
+// Probe returns nil when Run answers, and an error when it does not in time. Calls must not overlap, and must have
+// returned before Release.
+func (p *Poller) Probe(ctx context.Context) error {
+	select {
+	case <-p.answers: // of a probe that gave up
+	default:
+	}
+	one := [8]byte{1, 1, 1, 1, 1, 1, 1, 1}
+	if _, err := unix.Write(p.probe, one[:]); err != nil && err != unix.EAGAIN {
+		return fmt.Errorf("wake the poller: %w", err)
+	}
+	select {
+	case <-p.answers:
+		return nil
+	case <-ctx.Done():
+		return errors.New("the poller does not answer")
+	}
+}
+
+func (p *Poller) answer() {
+	var count [8]byte
+	unix.Read(p.probe, count[:])
+	select {
+	case p.answers <- struct{}{}:
+	default:
+	}
+}
+
+// Release frees the Poller after Run has returned, if it was called. It is called once.
+func (p *Poller) Release() error { return errors.Join(p.epoll.Close(), unix.Close(p.probe)) }
