@@ -54,7 +54,8 @@ type event struct {
 	name string
 	mu   sync.Mutex
 	subs []subscriber
-	dead bool // its last subscriber has left; it is or will be out of the hub's map
+	one  [1]subscriber // where subs begins: most events have one subscriber, who is at hand here
+	dead bool          // its last subscriber has left; it is or will be out of the hub's map
 }
 
 // A subscriber is a subscription and where its frames go, side by side: a fan-out reads nothing else.
@@ -206,6 +207,7 @@ func (h *Hub) lookupOrCreate(name []byte) *event {
 	ev = h.events[string(name)]
 	if ev == nil {
 		ev = &event{name: string(name)}
+		ev.subs = ev.one[:0]
 		h.events[ev.name] = ev
 	}
 	return ev
