@@ -94,6 +94,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err != nil {
 		return err
 	}
+	limitMemory(getenv)
 	log := newLog(stderr, cfg.LogLevel, underJournal(getenv))
 	listeners, err := systemd.Listeners()
 	if err != nil {
