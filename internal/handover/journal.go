@@ -1,0 +1,474 @@
+package handover
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Journal keeps small values where they outlive the process: in a memfd that is mapped and stored. A value belongs to a
+// connection, and has a kind and a key, of which the journal knows only whether they are the same.
+//
+// A change is appended, and counts when the word that tells the end is moved behind it: one store, which is made or not made whenever the
+// process ends. The file has two areas. When the current one is mostly waste, what is of use is copied into the other, and one
+// word makes that the current one.
+//
+// Its methods may be called at the same time. Those that make a change take well under a microsecond, unless memory must be found for
+// it, or Run has not kept up.
+type Journal struct {
+	file *os.File
+	mem  []byte // all of file; its size never changes, so that no access can fail
+	head *header
+	due  chan struct{} // 1: it is time to compact
+
+	compacting sync.Mutex // taken before mu
+
+	mu        sync.Mutex
+	current   uint32
+	end       int // of the current area; head has the same
+	allocated int // of the current area: so much has its memory
+	base      int // of the current area: so much was of use when it became current
+	dueAt     int
+	limit     int
+	closed    bool
+}
+
+// header is how the file begins. Its words are the machine's own: a memfd never leaves it.
+type header struct {
+	magic   [8]byte
+	version uint32
+	limit   uint32           // an area's size
+	current atomic.Uint32    // 0 or 1
+	end     [2]atomic.Uint32 // of each area
+	void    atomic.Uint32    // not 0: what is here is not true any more
+}
+
+const (
+	journalName    = "journal"
+	journalVersion = 1
+	headerSize     = 4096    // a page, which is the area's first on machines with larger ones too
+	maxLimit       = 1 << 29 // what 32 bits can map twice
+	journalSeals   = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	allocateStep   = 1 << 18 // memory is asked for in such steps
+	compactMin     = 1 << 18 // less waste than this is left alone
+)
+
+var magic = [8]byte{'P', 'i', 'C', 'l', 'o', 'u', 'd', 'J'}
+
+// A record is
+//
+//	uint32 CRC-32C of what follows
+//	uint32 length of the whole record
+//	uint64 connection
+//	byte   what is done
+//	byte   kind
+//	uint16 length of the key
+//	key, value
+//
+// in little-endian order. kind, length and key stand together: they are what a value is found by.
+const (
+	atLength   = 4
+	atID       = 8
+	atAction   = 16
+	atKind     = 17
+	atKey      = 20
+	recordSize = atKey // without key and value
+)
+
+const (
+	actionSet    = 1
+	actionDelete = 2 // one value
+	actionEnd    = 3 // all of a connection
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Record is a value that was set.
+type Record struct {
+	ID    uint64 // the connection
+	Kind  byte
+	Key   string
+	Value []byte
+}
+
+// NewJournal returns an empty journal for so many bytes. Memory is used for what is in it, up to twice the limit and some waste.
+func NewJournal(limit int) (*Journal, error) {
+	if limit < headerSize || limit > maxLimit {
+		return nil, fmt.Errorf("make a journal of %d bytes: 4 KiB to 512 MiB are possible", limit)
+	}
+	limit = (limit + headerSize - 1) / headerSize * headerSize
+	fd, err := unix.MemfdCreate(journalName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("make the journal: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), journalName)
+	j, err := func() (*Journal, error) {
+		if err := f.Truncate(int64(headerSize + 2*limit)); err != nil {
+			return nil, err
+		}
+		if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, journalSeals); err != nil {
+			return nil, err
+		}
+		if err := unix.Fallocate(fd, 0, 0, headerSize); err != nil {
+			return nil, err
+		}
+		return newJournal(f, headerSize+2*limit)
+	}()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("make the journal: %w", err)
+	}
+	j.head.version, j.head.limit, j.limit = journalVersion, uint32(limit), limit
+	j.dueAt = compactMin
+	j.head.magic = magic // last: without it the file is no journal
+	return j, nil
+}
+
+func newJournal(f *os.File, size int) (*Journal, error) {
+	mem, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map it: %w", err)
+	}
+	return &Journal{file: f, mem: mem, head: (*header)(unsafe.Pointer(&mem[0])), due: make(chan struct{}, 1)}, nil
+}
+
+// OpenJournal takes over the journal that another process has left in f, and goes on with it. It returns the values that were
+// set and neither deleted nor ended, in the order in which they were set.
+//
+// An error with a Journal, ErrDamaged, says that changes are missing from some point on: the records are those before it, and may be out
+// of date. After an error without a Journal f is still the caller's.
+func OpenJournal(f *os.File) (*Journal, []Record, error) {
+	j, err := openJournal(f)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the journal: %w", err)
+	}
+	used := slices.Clone(j.area(j.current)[:j.end]) // the records are made of it
+	spans, whole := live(used)
+	records := make([]Record, len(spans))
+	for i, s := range spans {
+		b := used[s.from:s.to:s.to]
+		key := atKey + int(binary.LittleEndian.Uint16(b[atKind+1:]))
+		records[i] = Record{binary.LittleEndian.Uint64(b[atID:]), b[atKind], string(b[atKey:key]), b[key:]}
+		j.base += len(b)
+	}
+	j.dueAt = 2*j.base + compactMin
+	if whole < j.end {
+		err = fmt.Errorf("open the journal: %w: after %d of %d bytes, with %d values", ErrDamaged, whole, j.end, len(records))
+		j.head.end[j.current].Store(uint32(whole))
+	}
+	j.end, j.allocated = whole, whole
+	return j, records, err
+}
+
+// openJournal checks what must be right before anything else is read.
+func openJournal(f *os.File) (*Journal, error) {
+	// What may shrink could end the process that looks at it.
+	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
+	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {
+		return nil, fmt.Errorf("%w: it is not a sealed memfd", ErrDamaged)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	size := info.Size()
+	if size < headerSize || size > headerSize+2*maxLimit {
+		return nil, fmt.Errorf("%w: it has %d bytes", ErrDamaged, size)
+	}
+	j, err := newJournal(f, int(size))
+	if err != nil {
+		return nil, err
+	}
+	h := j.head
+	switch {
+	case h.magic != magic:
+		err = fmt.Errorf("%w: it is no journal", ErrDamaged)
+	case h.version != journalVersion:
+		err = fmt.Errorf("%w: %d", ErrVersion, h.version)
+	case headerSize+2*int64(h.limit) != size:
+		err = fmt.Errorf("%w: it has %d bytes, and areas of %d", ErrDamaged, size, h.limit)
+	case h.void.Load() != 0:
+		err = fmt.Errorf("%w: it could not be kept up to date", ErrDamaged)
+	case h.current.Load() > 1 || h.end[h.current.Load()].Load() > h.limit:
+		err = fmt.Errorf("%w: its end is outside", ErrDamaged)
+	}
+	if err != nil {
+		return nil, errors.Join(err, unix.Munmap(j.mem))
+	}
+	j.limit = int(h.limit)
+	j.current = h.current.Load()
+	j.end = int(h.end[j.current].Load())
+	return j, nil
+}
+
+// span is where a record stands.
+type span struct{ from, to int }
+
+// live finds the records of an area that still count, and how far the area is whole.
+func live(b []byte) (spans []span, whole int) {
+	places := map[uint64]map[string]int{} // in spans, by connection, and by kind and key
+	for whole < len(b) {
+		rest := b[whole:]
+		if len(rest) < recordSize {
+			break
+		}
+		n := binary.LittleEndian.Uint32(rest[atLength:])
+		if n < recordSize || n > uint32(len(rest)) {
+			break
+		}
+		r := rest[:n]
+		key := atKey + int(binary.LittleEndian.Uint16(r[atKind+1:]))
+		action := r[atAction]
+		if key > len(r) || action < actionSet || action > actionEnd || crc32.Checksum(r[atLength:], castagnoli) != binary.LittleEndian.Uint32(r) {
+			break
+		}
+		id := binary.LittleEndian.Uint64(r[atID:])
+		values := places[id]
+		if action == actionEnd {
+			for _, i := range values {
+				spans[i] = span{}
+			}
+			delete(places, id)
+		} else {
+			if i, ok := values[string(r[atKind:key])]; ok {
+				spans[i] = span{}
+			}
+			if action == actionDelete {
+				delete(values, string(r[atKind:key]))
+			} else {
+				if values == nil {
+					values = map[string]int{}
+					places[id] = values
+				}
+				values[string(r[atKind:key])] = len(spans)
+				spans = append(spans, span{whole, whole + len(r)})
+			}
+		}
+		whole += len(r)
+	}
+	return slices.DeleteFunc(spans, func(s span) bool { return s == span{} }), whole
+}
+
+// File returns what has to be stored, under the file's name. It stays the journal's.
+func (j *Journal) File() *os.File { return j.file }
+
+// Close ends the use of the journal. What is in it lives on where the file is stored.
+func (j *Journal) Close() error {
+	j.compacting.Lock()
+	defer j.compacting.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return nil
+	}
+	j.closed = true
+	return errors.Join(unix.Munmap(j.mem), j.file.Close())
+}
+
+// Set sets a connection's value of that kind and key. It copies value. After an error the old value is still there.
+func (j *Journal) Set(id uint64, kind byte, key string, value []byte) error {
+	if len(key) > math.MaxUint16 || len(value) > maxLimit {
+		return fmt.Errorf("journal a value: a key of %d bytes and a value of %d are too long", len(key), len(value))
+	}
+	if err := j.change(actionSet, id, kind, key, value); err != nil {
+		return fmt.Errorf("journal a value of connection %d: %w", id, err)
+	}
+	return nil
+}
+
+// Delete deletes a value that was set; one that is not there may be deleted too. After an error the journal is void: nobody will open
+// it.
+func (j *Journal) Delete(id uint64, kind byte, key string) error {
+	return j.remove(actionDelete, id, kind, key)
+}
+
+// End deletes all values of a connection. After an error the journal is void: nobody will open it.
+func (j *Journal) End(id uint64) error { return j.remove(actionEnd, id, 0, "") }
+
+func (j *Journal) remove(action byte, id uint64, kind byte, key string) error {
+	if len(key) > math.MaxUint16 {
+		return nil // nobody can have set it
+	}
+	err := j.change(action, id, kind, key, nil)
+	if err == nil {
+		return nil
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.closed {
+		j.head.void.Store(1)
+	}
+	return fmt.Errorf("journal the end of a value of connection %d: %w", id, err)
+}
+
+// change appends a record. When there is no room it compacts, which Run should have done before.
+func (j *Journal) change(action byte, id uint64, kind byte, key string, value []byte) error {
+	err := j.append(action, id, kind, key, value)
+	if !errors.Is(err, ErrFull) {
+		return err
+	}
+	j.mu.Lock()
+	waste := j.end - j.base
+	j.mu.Unlock()
+	if action == actionSet && waste < j.limit/16 {
+		return err // compacting for little each time would take all the time there is
+	}
+	if err := j.Compact(); err != nil {
+		return err
+	}
+	return j.append(action, id, kind, key, value)
+}
+
+func (j *Journal) append(action byte, id uint64, kind byte, key string, value []byte) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return os.ErrClosed
+	}
+	limit := j.limit
+	if action == actionSet {
+		limit -= limit / 8 // so that what was set can always be deleted
+	}
+	n := recordSize + len(key) + len(value)
+	if n > limit-j.end {
+		return fmt.Errorf("%w: %d of %d bytes are used", ErrFull, j.end, j.limit)
+	}
+	if j.end+n > j.allocated {
+		allocated, err := j.allocate(j.current, j.allocated, j.end+n)
+		if err != nil {
+			return err
+		}
+		j.allocated = allocated
+	}
+	b := j.area(j.current)[j.end : j.end+n]
+	binary.LittleEndian.PutUint32(b[atLength:], uint32(n))
+	binary.LittleEndian.PutUint64(b[atID:], id)
+	b[atAction], b[atKind] = action, kind
+	binary.LittleEndian.PutUint16(b[atKind+1:], uint16(len(key)))
+	copy(b[atKey:], key)
+	copy(b[atKey+len(key):], value)
+	binary.LittleEndian.PutUint32(b, crc32.Checksum(b[atLength:], castagnoli))
+	j.end += n
+	j.head.end[j.current].Store(uint32(j.end)) // from here on it counts
+	if j.end >= j.dueAt {
+		j.dueAt = j.end + compactMin
+		select {
+		case j.due <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+func (j *Journal) area(n uint32) []byte {
+	from := headerSize + int(n)*j.limit
+	return j.mem[from : from+j.limit : from+j.limit]
+}
+
+// allocate sees to it that the area has its memory from one byte to another and some beyond, and returns how far. Memory that is
+// not there when it is written to would end the process.
+func (j *Journal) allocate(area uint32, from, to int) (int, error) {
+	to = min((to/allocateStep+1)*allocateStep, j.limit)
+	if to <= from {
+		return from, nil
+	}
+	at := int64(headerSize + int(area)*j.limit)
+	for {
+		err := unix.Fallocate(int(j.file.Fd()), 0, at+int64(from), int64(to-from))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("find %d bytes of memory: %w", to-from, err)
+		}
+		return to, nil
+	}
+}
+
+// Run compacts the journal whenever it is worth it, until ctx ends. onFailure hears of what did not work, which does no harm until the
+// journal is full.
+func (j *Journal) Run(ctx context.Context, onFailure func(error)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-j.due:
+			if err := j.Compact(); err != nil {
+				onFailure(err)
+			}
+		}
+	}
+}
+
+// Compact frees what is not of use any more. Changes wait only while those that were made meanwhile are copied.
+func (j *Journal) Compact() error {
+	j.compacting.Lock()
+	defer j.compacting.Unlock()
+	if err := j.compact(); err != nil {
+		return fmt.Errorf("compact the journal: %w", err)
+	}
+	return nil
+}
+
+func (j *Journal) compact() error {
+	j.mu.Lock()
+	closed, from, seen := j.closed, j.current, j.end
+	j.mu.Unlock()
+	if closed {
+		return os.ErrClosed
+	}
+	// What stands before the end is not written to any more, and nobody else makes another area current.
+	old, to := j.area(from), 1-from
+	spans, whole := live(old[:seen])
+	if whole < seen {
+		return fmt.Errorf("%w: after %d of %d bytes", ErrDamaged, whole, seen)
+	}
+	use := 0
+	for _, s := range spans {
+		use += s.to - s.from
+	}
+	allocated, err := j.allocate(to, 0, use)
+	if err != nil {
+		return err
+	}
+	fresh := j.area(to)
+	at := 0
+	for _, s := range spans {
+		at += copy(fresh[at:], old[s.from:s.to])
+	}
+	if err := j.switchTo(to, use, allocated, seen); err != nil {
+		return err
+	}
+	// Gives the memory back; should it fail, the next time writes over it.
+	unix.Fallocate(int(j.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(headerSize+int(from)*j.limit), int64(j.limit))
+	return nil
+}
+
+// switchTo makes the other area the current one. So much of it is used; what the old one has behind seen comes on top.
+func (j *Journal) switchTo(to uint32, used, allocated, seen int) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	end := used + j.end - seen
+	if end > allocated {
+		var err error
+		if allocated, err = j.allocate(to, allocated, end); err != nil {
+			return err
+		}
+	}
+	copy(j.area(to)[used:end], j.area(j.current)[seen:j.end])
+	j.head.end[to].Store(uint32(end))
+	j.head.current.Store(to)
+	j.current, j.end, j.allocated, j.base = to, end, allocated, used
+	j.dueAt = 2*used + compactMin
+	return nil
+}

@@ -1,0 +1,407 @@
+package handover
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// socket returns one end of a connected pair, from which its number can be read.
+func socket(t testing.TB, number uint64) int {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	if _, err := unix.Write(pair[1], binary.BigEndian.AppendUint64(nil, number)); err != nil {
+		t.Fatal(err)
+	}
+	return pair[0]
+}
+
+// numberOf looks at the socket's number.
+func numberOf(t testing.TB, fd int) uint64 {
+	t.Helper()
+	var b [8]byte
+	if n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); n != len(b) || err != nil {
+		t.Errorf("read the socket's number: %d bytes, %v", n, err)
+	}
+	return binary.BigEndian.Uint64(b[:])
+}
+
+func newTestVault(t testing.TB) *Vault {
+	t.Helper()
+	v, err := NewVault()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { v.Close() })
+	return v
+}
+
+// put fills n sockets into v and returns their numbers by identity. They are closed when the test ends.
+func put(t testing.TB, v *Vault, n int) map[uint64]uint64 {
+	t.Helper()
+	numbers := map[uint64]uint64{}
+	for range n {
+		number := rand.Uint64()
+		fd := socket(t, number)
+		t.Cleanup(func() { unix.Close(fd) })
+		id, err := v.Put(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		numbers[id] = number
+	}
+	return numbers
+}
+
+// stored returns copies of the vault's files, as the manager would have them.
+func stored(t testing.TB, v *Vault) []*os.File { return copies(t, v.Files()...) }
+
+func copies(t testing.TB, files ...*os.File) []*os.File {
+	t.Helper()
+	var all []*os.File
+	for _, f := range files {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, os.NewFile(uintptr(fd), f.Name()))
+	}
+	return all
+}
+
+func all(uint64) bool { return true }
+
+// found opens what v has stored, closes it again, and returns the numbers of what was there.
+func found(t testing.TB, files []*os.File, keep func(uint64) bool) map[uint64]uint64 {
+	t.Helper()
+	v, fds, err := OpenVault(files, keep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	numbers := map[uint64]uint64{}
+	for id, fd := range fds {
+		numbers[id] = numberOf(t, fd)
+		unix.Close(fd)
+	}
+	return numbers
+}
+
+// kernelQueue counts the messages that are really there.
+func kernelQueue(t testing.TB, q queue) int {
+	t.Helper()
+	fd := int(q.receive.Fd())
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, -1)
+	for n := 0; ; n++ {
+		var b [2]byte
+		if _, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); err == unix.EAGAIN {
+			return n
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestNextProcessFindsEveryConnection(t *testing.T) {
+	for _, n := range []int{0, 1, maxFiles, maxFiles + 1, 5 * maxFiles, 2000} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			v := newTestVault(t)
+			want := put(t, v, n)
+			files := stored(t, v)
+			v.Close()
+			again := copies(t, files...)
+			if got := found(t, files, all); !maps.Equal(got, want) {
+				t.Errorf("%d connections are not those %d that were put in", len(got), len(want))
+			}
+			// Opening takes nothing out.
+			if got := found(t, again, all); !maps.Equal(got, want) {
+				t.Errorf("the second time %d connections are not those %d that were put in", len(got), len(want))
+			}
+		})
+	}
+}
+
+func TestNextProcessGoesOn(t *testing.T) {
+	v := newTestVault(t)
+	want := put(t, v, 400)
+	for round := range 5 {
+		files := stored(t, v)
+		v.Close()
+		next, fds, err := OpenVault(files, all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v = next
+		defer v.Close()
+		for _, fd := range fds {
+			defer unix.Close(fd)
+		}
+		for id := range fds {
+			if len(want) < 300 {
+				break
+			}
+			v.Drop(id)
+			delete(want, id)
+		}
+		maps.Copy(want, put(t, v, 300))
+		if got := found(t, stored(t, v), func(id uint64) bool { return want[id] != 0 }); !maps.Equal(got, want) {
+			t.Fatalf("round %d: %d connections are not those %d that are kept", round, len(got), len(want))
+		}
+	}
+}
+
+// Whoever comes and goes, what is kept can be found, and what is gone does not gather: neither in the kernel nor in the books.
+func TestWasteIsBounded(t *testing.T) {
+	v := newTestVault(t)
+	rng := rand.New(rand.NewPCG(1, 2))
+	numbers, fds := map[uint64]uint64{}, map[uint64]int{}
+	var ids []uint64
+	t.Cleanup(func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	})
+	// The goal moves, so that there are times of growth, of coming and going, and of leaving.
+	for step, goal := range []int{1500, 1500, 10, 800, 0} {
+		for range 4000 {
+			if len(ids) < goal || len(ids) > 0 && goal > 0 && rng.IntN(2) == 0 {
+				fd := socket(t, rng.Uint64())
+				id, err := v.Put(fd)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ids, fds[id], numbers[id] = append(ids, id), fd, numberOf(t, fd)
+			}
+			if len(ids) > goal {
+				i := rng.IntN(len(ids))
+				id := ids[i]
+				ids = slices.Delete(ids, i, i+1)
+				v.Drop(id)
+				unix.Close(fds[id])
+				delete(fds, id)
+				delete(numbers, id)
+			}
+			if got, most := v.queued(), v.Len()*3/2+3*maxFiles; got > most {
+				t.Fatalf("step %d: %d descriptors are queued for %d connections; want at most %d", step, got, v.Len(), most)
+			}
+		}
+		for _, q := range []queue{v.singles, v.batches} {
+			if got, want := kernelQueue(t, q), len(q.messages); got != want {
+				t.Fatalf("step %d: the kernel has %d messages, the books %d", step, got, want)
+			}
+		}
+		if got := found(t, stored(t, v), func(id uint64) bool { return numbers[id] != 0 }); !maps.Equal(got, numbers) {
+			t.Fatalf("step %d: %d connections are not those %d that are kept", step, len(got), len(numbers))
+		}
+	}
+}
+
+// With a small limit for messages it is the kernel that says when the singles are too many.
+func TestKernelTakesFewerMessages(t *testing.T) {
+	v := newTestVault(t)
+	if err := unix.SetsockoptInt(int(v.singles.send.Fd()), unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil {
+		t.Fatal(err)
+	}
+	want := put(t, v, 50)
+	if len(v.batches.messages) < 2 {
+		t.Errorf("there are %d batches: the kernel's limit was not met", len(v.batches.messages))
+	}
+	if got := found(t, stored(t, v), all); !maps.Equal(got, want) {
+		t.Errorf("%d connections are not those %d that were put in", len(got), len(want))
+	}
+}
+
+func TestFullVaultRefusesAndKeeps(t *testing.T) {
+	v := newTestVault(t)
+	v.limit = 2*maxFiles + 100
+	want := put(t, v, 101)
+	fd := socket(t, 1)
+	defer unix.Close(fd)
+	if _, err := v.Put(fd); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "LimitNOFILE=") {
+		t.Errorf("got %v, want that it is full and why", err)
+	}
+	if got := found(t, stored(t, v), all); !maps.Equal(got, want) {
+		t.Errorf("%d connections are not those %d that were put in", len(got), len(want))
+	}
+}
+
+// A process that was killed before it could tell anybody of a connection leaves one that nobody knows.
+func TestUnwantedConnectionIsEnded(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	served, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := served.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := newTestVault(t)
+	if _, err := v.Put(int(f.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	served.Close()
+	if got := found(t, stored(t, v), func(uint64) bool { return false }); len(got) != 0 {
+		t.Errorf("got %d connections, want none", len(got))
+	}
+	if n, err := client.Read(make([]byte, 1)); n != 0 || err != io.EOF { // v still has a copy
+		t.Errorf("the peer reads %d bytes, %v; want the end", n, err)
+	}
+}
+
+func TestConnectionIsKeptOnce(t *testing.T) {
+	v := newTestVault(t)
+	fd := socket(t, 1)
+	defer unix.Close(fd)
+	id, err := v.Put(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Put(fd); err == nil {
+		t.Error("the same connection could be put in twice")
+	}
+	v.Drop(id)
+	v.Drop(id)
+	if _, err := v.Put(fd); err != nil {
+		t.Errorf("put in again: %v", err)
+	}
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := v.Put(int(f.Fd())); !errors.Is(err, unix.ENOTSOCK) {
+		t.Errorf("got %v for a file, want that it is no socket", err)
+	}
+}
+
+func TestVaultThatIsNotWhole(t *testing.T) {
+	open := func(t *testing.T, files []*os.File, want error) {
+		t.Helper()
+		v, fds, err := OpenVault(files, all)
+		if v != nil || fds != nil || err == nil || want != nil && !errors.Is(err, want) {
+			t.Errorf("got %v, %v, %v; want %v", v, fds, err, want)
+		}
+	}
+	t.Run("an end is missing", func(t *testing.T) {
+		v := newTestVault(t)
+		open(t, v.Files()[:1], ErrDamaged)
+		open(t, v.Files()[1:], ErrDamaged)
+		open(t, nil, ErrDamaged)
+	})
+	t.Run("an end too many", func(t *testing.T) {
+		v, w := newTestVault(t), newTestVault(t)
+		open(t, append(v.Files(), w.Files()[0]), ErrDamaged)
+	})
+	t.Run("another file", func(t *testing.T) {
+		fd, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(fd), singlesName)
+		defer f.Close()
+		open(t, []*os.File{f, newTestVault(t).Files()[1]}, ErrDamaged)
+		open(t, []*os.File{os.Stdin}, nil)
+	})
+	for name, message := range map[string]string{"version": "\x02\x01", "length": "\x01", "empty": ""} {
+		t.Run("another "+name, func(t *testing.T) {
+			v := newTestVault(t)
+			put(t, v, 1)
+			fd := socket(t, 1)
+			defer unix.Close(fd)
+			before := openFiles(t)
+			if err := unix.Sendmsg(int(v.singles.send.Fd()), []byte(message), unix.UnixRights(fd), nil, 0); err != nil {
+				t.Fatal(err)
+			}
+			open(t, v.Files(), ErrVersion)
+			if after := openFiles(t); after != before {
+				t.Errorf("%d files are open, %d were", after, before)
+			}
+		})
+	}
+	t.Run("fewer descriptors than said", func(t *testing.T) {
+		v := newTestVault(t)
+		want := put(t, v, 1)
+		if _, err := unix.Write(int(v.singles.send.Fd()), []byte{vaultVersion, 3}); err != nil {
+			t.Fatal(err)
+		}
+		w, fds, err := OpenVault(v.Files(), all)
+		if w == nil || len(fds) != len(want) || err == nil || !strings.Contains(err.Error(), "3 of its descriptors") {
+			t.Errorf("got %v, %v, %v; want one connection, and that three are missing", w, fds, err)
+		}
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	})
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}
+
+func BenchmarkPutAndDrop(b *testing.B) {
+	for _, n := range []int{0, 1000, 8000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			v := newTestVault(b)
+			put(b, v, n)
+			fd := socket(b, 1)
+			defer unix.Close(fd)
+			for b.Loop() {
+				id, err := v.Put(fd)
+				if err != nil {
+					b.Fatal(err)
+				}
+				v.Drop(id)
+			}
+		})
+	}
+}
+
+func BenchmarkOpenVault(b *testing.B) {
+	v := newTestVault(b)
+	put(b, v, 8000)
+	for b.Loop() {
+		w, fds, err := OpenVault(stored(b, v), all)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		w.Close()
+		b.StartTimer()
+	}
+}
