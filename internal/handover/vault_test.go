@@ -16,18 +16,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socket returns one end of a connected pair, from which its number can be read.
+// numbered returns a socket from which the number can be read: it has sent it to itself. It is no Unix socket, for which the
+// kernel would collect garbage.
+func numbered(number uint64) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	if err != nil {
+		return -1, err
+	}
+	self, err := unix.Getsockname(fd)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Connect(fd, self); err != nil {
+		return -1, err
+	}
+	_, err = unix.Write(fd, binary.BigEndian.AppendUint64(nil, number))
+	return fd, err
+}
+
 func socket(t testing.TB, number uint64) int {
 	t.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := numbered(number)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pair[1])
-	if _, err := unix.Write(pair[1], binary.BigEndian.AppendUint64(nil, number)); err != nil {
-		t.Fatal(err)
-	}
-	return pair[0]
+	return fd
 }
 
 // numberOf looks at the socket's number.
