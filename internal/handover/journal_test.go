@@ -77,19 +77,52 @@ func wantValues(t testing.TB, j *Journal, want values) {
 	}
 }
 
-// change makes one of the changes that there are, chosen by a and b, in both.
-func change(j *Journal, v values, a, b int) error {
-	id, kind, key, value := uint64(a%7), byte(b%3), strconv.Itoa(b%11), strings.Repeat("v", a%50)+strconv.Itoa(b)
+// aChange is one of the changes that there are.
+type aChange struct {
+	action byte
+	id     uint64
+	kind   byte
+	key    string
+	value  []byte
+}
+
+func newChange(a, b int) aChange {
+	c := aChange{actionSet, uint64(a % 7), byte(a % 3), strconv.Itoa(b % 11), []byte(strings.Repeat("v", a%50) + strconv.Itoa(b))}
 	switch {
 	case b%13 == 0:
-		v.end(id)
-		return j.End(id)
+		c.action = actionEnd
 	case b%3 == 0:
-		v.delete(id, kind, key)
-		return j.Delete(id, kind, key)
+		c.action = actionDelete
 	}
-	v.set(id, kind, key, value)
-	return j.Set(id, kind, key, []byte(value))
+	return c
+}
+
+func (c aChange) in(j *Journal) error {
+	switch c.action {
+	case actionEnd:
+		return j.End(c.id)
+	case actionDelete:
+		return j.Delete(c.id, c.kind, c.key)
+	}
+	return j.Set(c.id, c.kind, c.key, c.value)
+}
+
+func (c aChange) of(v values) {
+	switch c.action {
+	case actionEnd:
+		v.end(c.id)
+	case actionDelete:
+		v.delete(c.id, c.kind, c.key)
+	default:
+		v.set(c.id, c.kind, c.key, string(c.value))
+	}
+}
+
+// change makes a change, chosen by a and b, in both.
+func change(j *Journal, v values, a, b int) error {
+	c := newChange(a, b)
+	c.of(v)
+	return c.in(j)
 }
 
 func TestNextProcessFindsWhatWasSet(t *testing.T) {

@@ -11,26 +11,75 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// asProcess makes the test binary a process that uses the vault and the journal that it is given, until it is killed.
-const asProcess = "PICLOUD_TEST_PROCESS"
+// asProcess makes the test binary a process that uses the vault and the journal that it is given, until it is killed;
+// asWriter one that writes its journal as fast as it can.
+const (
+	asProcess = "PICLOUD_TEST_PROCESS"
+	asWriter  = "PICLOUD_TEST_WRITER"
+)
 
 func TestMain(m *testing.M) {
-	seed, err := strconv.ParseUint(os.Getenv(asProcess), 10, 64)
-	if err != nil {
+	var err error
+	report := os.NewFile(6, "report")
+	if seed, perr := strconv.ParseUint(os.Getenv(asProcess), 10, 64); perr == nil {
+		files := []*os.File{os.NewFile(3, singlesName), os.NewFile(4, batchesName)}
+		err = process(seed, files, os.NewFile(5, journalName), report)
+	} else if seed, perr := strconv.ParseUint(os.Getenv(asWriter), 10, 64); perr == nil {
+		report = os.NewFile(5, "report")
+		err = writer(seed, os.NewFile(3, journalName), os.NewFile(4, "counter"), report)
+	} else {
 		os.Exit(m.Run())
 	}
-	report := os.NewFile(6, "report")
-	files := []*os.File{os.NewFile(3, singlesName), os.NewFile(4, batchesName)}
-	if err := process(seed, files, os.NewFile(5, journalName), report); err != nil {
-		fmt.Fprintln(report, "error", err)
-	}
+	fmt.Fprintln(report, "error", err)
 	os.Exit(1)
+}
+
+// killed starts the test binary as what env says, and kills it after so many lines of its report. handle gets those and what comes
+// until it is dead.
+func killed(t *testing.T, env string, seed uint64, lines int, files []*os.File, handle func(line string)) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, to, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	cmd := exec.CommandContext(t.Context(), exe)
+	cmd.Env = append(os.Environ(), env+"="+strconv.FormatUint(seed, 10))
+	cmd.ExtraFiles = append(files, to)
+	cmd.Stderr = t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	to.Close()
+	report := bufio.NewReader(from)
+	for n := 0; ; n++ {
+		if n == lines {
+			cmd.Process.Kill()
+		}
+		line, err := report.ReadString('\n')
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		handle(line[:len(line)-1])
+	}
+	if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
+		t.Fatalf("the process ended by itself: %v", err)
+	}
 }
 
 // process tells of each change before it makes it, and with a line of its own that it is made.
@@ -158,10 +207,6 @@ func (s state) make(t *testing.T, change string) {
 // Every change that was made before the process was killed is there, at whatever moment that was; the one that it was at is made or
 // not; and there is nothing else. The next process goes on from there and is killed too.
 func TestKilledProcessLosesNothing(t *testing.T) {
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	v, j := newTestVault(t), newTestJournal(t, 1<<17)
 	was := state{map[uint64]uint64{}, values{}}
 	ever := map[uint64]bool{} // each socket that was put in
@@ -171,34 +216,11 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 		rounds = 5
 	}
 	for round := range rounds {
-		from, to, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
 		seed, lines := rng.Uint64(), max(0, rng.IntN(4000)-200)
 		t.Logf("round %d: seed %d, killed after %d lines, with %d connections", round, seed, lines, len(was.sockets))
-		cmd := exec.CommandContext(t.Context(), exe)
-		cmd.Env = append(os.Environ(), asProcess+"="+strconv.FormatUint(seed, 10))
-		cmd.ExtraFiles = append(v.Files(), j.File(), to)
-		cmd.Stderr = t.Output()
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		to.Close()
 		doing := ""
-		report := bufio.NewReader(from)
-		for n := 0; ; n++ {
-			if n == lines {
-				cmd.Process.Kill()
-			}
-			line, err := report.ReadString('\n')
-			if err == io.EOF {
-				break
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			switch line = line[:len(line)-1]; line {
+		killed(t, asProcess, seed, lines, append(v.Files(), j.File()), func(line string) {
+			switch line {
 			case "done":
 				was.make(t, doing)
 				doing = ""
@@ -211,11 +233,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 					ever[id] = true
 				}
 			}
-		}
-		from.Close()
-		if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
-			t.Fatalf("the process ended by itself: %v, %s", err, doing)
-		}
+		})
 		or := was.clone()
 		if doing != "" {
 			or.make(t, doing)
@@ -244,5 +262,97 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 			return
 		}
 		was = got
+	}
+}
+
+// writer makes the same changes over and over, and counts them in shared memory: one line of its report would take longer than some
+// hundred changes.
+func writer(seed uint64, journal, counter, report *os.File) error {
+	j, _, err := OpenJournal(journal)
+	if err != nil {
+		return err
+	}
+	made, err := counterOf(counter)
+	if err != nil {
+		return err
+	}
+	go j.Run(context.Background(), func(err error) { fmt.Fprintln(report, "error", err) })
+	changes := changesOf(seed)
+	for {
+		for range 100 {
+			n := made.Load()
+			if err := changes[n%uint32(len(changes))].in(j); err != nil {
+				return err
+			}
+			made.Store(n + 1)
+		}
+		fmt.Fprintln(report, "more")
+	}
+}
+
+func counterOf(f *os.File) (*atomic.Uint32, error) {
+	mem, err := unix.Mmap(int(f.Fd()), 0, 4, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, err
+	}
+	return (*atomic.Uint32)(unsafe.Pointer(&mem[0])), nil
+}
+
+func changesOf(seed uint64) []aChange {
+	rng := rand.New(rand.NewPCG(seed, 0))
+	changes := make([]aChange, 1000)
+	for i := range changes {
+		changes[i] = newChange(rng.Int(), rng.Int())
+	}
+	return changes
+}
+
+// Here the process is nearly always killed in the middle of a change, or while it compacts.
+func TestKilledWriterTearsNothing(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	rng := rand.New(rand.NewPCG(seed, 1))
+	changes := changesOf(seed)
+	fd, err := unix.MemfdCreate("counter", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counter := os.NewFile(uintptr(fd), "counter")
+	defer counter.Close()
+	if err := counter.Truncate(4); err != nil {
+		t.Fatal(err)
+	}
+	made, err := counterOf(counter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, want := newTestJournal(t, 1<<14), values{}
+	at := uint32(0)
+	rounds := 40
+	if testing.Short() {
+		rounds = 5
+	}
+	for round := range rounds {
+		killed(t, asWriter, seed, 1+rng.IntN(30), []*os.File{j.File(), counter}, func(line string) {
+			if line != "more" {
+				t.Fatal(line)
+			}
+		})
+		for ; at < made.Load(); at++ {
+			changes[at%uint32(len(changes))].of(want)
+		}
+		_, records, err := reopen(t, j)
+		if err != nil {
+			t.Fatalf("round %d, seed %d, after %d changes: %v", round, seed, at, err)
+		}
+		got := valuesOf(t, records)
+		if maps.Equal(got, want) {
+			continue
+		}
+		// The change that was made last was not counted yet. The next process makes it again, which changes nothing.
+		or := maps.Clone(want)
+		changes[at%uint32(len(changes))].of(or)
+		if !maps.Equal(got, or) {
+			t.Fatalf("round %d, seed %d, after %d changes: %d values are there, which are not those %d that were set", round, seed, at, len(got), len(want))
+		}
 	}
 }
