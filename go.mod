@@ -15,3 +15,5 @@ require (
 	periph.io/x/conn/v3 v3.7.3
 	periph.io/x/host/v3 v3.8.5
 )
+
+require github.com/godbus/dbus/v5 v5.2.4

@@ -52,10 +52,11 @@ var arrows = map[string][]string{
 // those in shared.
 var owners = map[string][]string{
 	"github.com/coreos/go-systemd":        {"internal/systemd"},
+	"github.com/godbus/dbus":              {"internal/systemd"},
 	"github.com/gorilla/websocket":        {"internal/client", "internal/conn"},
 	"github.com/julienschmidt/httprouter": {"internal/server"},
 	"golang.org/x/sync":                   {"cmd/picloudd"},
-	"golang.org/x/sys":                    {"internal/conn", "internal/front", "internal/poll"},
+	"golang.org/x/sys":                    {"internal/conn", "internal/front", "internal/handover", "internal/poll"},
 	"golang.org/x/time":                   {"internal/server"},
 	"periph.io/x":                         {"internal/led"},
 }
@@ -211,7 +212,7 @@ func TestRefusedAndAllowedImports(t *testing.T) {
 		{"internal/wire", module + "/internal/hub", "internal/wire imports internal/hub: it may import the standard library only"},
 		{"internal/wire", module, "internal/wire imports picloud: it may import the standard library only"},
 		{"internal/server", "github.com/gorilla/websocket", "internal/server imports github.com/gorilla/websocket: it belongs to internal/client, internal/conn"},
-		{"internal/server", "golang.org/x/sys/unix", "internal/server imports golang.org/x/sys/unix: it belongs to internal/conn, internal/front, internal/poll"},
+		{"internal/server", "golang.org/x/sys/unix", "internal/server imports golang.org/x/sys/unix: it belongs to internal/conn, internal/front, internal/handover, internal/poll"},
 		{"internal/wire", "github.com/gorilla/websocketextra", "internal/wire imports github.com/gorilla/websocketextra: nobody owns it; see whether the standard library will do, else give it an owner in internal/arch"},
 		{"internal/conn", "C", "internal/conn imports C: nobody owns it; see whether the standard library will do, else give it an owner in internal/arch"},
 		{"internal/util", "fmt", "internal/util is not in the layout: give it its arrows in internal/arch and its sentence in docs/architecture.md"},

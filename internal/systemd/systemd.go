@@ -1,4 +1,4 @@
-// Package systemd is the daemon's side of its service manager: handed sockets, notifications and the watchdog.
+// Package systemd is the daemon's side of its service manager: handed sockets, stored files, notifications and the watchdog.
 //
 // Without a manager there are no sockets, and notifications go nowhere.
 package systemd
@@ -16,47 +16,69 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// Listeners returns the listening sockets that the manager has handed over, sd_listen_fds(3): none without a manager.
-// It is called once, before anything else opens descriptors.
-func Listeners() ([]net.Listener, error) {
-	var listeners []net.Listener
+// Handed returns what the manager has handed over, sd_listen_fds(3): the sockets that listen, and under their names the files that
+// were stored. Without a manager there is nothing. It is called once, before anything else opens descriptors.
+func Handed() (listeners []net.Listener, stored []*os.File, err error) {
 	var errs []error
 	for _, f := range activation.Files(true) {
-		l, err := listener(f)
-		f.Close() // the listener has its own descriptor
-		if err != nil {
-			errs = append(errs, fmt.Errorf("take over socket %q: %w", f.Name(), err))
+		switch listens, err := listens(f); {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("take over %q: %w", f.Name(), err))
+		case !listens:
+			stored = append(stored, f)
 			continue
+		default:
+			l, err := net.FileListener(f)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("take over socket %q: %w", f.Name(), err))
+				break
+			}
+			listeners = append(listeners, l)
 		}
-		listeners = append(listeners, l)
+		f.Close() // the listener has its own descriptor
 	}
 	if err := errors.Join(errs...); err != nil {
 		for _, l := range listeners {
 			l.Close()
 		}
-		return nil, err
+		for _, f := range stored {
+			f.Close()
+		}
+		return nil, nil, err
 	}
-	return listeners, nil
+	return listeners, stored, nil
 }
 
-// listener checks what net.FileListener does not: that the socket listens. A connected one would be accepted without
-// complaint and fail later.
-func listener(f *os.File) (net.Listener, error) {
+// Listeners is Handed for a service that stores nothing: what does not listen is an error.
+func Listeners() ([]net.Listener, error) {
+	listeners, stored, err := Handed()
+	if len(stored) == 0 {
+		return listeners, err
+	}
+	for _, l := range listeners {
+		l.Close()
+	}
+	for _, f := range stored {
+		f.Close()
+	}
+	return nil, fmt.Errorf("take over socket %q: it does not listen", stored[0].Name())
+}
+
+// listens tells a listening socket from everything else. net.FileListener does not: it takes a connected socket without
+// complaint, and Accept fails later.
+func listens(f *os.File) (bool, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	var listens int
+	var n int
 	cerr := raw.Control(func(fd uintptr) {
-		listens, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ACCEPTCONN)
+		n, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ACCEPTCONN)
 	})
-	if err := errors.Join(cerr, err); err != nil {
-		return nil, err
+	if errors.Is(err, syscall.ENOTSOCK) {
+		return false, cerr
 	}
-	if listens == 0 {
-		return nil, errors.New("it does not listen")
-	}
-	return net.FileListener(f)
+	return n != 0, errors.Join(cerr, err)
 }
 
 // Ready tells the manager that the service serves, sd_notify(3).

@@ -12,19 +12,31 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
 
-// asService makes the test binary a service that takes over its sockets and answers one connection on each.
-const asService = "PICLOUD_TEST_SERVICE"
+// asService makes the test binary a service that takes over its sockets, answers one connection on each, and says what was
+// stored; asListener one that stores nothing.
+const (
+	asService  = "PICLOUD_TEST_SERVICE"
+	asListener = "PICLOUD_TEST_LISTENER"
+)
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asService) == "" {
+	os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())) // the manager knows it after the fork; a test cannot
+	var listeners []net.Listener
+	var stored []*os.File
+	var err error
+	switch {
+	case os.Getenv(asService) != "":
+		listeners, stored, err = Handed()
+	case os.Getenv(asListener) != "":
+		listeners, err = Listeners()
+	default:
 		os.Exit(m.Run())
 	}
-	os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())) // the manager knows it after the fork; a test cannot
-	listeners, err := Listeners()
 	if err != nil {
 		fmt.Println("error:", err)
 		os.Exit(0)
@@ -39,11 +51,15 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(c, "hello over %s", l.Addr().Network())
 		c.Close()
 	}
+	for _, f := range stored {
+		b, err := io.ReadAll(f)
+		fmt.Printf("%s: %q %v\n", f.Name(), b, err)
+	}
 	os.Exit(0)
 }
 
 // service runs the test binary with the files as handed descriptors, and returns what it says.
-func service(t *testing.T, files ...*os.File) *exec.Cmd {
+func service(t *testing.T, as string, files ...*os.File) *exec.Cmd {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -52,7 +68,7 @@ func service(t *testing.T, files ...*os.File) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, exe)
-	cmd.Env = append(os.Environ(), asService+"=1", "LISTEN_FDS="+strconv.Itoa(len(files)))
+	cmd.Env = append(os.Environ(), as+"=1", "LISTEN_FDS="+strconv.Itoa(len(files)))
 	cmd.ExtraFiles = files
 	cmd.Stderr = t.Output()
 	return cmd
@@ -79,7 +95,7 @@ func TestHandedSocketsAreServed(t *testing.T) {
 		defer f.Close()
 		files = append(files, f)
 	}
-	cmd := service(t, files...)
+	cmd := service(t, asListener, files...)
 	var said strings.Builder
 	cmd.Stdout = &said
 	if err := cmd.Start(); err != nil {
@@ -123,9 +139,59 @@ func TestConnectedSocketIsNoListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	out, err := service(t, f).Output()
+	out, err := service(t, asListener, f).Output()
 	if want := "does not listen"; err != nil || !strings.Contains(string(out), want) {
 		t.Errorf("got %q, %v; want an error with %q", out, err, want)
+	}
+}
+
+// Among what is handed over, sockets that listen are told from what was stored, a connected socket too.
+func TestStoredFilesComeBackUnderTheirNames(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	listening, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listening.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	fmt.Fprint(w, "state")
+	w.Close()
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := os.NewFile(uintptr(pair[0]), "peer")
+	fmt.Fprint(peer, "request")
+	peer.Close()
+	client := os.NewFile(uintptr(pair[1]), "client")
+	defer client.Close()
+
+	cmd := service(t, asService, r, listening, client)
+	cmd.Env = append(cmd.Env, "LISTEN_FDNAMES=journal:picloud:client-1")
+	var said strings.Builder
+	cmd.Stdout = &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	want := "listeners: 1 environment left: \njournal: \"state\" <nil>\nclient-1: \"request\" <nil>\n"
+	if said.String() != want {
+		t.Errorf("got %q, want %q", said.String(), want)
 	}
 }
 
@@ -137,6 +203,11 @@ func TestWithoutAManagerNothingHappens(t *testing.T) {
 	}
 	if err := errors.Join(Ready("x"), Stopping()); err != nil {
 		t.Error(err)
+	}
+	for _, err := range []error{Store("x", os.Stdin), Forget("x"), Barrier(t.Context())} {
+		if !errors.Is(err, ErrNoManager) {
+			t.Errorf("got %v, want %v", err, ErrNoManager)
+		}
 	}
 	if err := Watch(t.Context(), nil, nil, nil); err != nil {
 		t.Error(err)

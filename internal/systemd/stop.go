@@ -1,0 +1,65 @@
+package systemd
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/godbus/dbus/v5"
+)
+
+const (
+	busName  = "org.freedesktop.systemd1"
+	busPath  = "/org/freedesktop/systemd1"
+	property = "org.freedesktop.DBus.Properties.Get"
+)
+
+// Restarting says whether the service that is being stopped will be started again: it asks systemd for the unit's job,
+// org.freedesktop.systemd1(5). A machine that shuts down stops its services. Without an answer it says yes, and why there is none.
+//
+// The unit must be ordered after dbus.service, else there is no bus any more when the machine shuts down.
+func Restarting(ctx context.Context) (bool, error) {
+	again, err := restarting(ctx)
+	if err != nil {
+		return true, fmt.Errorf("ask systemd whether this is a restart: %w", err)
+	}
+	return again, nil
+}
+
+func restarting(ctx context.Context) (bool, error) {
+	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	if err != nil {
+		return false, err
+	}
+	defer bus.Close()
+	get := func(path dbus.ObjectPath, kind, name string, value any) error {
+		var v dbus.Variant
+		if err := bus.Object(busName, path).CallWithContext(ctx, property, 0, busName+"."+kind, name).Store(&v); err != nil {
+			return err
+		}
+		return v.Store(value)
+	}
+	var unit dbus.ObjectPath
+	const ours = uint32(0) // the process that asks
+	if err := bus.Object(busName, busPath).CallWithContext(ctx, busName+".Manager.GetUnitByPID", 0, ours).Store(&unit); err != nil {
+		return false, err
+	}
+	var job struct {
+		ID   uint32
+		Path dbus.ObjectPath
+	}
+	if err := get(unit, "Unit", "Job", &job); err != nil {
+		return false, err
+	}
+	if job.ID == 0 { // somebody has sent a signal: what happens next is the unit's policy for a clean end
+		var policy string
+		if err := get(unit, "Service", "Restart", &policy); err != nil {
+			return false, err
+		}
+		return policy == "always" || policy == "on-success", nil
+	}
+	var kind string
+	if err := get(job.Path, "Job", "JobType", &kind); err != nil {
+		return false, err
+	}
+	return kind != "stop", nil // a start that has overtaken a stop is a restart too
+}
