@@ -242,8 +242,9 @@ func (v *Vault) Close() error {
 
 // Put keeps the socket and returns its identity. An error leaves everything as it was: the socket does not outlive the process.
 //
-// A socket that is kept stays open after the caller's Close: to end it, take it out of every epoll set, shut it down, Drop it,
-// then close it, in this order.
+// The descriptor is used until Drop, or until the same socket is put in with another, a duplicate. A socket that is kept stays open
+// after the caller's close, and in the caller's epoll sets: to end it, take it out of those, shut both its sides down, Drop it, then
+// close it, in this order.
 func (v *Vault) Put(fd int) (uint64, error) {
 	id, err := ID(fd)
 	if err != nil {
@@ -251,8 +252,9 @@ func (v *Vault) Put(fd int) (uint64, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if _, ok := v.held[id]; ok {
-		return 0, fmt.Errorf("keep connection %d: it is kept already", id)
+	if p, ok := v.held[id]; ok {
+		v.held[id] = place{fd, p.in}
+		return id, nil
 	}
 	if err := v.put(id, fd); err != nil {
 		return 0, fmt.Errorf("keep connection %d: %w", id, err)

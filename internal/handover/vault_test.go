@@ -293,22 +293,42 @@ func TestUnwantedConnectionIsEnded(t *testing.T) {
 	}
 }
 
-func TestConnectionIsKeptOnce(t *testing.T) {
+// After a socket was put in once more, its first descriptor may be closed, and even be another socket.
+func TestConnectionPutInAgainIsKeptByItsNewDescriptor(t *testing.T) {
 	v := newTestVault(t)
 	fd := socket(t, 1)
-	defer unix.Close(fd)
 	id, err := v.Put(fd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Put(fd); err == nil {
-		t.Error("the same connection could be put in twice")
+	duplicate, err := unix.Dup(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(duplicate)
+	if again, err := v.Put(duplicate); again != id || err != nil {
+		t.Errorf("got %d, %v; want %d again", again, err, id)
+	}
+	other := socket(t, 2)
+	defer unix.Close(other)
+	if err := unix.Dup3(other, fd, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	want := put(t, v, maxFiles) // the singles become a batch
+	want[id] = 1
+	if got := found(t, stored(t, v), all); !maps.Equal(got, want) {
+		t.Errorf("%d connections are not those %d that were put in", len(got), len(want))
 	}
 	v.Drop(id)
 	v.Drop(id)
-	if _, err := v.Put(fd); err != nil {
-		t.Errorf("put in again: %v", err)
+	if got, want := v.Len(), maxFiles; got != want {
+		t.Errorf("%d connections are kept, want %d", got, want)
 	}
+}
+
+func TestOnlySocketsAreKept(t *testing.T) {
+	v := newTestVault(t)
 	f, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
