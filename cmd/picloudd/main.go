@@ -96,7 +96,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	limitMemory(getenv)
 	log := newLog(stderr, cfg.LogLevel, underJournal(getenv))
-	listeners, err := systemd.Listeners()
+	listeners, stored, err := systemd.Handed()
 	if err != nil {
 		return err
 	}
@@ -124,6 +124,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if key == "" {
 		key, isMadeUp = rand.Text(), true
 	}
+	store, left := openStore(stored, log)
+	if store != nil {
+		defer store.Close()
+	}
 	srv, err := server.New(server.Config{
 		Key:           key,
 		Version:       version,
@@ -133,10 +137,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		WrongKeys:     cfg.MaxWrongKeys,
 		Requests:      requests(files),
 		Reload:        reloader(pair),
+		Store:         store,
+		HandOver:      func() bool { return isRestart(log) },
 	}, log)
 	if err != nil {
 		return err
 	}
+	srv.Restore(left.conns, left.general)
 	if len(listeners) == 0 {
 		l, err := listen(ctx, cfg.Port)
 		if err != nil {

@@ -322,9 +322,9 @@ func TestLimitsFitWhatTheProcessMayOpen(t *testing.T) {
 func TestStopDeliversWhatIsQueued(t *testing.T) {
 	d, stop := launch(t, env{"MAX_QUEUE_BYTES": "64M"})
 	late, prompt := d.subscriber(t, "Late"), d.connect(t, "/subscribe?clientName=Prompt")
+	d.fill(t)
 	info := d.connect(t, "/socket/info")
 	receive(t, info)
-	d.fill(t)
 	stop()
 	wantClose(t, prompt, 1001)
 	wantClose(t, info, 1001)

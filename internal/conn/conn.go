@@ -25,6 +25,7 @@ var (
 	ErrStalled  = errors.New("reads too slowly: it took nothing for a whole ping interval")
 	ErrProtocol = errors.New("broke the WebSocket protocol")
 	ErrClosed   = errors.New("closed by the server")
+	ErrSaved    = errors.New("saved for the next process")
 
 	errNotUTF8   = fmt.Errorf("%w: text is not UTF-8", ErrProtocol)
 	errFragments = fmt.Errorf("%w: too many fragments", ErrProtocol)
@@ -78,6 +79,7 @@ type Conn struct {
 	set     *Set
 	handler Handler
 	addr    string
+	id      uint64 // in the set's Vault, 0: in none
 	place   poll.Place
 	slot    int  // place in the set
 	secure  bool // sock is a TLS connection
@@ -92,6 +94,9 @@ type Conn struct {
 
 // Addr is the client's address, "192.168.99.1:62178", or "local" for one of a Unix socket.
 func (c *Conn) Addr() string { return c.addr }
+
+// ID is what the Set's Vault knows the connection by, 0 when it is not kept.
+func (c *Conn) ID() uint64 { return c.id }
 
 // Queue appends a frame of an Arena to what is sent, and reports whether the caller owes a Flush for its batch: see
 // hub.Sink. A connection whose queue is full and which takes nothing is let go; one that is being closed takes no more.
@@ -325,7 +330,7 @@ func (c *Conn) leave() {
 // kick makes the reading side look at the connection: the socket is readable, or something has ended it. It needs mu: a
 // goroutine is started for a connection that is still open, or Set.Close would not wait for it.
 func (c *Conn) kick() {
-	if c.dead && c.users == 0 {
+	if c.dead && c.users == 0 || c.set.frozen.Load() && !c.secure {
 		return
 	}
 	for {

@@ -83,7 +83,7 @@ func (l *line) Closed(why error) { l.closed = append(l.closed, why) }
 // lines makes a Set for lines.
 func lines(t testing.TB, messageBytes int) *Set {
 	t.Helper()
-	s, err := New(Limits{Connections: 1000, MessageBytes: messageBytes, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, nil)
+	s, err := New(Limits{Connections: 1000, MessageBytes: messageBytes, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,7 +80,7 @@ func (c *Conn) receive() error {
 	if err := c.handleEarly(r); err != nil {
 		return err
 	}
-	for {
+	for !c.set.frozen.Load() {
 		// A little of an unfinished message is read on behind in the large buffer; much of one grows in its own.
 		in := r.buf
 		if len(c.partial) > len(in)/8 {
@@ -103,6 +103,7 @@ func (c *Conn) receive() error {
 			return err
 		}
 	}
+	return nil
 }
 
 const secureRead = 4 << 10

@@ -66,7 +66,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 		f(&r.plan)
 	}
 	var err error
-	r.Set, err = New(r.plan.Limits, func(w http.ResponseWriter, status int, reason error) { http.Error(w, reason.Error(), status) })
+	r.Set, err = New(r.plan.Limits, nil, func(w http.ResponseWriter, status int, reason error) { http.Error(w, reason.Error(), status) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -293,7 +293,7 @@ func TestHandshakeAfterSetCloseRanOutOfTime(t *testing.T) {
 }
 
 func TestFailedHandshakeAfterSetClose(t *testing.T) {
-	s, err := New(Limits{Connections: 1}, func(w http.ResponseWriter, status int, _ error) { w.WriteHeader(status) })
+	s, err := New(Limits{Connections: 1}, nil, func(w http.ResponseWriter, status int, _ error) { w.WriteHeader(status) })
 	if err != nil {
 		t.Fatal(err)
 	}

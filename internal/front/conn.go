@@ -50,6 +50,9 @@ func (w *watched) Ready(read, _ bool) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.server.frozen.Load() {
+		return
+	}
 	switch c.state {
 	case resting:
 		c.state = awake
@@ -101,9 +104,11 @@ func (c *Conn) abort() {
 	}
 }
 
-// close needs mu, and that nobody uses the descriptor.
+// close needs mu, and that nobody uses the descriptor. Another process's vault may still have the socket: its end must not
+// wait for that.
 func (c *Conn) close() {
 	c.release()
+	unix.Shutdown(c.fd, unix.SHUT_RDWR)
 	unix.Close(c.fd)
 }
 
@@ -163,7 +168,7 @@ func (c *Conn) look() error {
 		}
 		held = copy(buf, c.in)
 	}
-	for {
+	for !c.server.frozen.Load() {
 		n, err := read(c.fd, buf[held:])
 		if err != nil {
 			return err
@@ -179,6 +184,7 @@ func (c *Conn) look() error {
 		}
 		held = copy(buf, c.in)
 	}
+	return nil
 }
 
 // begins notes the first byte of a request.
@@ -281,6 +287,7 @@ func (c *Conn) lend(request, behind []byte, missing int) error {
 	c.mu.Lock()
 	c.state = lent
 	c.mu.Unlock()
+	c.server.loans.Add(1)
 	if !c.server.lending.give(loan) {
 		loan.Close()
 	}
@@ -290,6 +297,10 @@ func (c *Conn) lend(request, behind []byte, missing int) error {
 // returned is the end of a loan: the connection goes on. It needs mu.
 func (c *Conn) returned() {
 	c.used, c.head, c.since = true, false, time.Now()
+	if c.server.frozen.Load() {
+		c.state = resting
+		return
+	}
 	c.state = awake
 	c.server.wg.Go(c.run)
 }

@@ -44,9 +44,11 @@ type Server struct {
 	cfg     Config
 	poller  *poll.Poller
 	lending relay
-	buffers sync.Pool // of *[]byte
-	wg      sync.WaitGroup
+	buffers sync.Pool      // of *[]byte
+	wg      sync.WaitGroup // goroutines in Conn.run
+	loans   sync.WaitGroup
 
+	frozen   atomic.Bool
 	crowded  atomic.Int32 // connections that wait for a place
 	draining atomic.Bool  // answers are the last ones of their connections
 
@@ -143,12 +145,12 @@ func (s *Server) admit(fd int, remote, local net.Addr) {
 		s.cfg.Enter()
 		s.crowded.Add(-1)
 	}
-	s.Adopt(fd, remote, local, nil)
+	s.adopt(fd, remote, local, nil)
 }
 
-// Adopt makes a Conn of a connected, non-blocking socket, for which a place has been taken, and what has come of its
+// adopt makes a Conn of a connected, non-blocking socket, for which a place has been taken, and what has come of its
 // next request.
-func (s *Server) Adopt(fd int, remote, local net.Addr, in []byte) {
+func (s *Server) adopt(fd int, remote, local net.Addr, in []byte) {
 	c := &Conn{server: s, fd: fd, remote: remote, local: local, in: in, since: time.Now(), state: awake}
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
@@ -161,6 +163,10 @@ func (s *Server) Adopt(fd int, remote, local net.Addr, in []byte) {
 		return
 	}
 	c.place = place
+	if s.frozen.Load() {
+		c.state = resting
+		return
+	}
 	s.wg.Go(c.run)
 }
 

@@ -142,6 +142,7 @@ func (l *loan) Close() error {
 	if !ended {
 		return nil
 	}
+	defer l.conn.server.loans.Done()
 	l.conn.mu.Lock()
 	defer l.conn.mu.Unlock()
 	if goesOn {
@@ -174,6 +175,7 @@ func (l *loan) Take() (fd int, behind []byte, err error) {
 		return -1, nil, net.ErrClosed
 	}
 	c := l.conn
+	defer c.server.loans.Done()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.release()

@@ -36,11 +36,12 @@ type Client struct {
 	Addr        string
 	ConnectedAt time.Time
 
-	sink Sink
-	seq  uint64 // order of joining
-	mu   sync.Mutex
-	subs []*subscription
-	left bool
+	sink     Sink
+	seq      uint64 // order of joining
+	rejoined bool
+	mu       sync.Mutex
+	subs     []*subscription
+	left     bool
 }
 
 // A subscription joins one client to one event. index is its place in the event's subs, under the event's lock.
@@ -88,13 +89,33 @@ func New() *Hub {
 
 // Join lists a client. Clients are listed in the order of at, which carries a monotonic clock's reading, and of joining.
 func (h *Hub) Join(sink Sink, name, addr string, at time.Time) *Client {
-	c := &Client{Name: name, Addr: addr, ConnectedAt: at, sink: sink}
+	return h.join(&Client{Name: name, Addr: addr, ConnectedAt: at, sink: sink})
+}
+
+// Rejoin is Join for a client that was in another process's hub: at is by a clock that may have been set since. Those who
+// rejoin are listed in the order in which they do, before the others.
+func (h *Hub) Rejoin(sink Sink, name, addr string, at time.Time) *Client {
+	return h.join(&Client{Name: name, Addr: addr, ConnectedAt: at, sink: sink, rejoined: true})
+}
+
+func (h *Hub) join(c *Client) *Client {
 	h.clientsMu.Lock()
 	defer h.clientsMu.Unlock()
 	h.lastSeq++
 	c.seq = h.lastSeq
 	h.clients[c] = struct{}{}
 	return c
+}
+
+// Events lists what c is subscribed to.
+func (c *Client) Events() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names := make([]string, len(c.subs))
+	for i, s := range c.subs {
+		names[i] = s.event.name
+	}
+	return names
 }
 
 // Leave ends all subscriptions of c and forgets it. After it returns no frame is queued for c any more. Calling it
@@ -328,5 +349,8 @@ func (h *Hub) Snapshot() (events []EventInfo, clients []*Client) {
 }
 
 func byArrival(a, b *Client) int {
+	if a.rejoined || b.rejoined {
+		return cmp.Compare(a.seq, b.seq)
+	}
 	return cmp.Or(a.ConnectedAt.Compare(b.ConnectedAt), cmp.Compare(a.seq, b.seq))
 }

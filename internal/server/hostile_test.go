@@ -757,7 +757,7 @@ func TestHTTPConnectionsAreBounded(t *testing.T) {
 	sv := start(t, func(c *Config) { c.Requests = 2 })
 	const head = "POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\n"
 	body := `{"event":"e","data":1}`
-	post := []byte(fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", head, len(body), body))
+	post := fmt.Appendf(nil, "%sContent-Length: %d\r\n\r\n%s", head, len(body), body)
 	published := func(p *peer) {
 		t.Helper()
 		if a := p.response("POST"); a.status != http.StatusCreated {

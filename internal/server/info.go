@@ -38,6 +38,12 @@ func (s *Server) infoSocket(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	s.record(c, recordClient, "", clientRecord{Route: routeInfo, Addr: c.Addr(), At: time.Now().UTC()})
+	s.beginInfo(c)
+}
+
+// beginInfo shows the state to a client, now and from time to time.
+func (s *Server) beginInfo(c *conn.Conn) {
 	is := &infoSession{server: s, conn: c}
 	c.Start(is)
 	is.show(s.snapshot())
@@ -90,7 +96,7 @@ func (is *infoSession) Closed(why error) {
 		is.timer.Stop()
 	}
 	is.mu.Unlock()
-	is.server.closed("", is.conn.Addr(), why)
+	is.server.closed(is.conn, "", why)
 }
 
 // snapshots shares one encoded snapshot among info connections whose turns are close together.

@@ -16,13 +16,14 @@ import (
 	"picloud/internal/conn"
 	"picloud/internal/dashboard"
 	"picloud/internal/front"
+	"picloud/internal/handover"
 	"picloud/internal/hub"
 	"picloud/internal/wire"
 
 	"github.com/julienschmidt/httprouter"
 )
 
-// Config is what a Server is made with. All fields must be set.
+// Config is what a Server is made with. All fields must be set, but for the last two.
 type Config struct {
 	Key           string // never empty
 	Version       string
@@ -32,6 +33,11 @@ type Config struct {
 	WrongKeys     int           // from one address, then one a minute
 	Requests      int           // HTTP connections at the same time, before they become WebSockets
 	Reload        func() error  // what POST /reload on the local socket does
+
+	// Store keeps connections for the next process, or nil. HandOver is asked once, when Run is to end, whether there
+	// will be one; without a Store it is not asked.
+	Store    *handover.Store
+	HandOver func() bool
 }
 
 // InfoEvery is how often an info connection gets a snapshot.
@@ -77,6 +83,11 @@ type Server struct {
 	gate     sync.RWMutex
 	stopping bool
 
+	// What Restore has made and Run begins with, and how much of it there was.
+	begin           []func()
+	requests        []front.Saved
+	carried, broken int
+
 	letGo       atomic.Uint64
 	nextWarning atomic.Int64 // of warnFull, on the clock that began with the server
 	created     atomic.Pointer[created]
@@ -99,7 +110,11 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		requestGrace: requestGrace,
 	}
 	s.publishers.New = func() any { return new(publisher) }
-	conns, err := conn.New(cfg.Limits, func(w http.ResponseWriter, status int, reason error) {
+	var vault conn.Vault
+	if cfg.Store != nil {
+		vault = cfg.Store
+	}
+	conns, err := conn.New(cfg.Limits, vault, func(w http.ResponseWriter, status int, reason error) {
 		refuse(w, status, reason.Error())
 	})
 	if err != nil {
@@ -137,7 +152,8 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 }
 
 // Run serves on the listeners, TLS ones among them, until ctx ends; then it stops in order: it takes no more
-// connections, delivers what is queued and closes every WebSocket with 1001, within 5 seconds. It closes the listeners.
+// connections, delivers what is queued and closes every WebSocket with 1001, within 5 seconds; or it leaves the connections
+// to the next process, within 2. It closes the listeners.
 // The error is nil after that, or what ended the serving. It is called once.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	poll, endPoll := context.WithCancel(context.Background())
@@ -150,6 +166,7 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 			}
 		})
 	}
+	s.beginRestored()
 	accept, endAccept := context.WithCancel(context.Background())
 	for _, l := range listeners {
 		accepting.Go(func() {
@@ -169,15 +186,23 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
+	handOver := err == nil && s.cfg.Store != nil && s.cfg.HandOver()
 	endAccept()
 	for _, l := range listeners {
 		l.Close()
 	}
 	s.open.unbind()
 	accepting.Wait()
-	s.stop()
-	endPoll()
-	parts.Wait()
+	stopped := func() {
+		endPoll()
+		parts.Wait()
+	}
+	if handOver {
+		s.handOver(stopped)
+	} else {
+		s.stop()
+		stopped()
+	}
 	return errors.Join(err, s.conns.Release(), s.front.Release())
 }
 

@@ -29,6 +29,11 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, publishOnly boo
 	}
 	ss := &session{server: s, conn: c, publishOnly: publishOnly}
 	ss.client = s.hub.Join(c, name, c.Addr(), at)
+	route := routeSubscribe
+	if publishOnly {
+		route = routePublish
+	}
+	s.record(c, recordClient, "", clientRecord{route, name, c.Addr(), at})
 	s.log.Debug("client connected", "client_name", name, "address", c.Addr())
 	c.Start(ss)
 }
@@ -111,11 +116,19 @@ func (ss *session) do(m *wire.Message) error {
 	case ss.publishOnly:
 		return errOnlyPublishes
 	case m.Action == wire.Subscribe:
-		return h.Subscribe(ss.client, m.Event, ss.server.cfg.Subscriptions)
+		if err := h.Subscribe(ss.client, m.Event, ss.server.cfg.Subscriptions); err != nil {
+			return err
+		}
+		ss.server.record(ss.conn, recordSubscription, string(m.Event), nil)
 	case m.Action == wire.Unsubscribe:
 		h.Unsubscribe(ss.client, m.Event)
+		ss.server.forget(ss.conn, recordSubscription, string(m.Event))
 	case m.Action == wire.UnsubscribeAll:
+		events := ss.client.Events()
 		h.UnsubscribeAll(ss.client)
+		for _, event := range events {
+			ss.server.forget(ss.conn, recordSubscription, event)
+		}
 	default:
 		return errActionMissing
 	}
@@ -134,11 +147,15 @@ func (ss *session) Rest() {
 // Closed implements conn.Handler.
 func (ss *session) Closed(why error) {
 	ss.server.hub.Leave(ss.client)
-	ss.server.closed(ss.client.Name, ss.conn.Addr(), why)
+	ss.server.closed(ss.conn, ss.client.Name, why)
 }
 
 // closed notes the end of a connection: what an operator wants to know of is a client that was let go.
-func (s *Server) closed(name, addr string, why error) {
+func (s *Server) closed(c *conn.Conn, name string, why error) {
+	addr := c.Addr()
+	if c.ID() != 0 {
+		s.forgotten(s.cfg.Store.End(c.ID()))
+	}
 	switch {
 	case errors.Is(why, conn.ErrTooSlow), errors.Is(why, conn.ErrStalled):
 		s.letGo.Add(1)

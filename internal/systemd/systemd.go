@@ -81,6 +81,9 @@ func listens(f *os.File) (bool, error) {
 	return n != 0, errors.Join(cerr, err)
 }
 
+// Managed reports whether there is a service manager to be told of anything.
+func Managed() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
+
 // Ready tells the manager that the service serves, sd_notify(3).
 func Ready(status string) error { return notify(daemon.SdNotifyReady + "\nSTATUS=" + status) }
 
@@ -101,7 +104,7 @@ const statusEvery = 2 * time.Second
 // succeeds the manager hears that the service is alive; when probes fail or hang it hears nothing, and ends the process.
 // onFailure hears of a probe that failed. Watch returns when ctx ends, at once without a manager.
 func Watch(ctx context.Context, status func() string, probe func(context.Context) error, onFailure func(error)) error {
-	if os.Getenv("NOTIFY_SOCKET") == "" {
+	if !Managed() {
 		return nil
 	}
 	watchdog, err := daemon.SdWatchdogEnabled(false)

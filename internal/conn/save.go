@@ -1,0 +1,122 @@
+package conn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Saved is what a connection at rest consists of, besides its descriptor and its handler.
+type Saved struct {
+	Addr    string
+	Partial []byte `json:",omitempty"` // what was read of an unfinished message, from its first byte
+	Frames  int    `json:",omitempty"` // how much of it are whole frames
+	Payload int    `json:",omitempty"` // and their payload
+	Queued  []byte `json:",omitempty"` // what is still to be sent
+	Left    int    `json:",omitempty"` // how much of that is the rest of a half-written frame
+}
+
+// Freeze brings all plain connections to rest at the end of a message or of what has come, and keeps them there: what comes
+// is left to who restores them. Secure connections cannot be saved: they are closed with code and reason, and cut off when
+// ctx ends. Freeze is called once, while Run goes on; afterwards nothing is received or closed any more.
+func (s *Set) Freeze(ctx context.Context, code int, reason string) {
+	s.frozen.Store(true)
+	for _, c := range s.All() {
+		if c.secure {
+			c.Close(code, reason)
+			defer context.AfterFunc(ctx, c.kill)()
+		}
+		c.mu.Lock()   // whoever was about to start a goroutine has done so
+		c.mu.Unlock() //lint:ignore SA2001 to pass is the point
+	}
+	s.wg.Wait()
+}
+
+// All returns the connections, those being closed included.
+func (s *Set) All() []*Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns()
+}
+
+// Save returns what there is to be restored of a frozen Set's connection, and nothing is queued for it from now on. It reports
+// false for one that is being closed, and for a secure one.
+func (c *Conn) Save() (Saved, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.writing { // by a timer's goroutine, which does not wait
+		c.mu.Unlock()
+		runtime.Gosched()
+		c.mu.Lock()
+	}
+	if c.why != nil || c.dead || c.secure {
+		return Saved{}, false
+	}
+	c.why = ErrSaved
+	sv := Saved{Addr: c.addr, Partial: c.partial, Frames: c.gather.pos, Payload: c.gather.payload, Left: c.out.left}
+	if c.out.size > 0 {
+		sv.Queued = slices.Concat(append([][]byte{c.out.first}, c.out.rest...)...)
+	}
+	return sv, true
+}
+
+// Restore makes a connection of a descriptor, which becomes its own, and of what Save has returned. It is in the Set's Vault
+// as id. Like one of Upgrade's it does nothing until Start. After an error the descriptor is still the caller's.
+func (s *Set) Restore(fd int, id uint64, sv Saved) (*Conn, error) {
+	if err := sv.check(); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.open++
+	s.mu.Unlock()
+	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, id: id, partial: sv.Partial, users: 2}
+	c.gather = gather{pos: sv.Frames, payload: sv.Payload}
+	if len(sv.Queued) > 0 {
+		c.out = outbox{first: slices.Clip(sv.Queued), size: len(sv.Queued), left: sv.Left}
+	}
+	return c, nil
+}
+
+// check refuses what Save cannot have returned: it has been kept elsewhere meanwhile.
+func (sv *Saved) check() error {
+	if sv.Frames < 0 || sv.Frames > len(sv.Partial) || sv.Payload < 0 || sv.Payload > sv.Frames {
+		return fmt.Errorf("of %d bytes of a message %d are whole frames, with %d bytes", len(sv.Partial), sv.Frames, sv.Payload)
+	}
+	if sv.Left < 0 || sv.Left > len(sv.Queued) {
+		return fmt.Errorf("of %d bytes to be sent %d are half a frame", len(sv.Queued), sv.Left)
+	}
+	for b := sv.Queued[sv.Left:]; len(b) > 0; {
+		if len(b) < 2 || b[1] == 126 && len(b) < 4 || b[1] == 127 && len(b) < 10 {
+			return errors.New("what is to be sent ends inside a frame's header")
+		}
+		n := frameLen(b)
+		if n < 0 || n > len(b) {
+			return errors.New("what is to be sent ends inside a frame")
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// Abandon closes the descriptors of a frozen Set whose Run has ended, and ends nothing: what is in the Vault lives on. It takes
+// the place of Close.
+func (s *Set) Abandon() {
+	s.mu.Lock()
+	conns := s.conns()
+	s.slots, s.free, s.open = nil, nil, 0
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.mu.Lock()
+		c.dead = true
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+		c.mu.Unlock()
+		s.poller.Remove(c.place)
+		unix.Close(c.sock.fd)
+	}
+}

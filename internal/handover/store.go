@@ -1,0 +1,110 @@
+package handover
+
+import (
+	"errors"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Store is a Vault and a Journal together. All its files have to be stored.
+type Store struct {
+	*Vault
+	*Journal
+}
+
+// Connection is one that is in the Vault, with its records.
+type Connection struct {
+	ID      uint64
+	FD      int // the receiver's to close, and in the Vault until Drop
+	Records []Record
+}
+
+// New returns an empty Store, whose Journal has room for so many bytes.
+func New(journalBytes int) (*Store, error) {
+	v, err := NewVault()
+	if err != nil {
+		return nil, err
+	}
+	j, err := NewJournal(journalBytes)
+	if err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	return &Store{v, j}, nil
+}
+
+// Open takes over the Store whose files another process has left: the connections that have records and a descriptor, in the
+// order in which the first record of each was made. Descriptors without records are shut down. Records of connection 0, which is
+// none, are returned apart.
+//
+// An error with a Store says what is missing. After one without, the files are closed.
+func Open(files []*os.File) (s *Store, conns []Connection, general []Record, err error) {
+	var rest []*os.File
+	var file *os.File
+	for _, f := range files {
+		if f.Name() == journalName && file == nil {
+			file = f
+		} else {
+			rest = append(rest, f)
+		}
+	}
+	fail := func(errs ...error) (*Store, []Connection, []Record, error) {
+		for _, f := range files {
+			f.Close()
+		}
+		return nil, nil, nil, errors.Join(errs...)
+	}
+	if file == nil {
+		return fail(errors.New("open the store: its journal is missing"))
+	}
+	j, records, jerr := OpenJournal(file)
+	if j == nil {
+		return fail(jerr)
+	}
+	places := make(map[uint64]int)
+	for _, r := range records {
+		if r.ID == 0 {
+			general = append(general, r)
+			continue
+		}
+		i, ok := places[r.ID]
+		if !ok {
+			i = len(conns)
+			places[r.ID] = i
+			conns = append(conns, Connection{ID: r.ID, FD: -1})
+		}
+		conns[i].Records = append(conns[i].Records, r)
+	}
+	v, fds, verr := OpenVault(rest, func(id uint64) bool { _, ok := places[id]; return ok })
+	if v == nil {
+		j.Close()
+		return fail(jerr, verr)
+	}
+	s = &Store{v, j}
+	conns = slices.DeleteFunc(conns, func(c Connection) bool {
+		_, ok := fds[c.ID]
+		if !ok {
+			s.End(c.ID) // an error has made the journal void, and Set will say so
+		}
+		return !ok
+	})
+	for i := range conns {
+		conns[i].FD = fds[conns[i].ID]
+	}
+	return s, conns, general, errors.Join(jerr, verr)
+}
+
+// Discard ends a connection that cannot be carried on: it is shut down, its descriptor closed and its records deleted.
+func (s *Store) Discard(c Connection) {
+	unix.Shutdown(c.FD, unix.SHUT_RDWR)
+	s.Drop(c.ID)
+	s.End(c.ID)
+	unix.Close(c.FD)
+}
+
+// Files returns what has to be stored, under the files' names. They stay the Store's.
+func (s *Store) Files() []*os.File { return append(s.Vault.Files(), s.File()) }
+
+// Close closes the Store's files. What is in them lives on where they are stored.
+func (s *Store) Close() error { return errors.Join(s.Vault.Close(), s.Journal.Close()) }

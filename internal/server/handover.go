@@ -1,0 +1,214 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"picloud/internal/conn"
+	"picloud/internal/front"
+	"picloud/internal/handover"
+	"picloud/internal/wire"
+)
+
+// The kinds of records in the store. A version that does not know one ignores it; a change of one's meaning is a new kind.
+const (
+	recordClient       = 'c' // a WebSocket: a clientRecord
+	recordSubscription = 's' // its key is the event
+	recordRest         = 'r' // made by a hand-over: a conn.Saved
+	recordRequest      = 'h' // made by a hand-over: an HTTP connection, a requestRecord
+	recordHandedOver   = 'o' // of connection 0: a hand-over has come to its end
+)
+
+// The routes of WebSockets, as they are recorded.
+const (
+	routeSubscribe = "subscribe"
+	routePublish   = "publish"
+	routeInfo      = "info"
+)
+
+type clientRecord struct {
+	Route string    `json:"route"`
+	Name  string    `json:"name,omitempty"`
+	Addr  string    `json:"addr"`
+	At    time.Time `json:"at"`
+}
+
+type requestRecord struct {
+	Local bool   `json:"local,omitempty"`
+	In    []byte `json:"in,omitempty"`
+}
+
+// handoverTimeout is how long requests under way and secure connections may delay a hand-over.
+const handoverTimeout = 2 * time.Second
+
+// record sets a record of a connection, if it is kept. One that cannot be recorded is not carried on.
+func (s *Server) record(c *conn.Conn, kind byte, key string, value any) {
+	if c.ID() == 0 {
+		return
+	}
+	if err := s.set(c.ID(), kind, key, value); err != nil {
+		s.log.Debug("a connection will not outlive the process", "address", c.Addr(), "error", err)
+	}
+}
+
+func (s *Server) set(id uint64, kind byte, key string, value any) error {
+	var p []byte
+	if value != nil {
+		var err error
+		if p, err = json.Marshal(value); err != nil {
+			return err
+		}
+	}
+	return s.cfg.Store.Set(id, kind, key, p)
+}
+
+// forget deletes a record of a connection, if it is kept.
+func (s *Server) forget(c *conn.Conn, kind byte, key string) {
+	if c.ID() != 0 {
+		s.forgotten(s.cfg.Store.Delete(c.ID(), kind, key))
+	}
+}
+
+// forgotten notes the result of a deletion in the store.
+func (s *Server) forgotten(err error) {
+	if err != nil {
+		s.log.Warn("connections will not outlive the process", "error", err)
+	}
+}
+
+// handOver leaves all connections to the next process. It takes the place of stop.
+func (s *Server) handOver(endPoll func()) {
+	ctx, cancel := context.WithTimeout(context.Background(), handoverTimeout)
+	defer cancel()
+	s.front.Freeze(ctx)
+	s.conns.Freeze(ctx, wire.CloseRestart, "server restarts")
+	// From here on nobody publishes but who is in a TLS request.
+	s.gate.Lock()
+	s.stopping = true
+	s.gate.Unlock()
+	s.http.Close()
+	endPoll()
+
+	saved, lost := 0, 0
+	count := func(err error) {
+		if err == nil {
+			saved++
+			return
+		}
+		lost++
+		s.log.Debug("a connection cannot be handed over", "error", err)
+	}
+	for _, c := range s.conns.All() {
+		if sv, ok := c.Save(); ok && c.ID() != 0 {
+			count(s.set(c.ID(), recordRest, "", sv))
+		} else if ok {
+			lost++
+		}
+	}
+	for _, sv := range s.front.Save() {
+		id, err := s.cfg.Store.Put(sv.FD)
+		if err == nil {
+			err = s.set(id, recordRequest, "", requestRecord{sv.Local, sv.In})
+		}
+		count(err)
+	}
+	if err := s.set(0, recordHandedOver, "", nil); err != nil {
+		s.log.Error("the connections are lost", "error", err)
+	}
+	s.conns.Abandon()
+	s.front.Abandon()
+	s.log.Info("handed over", "connections", saved, "lost", lost)
+}
+
+// Restore carries on the connections that another process has left. It is called before Run; it is done when every client has its
+// subscriptions again and none has been served.
+func (s *Server) Restore(conns []handover.Connection, general []handover.Record) {
+	handedOver := false
+	for _, r := range general {
+		if r.Kind == recordHandedOver {
+			handedOver = true
+			s.forgotten(s.cfg.Store.Delete(0, r.Kind, r.Key))
+		}
+	}
+	for _, c := range conns {
+		if err := s.restore(c, handedOver); err != nil {
+			s.broken++
+			s.log.Debug("a connection cannot be carried on", "error", err)
+			s.cfg.Store.Discard(c)
+			continue
+		}
+		s.carried++
+	}
+	if len(conns) > 0 {
+		s.log.Info("carried on", "connections", s.carried, "ended", s.broken)
+	}
+}
+
+// restore makes one connection again, which does nothing until begin.
+func (s *Server) restore(c handover.Connection, handedOver bool) error {
+	var client *clientRecord
+	var rest *conn.Saved
+	var events []string
+	for _, r := range c.Records {
+		var err error
+		switch r.Kind {
+		case recordClient:
+			err = json.Unmarshal(r.Value, &client)
+		case recordRest:
+			err = json.Unmarshal(r.Value, &rest)
+		case recordSubscription:
+			events = append(events, r.Key)
+		case recordRequest:
+			var request requestRecord
+			if err = json.Unmarshal(r.Value, &request); err == nil {
+				s.requests = append(s.requests, front.Saved{FD: c.FD, Local: request.Local, In: request.In})
+				s.cfg.Store.Drop(c.ID) // front does not keep connections
+				s.forgotten(s.cfg.Store.End(c.ID))
+				return nil
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("record %q: %w", r.Kind, err)
+		}
+	}
+	switch {
+	case client == nil:
+		return fmt.Errorf("nothing tells who it is")
+	case rest == nil && handedOver:
+		return fmt.Errorf("it was not at rest")
+	case rest == nil:
+		return fmt.Errorf("its process has crashed")
+	}
+	rest.Addr = client.Addr
+	cn, err := s.conns.Restore(c.FD, c.ID, *rest)
+	if err != nil {
+		return err
+	}
+	s.forgotten(s.cfg.Store.Delete(c.ID, recordRest, ""))
+	if client.Route == routeInfo {
+		s.begin = append(s.begin, func() { s.beginInfo(cn) })
+		return nil
+	}
+	ss := &session{server: s, conn: cn, publishOnly: client.Route == routePublish}
+	ss.client = s.hub.Rejoin(cn, client.Name, client.Addr, client.At)
+	for _, event := range events {
+		s.hub.Subscribe(ss.client, []byte(event), len(events)) // no limit is in the way
+	}
+	s.begin = append(s.begin, func() { cn.Start(ss) })
+	return nil
+}
+
+// beginRestored lets the connections that Restore has made go on. They are served before newcomers are.
+func (s *Server) beginRestored() {
+	for _, begin := range s.begin {
+		begin()
+	}
+	for _, r := range s.requests {
+		if err := s.front.Restore(r); err != nil {
+			s.log.Debug("an HTTP connection cannot be carried on", "error", err)
+		}
+	}
+	s.begin, s.requests = nil, nil
+}

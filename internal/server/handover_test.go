@@ -1,0 +1,316 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"picloud/internal/handover"
+	"picloud/internal/wire"
+)
+
+// A lineage is a service whose processes follow each other, each a Server of its own on the same sockets. The test plays the
+// service manager: it holds the listeners, and the store's files.
+type lineage struct {
+	*service
+	t         *testing.T
+	listeners []*os.File
+	store     *handover.Store
+	set       []func(*Config)
+	handOver  func()
+}
+
+func found(t *testing.T, set ...func(*Config)) *lineage {
+	t.Helper()
+	l := &lineage{t: t, set: set}
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "picloud")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	unix, err := net.Listen("unix", dir+"/sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range []net.Listener{tcp, unix} {
+		f, err := from.(interface{ File() (*os.File, error) }).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		l.listeners = append(l.listeners, f)
+	}
+	l.service = &service{addr: tcp.Addr().String(), path: dir + "/sock", log: new(book), http: &http.Client{Transport: &http.Transport{}, Timeout: patience}}
+	tcp.Close()
+	if l.store, err = handover.New(16 << 20); err != nil {
+		t.Fatal(err)
+	}
+	l.serve(nil, nil)
+	t.Cleanup(func() {
+		l.http.CloseIdleConnections()
+		l.stop()
+		l.log.check(t)
+	})
+	return l
+}
+
+// serve begins a process's life.
+func (l *lineage) serve(conns []handover.Connection, general []handover.Record) {
+	l.t.Helper()
+	handsOver := false
+	s, log := newServer(l.t, append(l.set, func(c *Config) {
+		c.Store = l.store
+		c.HandOver = func() bool { return handsOver }
+	})...)
+	l.Server, l.log = s, log
+	s.Restore(conns, general)
+	var listeners []net.Listener
+	for _, f := range l.listeners {
+		from, err := net.FileListener(f)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		listeners = append(listeners, from)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, listeners...) }()
+	end := func(over bool) {
+		handsOver = over
+		cancel()
+		if err := <-ended; err != nil {
+			l.t.Errorf("Run: %v", err)
+		}
+	}
+	l.stop = sync.OnceFunc(func() { end(false) })
+	l.handOver = sync.OnceFunc(func() { end(true) })
+}
+
+// kept is what a service manager has of a store: copies of its files.
+func (l *lineage) kept() []*os.File {
+	l.t.Helper()
+	var files []*os.File
+	for _, f := range l.store.Files() {
+		fd, err := syscall.Dup(int(f.Fd()))
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		files = append(files, os.NewFile(uintptr(fd), f.Name()))
+	}
+	return files
+}
+
+// restart has the next process take the place of this one.
+func (l *lineage) restart() {
+	l.t.Helper()
+	files := l.kept()
+	l.handOver()
+	l.log.check(l.t)
+	if err := l.store.Close(); err != nil {
+		l.t.Error(err)
+	}
+	var conns []handover.Connection
+	var general []handover.Record
+	var err error
+	if l.store, conns, general, err = handover.Open(files); err != nil {
+		l.t.Fatal(err)
+	}
+	l.serve(conns, general)
+}
+
+func TestRestartKeepsEveryConnection(t *testing.T) {
+	l := found(t)
+	sub, pub, local := l.subscriber(t, "Sub"), l.publisher(t, "Pub"), dial(t, "unix", l.path)
+	local.upgrade("/subscribe?clientName=Local")
+	info := l.watch(t)
+	info.info()
+	for _, p := range []*peer{sub, local} {
+		p.ask(`{"action":"subscribe","event":"e","id":1}`)
+	}
+	sub.ask(`{"action":"subscribe","event":"gone","id":1}`)
+	sub.ask(`{"action":"unsubscribe","event":"gone","id":1}`)
+	message := `{"event":"e","data":"in pieces","id":7}`
+	half := frame(fin|opText, []byte(message))
+	pub.raw(half[:9])
+	fragments := l.subscriber(t, "Fragments")
+	fragments.raw(append(frame(opText, []byte(`{"action":"pub`)), frame(fin|opPing, []byte("x"))...))
+	if op, _, err := fragments.read(); err != nil || op != opPong {
+		t.Fatalf("opcode %d (%v), want a pong", op, err)
+	}
+	idle, silent, begun := dial(t, "tcp", l.addr), dial(t, "tcp", l.addr), dial(t, "unix", l.path)
+	idle.raw([]byte("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))
+	idle.response("GET")
+	post := fmt.Sprintf("POST /publish?clientName=P HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\nContent-Length: 24\r\n\r\n{\"event\":\"e\",\"data\":true}", testKey)
+	post = strings.Replace(post, "24", fmt.Sprint(len(post)-strings.Index(post, "\r\n\r\n")-4), 1)
+	begun.raw([]byte(post[:len(post)-9]))
+
+	for n := range 3 {
+		before := l.watch(t).info()
+		l.restart()
+		after := l.watch(t).info()
+		if len(after.AllConnections) != 4 || len(after.Subscriptions) != 1 || fmt.Sprint(after.AllConnections) != fmt.Sprint(before.AllConnections) {
+			t.Fatalf("restart %d: before %+v, after %+v", n, before, after)
+		}
+		pub.raw(half[9+n : 10+n]) // one byte for each process
+		fragments.raw(append(frame(opMore, nil), frame(fin|opPing, nil)...))
+		if op, _, err := fragments.read(); err != nil || op != opPong {
+			t.Fatalf("opcode %d (%v), want a pong", op, err)
+		}
+	}
+	pub.raw(half[12:])
+	pub.acked(message)
+	fragments.raw(frame(fin|opMore, []byte(`lish","event":"e","data":"in fragments"}`)))
+	for _, want := range []string{`"in pieces"`, `"in fragments"`} {
+		for _, p := range []*peer{sub, local} {
+			if d := p.delivery(); d.data != want {
+				t.Errorf("got %s, want %s", d.data, want)
+			}
+		}
+	}
+	begun.raw([]byte(post[len(post)-9:]))
+	for _, p := range []*peer{idle, silent} {
+		p.raw([]byte(post))
+	}
+	for _, p := range []*peer{idle, silent, begun} {
+		if a := p.response("POST"); a.status != http.StatusCreated {
+			t.Errorf("status %d %q, want 201", a.status, a.body)
+		}
+		for _, p := range []*peer{sub, local} {
+			if d := p.delivery(); d.data != "true" {
+				t.Errorf("got %s, want true", d.data)
+			}
+		}
+	}
+	info.until("the state by the last process", func(i wire.Info) bool { return len(i.AllConnections) == 4 })
+	sub.raw(frame(fin|opClose, []byte{3, 232}))
+	sub.wantClose(1000)
+	l.watch(t).untilClients(3)
+	local.Close()
+	l.watch(t).untilClients(2)
+
+	l.stop()
+	pub.wantClose(1001)
+	fragments.wantClose(1001)
+}
+
+// Nobody notices: publishers over both ways, with acks and answers, while one process follows the other.
+func TestNothingIsLostDoubledOrRefusedOverRestarts(t *testing.T) {
+	const restarts, ways = 10, 5
+	l := found(t)
+	subs := []*peer{l.subscriber(t, "A"), l.subscriber(t, "B")}
+	for _, p := range subs {
+		p.ask(`{"action":"subscribe","event":"e","id":1}`)
+	}
+	stop := make(chan struct{})
+	stopped := func() bool {
+		select {
+		case <-stop:
+			return true
+		default:
+			return false
+		}
+	}
+	accepted := make([]int, ways) // of each way
+	var publishing sync.WaitGroup
+	for way := range ways {
+		var p *peer
+		var client http.Client
+		switch {
+		case way < 2:
+			p = l.publisher(t, "P")
+		case way < 4:
+			client.Transport = &http.Transport{DisableKeepAlives: way == 3}
+		default:
+			p = dial(t, "tcp", l.addr)
+		}
+		publishing.Go(func() {
+			defer client.CloseIdleConnections()
+			for n := 0; !stopped(); n++ {
+				body := fmt.Sprintf(`{"event":"e","data":[%d,%d],"id":1}`, way, n)
+				switch {
+				case way < 2:
+					p.ask(body)
+				case way < 4:
+					req, _ := http.NewRequest("POST", "http://"+l.addr+"/publish?clientName=P", strings.NewReader(body))
+					req.Header.Set("X-API-Key", testKey)
+					res, err := client.Do(req)
+					if err != nil {
+						t.Errorf("way %d: %v", way, err)
+						return
+					}
+					res.Body.Close()
+					if res.StatusCode != http.StatusCreated {
+						t.Errorf("way %d: status %d", way, res.StatusCode)
+						return
+					}
+				default: // bytes that net/http answers, in two pieces
+					raw := fmt.Sprintf("POST /publish?clientName=P HTTP/1.1\r\nHost: x\r\nX-Other: y\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s", testKey, len(body), body)
+					p.raw([]byte(raw[:40]))
+					p.raw([]byte(raw[40:]))
+					if a := p.response("POST"); a.status != http.StatusCreated {
+						t.Errorf("way %d: status %d", way, a.status)
+						return
+					}
+				}
+				accepted[way] = n + 1
+			}
+		})
+	}
+	var reading sync.WaitGroup
+	got := make([][ways]int, len(subs))
+	for i, p := range subs {
+		reading.Go(func() {
+			for {
+				text, err := p.message()
+				if err != nil {
+					t.Errorf("subscriber %d: %v", i, err)
+					return
+				}
+				d, err := parseDelivery(text)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if d.data == `"end"` {
+					return
+				}
+				var way, n int
+				if _, err := fmt.Sscanf(d.data, "[%d,%d]", &way, &n); err != nil || n != got[i][way] {
+					t.Errorf("subscriber %d: got %s, want [%d,%d]", i, d.data, way, got[i][way])
+					return
+				}
+				got[i][way]++
+			}
+		})
+	}
+	end := l.subscriber(t, "End")
+	end.ask(`{"action":"subscribe","event":"e","id":1}`)
+	for range restarts {
+		for range 20 { // messages between two restarts
+			end.delivery()
+		}
+		l.restart()
+	}
+	close(stop)
+	end.Close()
+	publishing.Wait()
+	l.post(t, `{"event":"e","data":"end"}`)
+	reading.Wait()
+	for i := range subs {
+		for way := range ways {
+			if got[i][way] != accepted[way] || accepted[way] == 0 {
+				t.Errorf("subscriber %d got %d of way %d, accepted were %d", i, got[i][way], way, accepted[way])
+			}
+		}
+	}
+}
