@@ -259,10 +259,11 @@ func (s *Server) routes() http.Handler {
 	r.HandlerFunc(http.MethodGet, "/info", s.infoEither)
 	r.HandlerFunc(http.MethodGet, "/metrics", s.metrics)
 	r.HandlerFunc(http.MethodPost, "/reload", s.reload)
+	page, paths := dashboard.Handler(), dashboard.Paths()
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		r.HandlerFunc(method, "/healthz", s.healthz)
-		for _, path := range dashboard.Paths() {
-			r.Handler(method, path, dashboard.Handler())
+		for _, path := range paths {
+			r.Handler(method, path, page)
 		}
 	}
 	r.NotFound = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
