@@ -101,7 +101,8 @@ type Record struct {
 	Value []byte
 }
 
-// NewJournal returns an empty journal for so many bytes. Memory is used for what is in it, up to twice the limit and some waste.
+// NewJournal returns an empty journal for so many bytes, of which an eighth is kept for deletions. Memory is used for what is in it
+// and its waste, while compacting twice; at most for twice the limit.
 func NewJournal(limit int) (*Journal, error) {
 	if limit < headerSize || limit > maxLimit {
 		return nil, fmt.Errorf("make a journal of %d bytes: 4 KiB to 512 MiB are possible", limit)
@@ -143,7 +144,7 @@ func newJournal(f *os.File, size int) (*Journal, error) {
 }
 
 // OpenJournal takes over the journal that another process has left in f, and goes on with it. It returns the values that were
-// set and neither deleted nor ended, in the order in which they were set.
+// set and neither deleted nor ended, in the order in which they were set. Their Values are pieces of one copy.
 //
 // An error with a Journal, ErrDamaged, says that changes are missing from some point on: the records are those before it, and may be out
 // of date. After an error without a Journal f is still the caller's.
