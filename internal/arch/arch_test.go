@@ -45,6 +45,8 @@ var arrows = map[string][]string{
 	"internal/systemd":   {},
 	"internal/wire":      {},
 	"test":               {},
+	"test/benchmarks":    {},
+	"test/load":          {"internal/client"},
 	"test/sandbox":       {},
 }
 

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"picloud/internal/client"
+)
+
+const key = "a-key-for-load"
+
+// placement says where a daemon runs. What a delivery costs depends least on what else the machine does where it has
+// one processor only.
+type placement bool
+
+const (
+	oneProcessor  placement = true
+	allProcessors placement = false
+)
+
+// daemon is a picloudd that runs as a process of its own.
+type daemon struct {
+	lab  *lab
+	cmd  *exec.Cmd
+	url  string
+	addr string // 127.0.0.1 and its port
+	c    *client.Client
+}
+
+// with runs the daemon with settings beside those that every load needs, and hands it to use.
+func (l *lab) with(where placement, settings []string, use func(*daemon) error) (err error) {
+	command := []string{filepath.Join(l.bin, "picloudd")}
+	if where == oneProcessor {
+		command = append([]string{"taskset", "-c", "0"}, command...)
+	}
+	d := &daemon{lab: l, cmd: exec.Command(command[0], command[1:]...)}
+	d.cmd.Env = append(os.Environ(), "PORT=0", "API_KEY="+key, "MAX_CONNECTIONS=15000", "LOG_LEVEL=warn")
+	d.cmd.Env = append(d.cmd.Env, settings...)
+	d.cmd.Stderr = l.log
+	stdout, err := d.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := d.cmd.Start(); err != nil {
+		return fmt.Errorf("start picloudd (make build makes it): %w", err)
+	}
+	defer func() {
+		d.cmd.Process.Signal(syscall.SIGTERM)
+		if ended := d.cmd.Wait(); ended != nil && err == nil {
+			err = fmt.Errorf("picloudd: %w", ended)
+		}
+	}()
+	lines := bufio.NewReader(stdout)
+	first, err := lines.ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("read picloudd's first line: %w", err)
+	}
+	go io.Copy(io.Discard, lines)
+	_, url, ok := strings.Cut(strings.TrimSpace(first), " listens on ")
+	if !ok {
+		return fmt.Errorf("no address in picloudd's first line %q", first)
+	}
+	d.url = url
+	d.addr = "127.0.0.1" + url[strings.LastIndex(url, ":"):]
+	if strings.HasPrefix(url, "http:") {
+		if d.c, err = client.New(client.Options{URL: "http://" + d.addr, Key: key, Name: "load"}); err != nil {
+			return err
+		}
+	}
+	return use(d)
+}
+
+// reading is what the daemon has taken until now, and holds.
+type reading struct {
+	cpu         float64 // seconds
+	resident    float64 // MiB
+	peak        float64 // MiB resident, since the start
+	goroutines  float64
+	descriptors float64
+}
+
+func (d *daemon) reading(ctx context.Context) (r reading, err error) {
+	m, err := d.c.Metrics(ctx)
+	if err != nil {
+		return r, err
+	}
+	r.cpu = m["picloud_cpu_seconds_total"]
+	r.resident = m["picloud_resident_bytes"] / (1 << 20)
+	r.goroutines = m["picloud_goroutines"]
+	proc := fmt.Sprintf("/proc/%d/", d.cmd.Process.Pid)
+	fds, err := os.ReadDir(proc + "fd")
+	if err != nil {
+		return r, err
+	}
+	r.descriptors = float64(len(fds))
+	status, err := os.ReadFile(proc + "status")
+	if err != nil {
+		return r, err
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	peak, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	kib, err := strconv.Atoi(peak)
+	if err != nil {
+		return r, fmt.Errorf("%sstatus: VmHWM: %w", proc, err)
+	}
+	r.peak = float64(kib) / 1024
+	return r, nil
+}
+
+// traffic is what picloud bench says of one scenario.
+type traffic struct {
+	Deliveries int64   `json:"deliveries"`
+	Seconds    float64 `json:"seconds"`
+	CPU        float64 `json:"server_cpu_us"` // for each delivery
+	Lost       int64   `json:"lost"`
+	Doubled    int64   `json:"doubled"`
+	OutOfOrder int64   `json:"out_of_order"`
+}
+
+// bench runs the fan-out of picloud bench against the daemon. A delivery that is lost, doubled or out of order is an error.
+func (d *daemon) bench(ctx context.Context, flags ...string) (t traffic, err error) {
+	args := append([]string{"bench", "--json", "--url", d.url, "--duration", d.lab.measure.String()}, flags...)
+	cmd := exec.CommandContext(ctx, filepath.Join(d.lab.bin, "picloud"), append(args, "fanout")...)
+	cmd.Env = append(d.cmd.Env, "PICLOUD_URL=")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return t, fmt.Errorf("picloud bench %s: %w: %s", strings.Join(flags, " "), err, &stderr)
+	}
+	if err := json.Unmarshal(out, &t); err != nil {
+		return t, fmt.Errorf("picloud bench: %w in %q", err, out)
+	}
+	if t.Deliveries == 0 || t.CPU == 0 {
+		return t, errors.New("picloud bench delivered nothing")
+	}
+	return t, nil
+}
