@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -42,7 +41,7 @@ type daemon struct {
 func (l *lab) with(where placement, settings []string, use func(*daemon) error) (err error) {
 	command := []string{filepath.Join(l.bin, "picloudd")}
 	if where == oneProcessor {
-		command = append([]string{"taskset", "-c", "0"}, command...)
+		command = append([]string{"taskset", "-c", firstProcessor()}, command...)
 	}
 	d := &daemon{lab: l, cmd: exec.Command(command[0], command[1:]...)}
 	d.cmd.Env = append(os.Environ(), "PORT=0", "API_KEY="+key, "MAX_CONNECTIONS=15000", "LOG_LEVEL=warn")
@@ -81,6 +80,14 @@ func (l *lab) with(where placement, settings []string, use func(*daemon) error) 
 	return use(d)
 }
 
+// firstProcessor is the first of those that this process may use: Cpus_allowed_list of proc_pid_status(5), as in "0-3,8".
+func firstProcessor() string {
+	status, _ := os.ReadFile("/proc/self/status")
+	_, rest, _ := strings.Cut(string(status), "Cpus_allowed_list:")
+	list := strings.Fields(rest + " 0")[0]
+	return list[:len(list)-len(strings.TrimLeft(list, "0123456789"))]
+}
+
 // reading is what the daemon has taken until now, and holds.
 type reading struct {
 	cpu         float64 // seconds
@@ -109,12 +116,11 @@ func (d *daemon) reading(ctx context.Context) (r reading, err error) {
 		return r, err
 	}
 	_, rest, _ := strings.Cut(string(status), "VmHWM:")
-	peak, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
-	kib, err := strconv.Atoi(peak)
-	if err != nil {
+	var kib float64
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
 		return r, fmt.Errorf("%sstatus: VmHWM: %w", proc, err)
 	}
-	r.peak = float64(kib) / 1024
+	r.peak = kib / 1024
 	return r, nil
 }
 
