@@ -5,7 +5,7 @@
 # Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: help run build test test-code setup lint bench fuzz cross deb apt-repo deploy test-package test-systemd test-deploy test-pi \
+.PHONY: help run build test test-code setup lint bench benchmarks fuzz cross deb apt-repo deploy test-package test-systemd test-deploy test-pi \
 	test-clean clean
 
 help: ## list the targets
@@ -33,6 +33,9 @@ lint: setup ## check the code with gofmt, vet, staticcheck, go fix, govulncheck 
 
 bench: build ## put loads on the built daemon, some minutes long, and see what they cost it
 	go run ./test/load
+
+benchmarks: build ## measure all of docs/benchmarks.md anew: HARNESS=folder of the built side-by-side harness
+	go run ./test/benchmarks -harness $(HARNESS)
 
 fuzz: ## fuzz every target for FUZZTIME, three seconds by default
 	scripts/fuzz

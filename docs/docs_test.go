@@ -422,20 +422,22 @@ func TestSettingsInTheManualAreThoseOfTheCode(t *testing.T) {
 	}
 }
 
-func TestTargetsInTheReadmeExist(t *testing.T) {
+func TestTargetsInTheDocumentsExist(t *testing.T) {
 	targets := make(map[string]bool)
 	for _, m := range regexp.MustCompile(`(?m)^([a-z][a-z-]*):`).FindAllStringSubmatch(read(t, "Makefile"), -1) {
 		targets[m[1]] = true
 	}
-	readme := read(t, "README.md")
-	code := strings.Join(slices.Concat(spans(readme), indented(readme), blocks(readme, "")), "\n")
-	mentioned := regexp.MustCompile(`\bmake ([a-z][a-z-]*)`).FindAllStringSubmatch(code, -1)
-	if len(mentioned) == 0 {
-		t.Error("README.md mentions no target")
-	}
-	for _, m := range mentioned {
-		if !targets[m[1]] {
-			t.Errorf("README.md says %q: the Makefile has no such target", m[0])
+	for _, name := range []string{"README.md", "docs/benchmarks.md"} {
+		text := read(t, name)
+		code := strings.Join(slices.Concat(spans(text), indented(text), blocks(text, "")), "\n")
+		mentioned := regexp.MustCompile(`\bmake ([a-z][a-z-]*)`).FindAllStringSubmatch(code, -1)
+		if len(mentioned) == 0 {
+			t.Errorf("%s mentions no target", name)
+		}
+		for _, m := range mentioned {
+			if !targets[m[1]] {
+				t.Errorf("%s says %q: the Makefile has no such target", name, m[0])
+			}
 		}
 	}
 }
