@@ -123,7 +123,7 @@ func (m measurement) take(ctx context.Context) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Stderr = m.stderr
 	figures, err := cmd.Output()
-	if err != nil && len(figures) == 0 { // goals that are not met are for the page to tell
+	if err != nil && len(figures) == 0 { // the page tells what is not met, and which loads failed
 		return nil, fmt.Errorf("%v: %w", cmd, err)
 	}
 	all.Write(figures)

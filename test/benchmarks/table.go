@@ -65,7 +65,7 @@ func (r results) of(scenario, peer string) []runLine {
 			good = append(good, run)
 		}
 	}
-	disturbed := func(run runLine) float64 { return cmp.Or(run.number("other_util"), 0) }
+	disturbed := func(run runLine) float64 { return run.number("other_util") } // what others took of a processor
 	slices.SortStableFunc(good, func(a, b runLine) int { return cmp.Compare(disturbed(a), disturbed(b)) })
 	const calm = 0.15
 	if n := slices.IndexFunc(good, func(run runLine) bool { return disturbed(run) >= calm }); n >= 2 {
@@ -150,7 +150,13 @@ func short(v float64) string {
 // table is a table of Markdown.
 func table(head []string, rows [][]string) string {
 	var b strings.Builder
-	line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
+	line := func(cells []string) {
+		b.WriteString("|")
+		for _, cell := range cells {
+			b.WriteString(" " + strings.ReplaceAll(cell, "|", "/") + " |")
+		}
+		b.WriteString("\n")
+	}
 	line(head)
 	line(slices.Repeat([]string{"---"}, len(head)))
 	for _, row := range rows {
@@ -277,7 +283,7 @@ func (r results) runTable() string {
 			if faults == nil {
 				faults = []string{"none"}
 			}
-			row[5] = strings.ReplaceAll(strings.Join(faults, ", "), "|", "/")
+			row[5] = strings.Join(faults, ", ")
 			rows = append(rows, row)
 		}
 	}

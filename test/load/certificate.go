@@ -12,17 +12,12 @@ import (
 	"time"
 )
 
-// certificate makes one for localhost and returns the settings that have the daemon use it and the client trust it.
-// clean removes its files.
-func certificate() (settings []string, clean func(), err error) {
-	dir, err := os.MkdirTemp("", "picloud-load")
-	if err != nil {
-		return nil, nil, err
-	}
-	clean = func() { os.RemoveAll(dir) }
+// certificate makes one for localhost in a folder, and returns the settings that have the daemon use it and the client
+// trust it.
+func certificate(dir string) (settings []string, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, clean, err
+		return nil, err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, IsCA: true, BasicConstraintsValid: true,
@@ -30,17 +25,17 @@ func certificate() (settings []string, clean func(), err error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
-		return nil, clean, err
+		return nil, err
 	}
 	secret, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
-		return nil, clean, err
+		return nil, err
 	}
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: secret}} {
 		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			return nil, clean, err
+			return nil, err
 		}
 	}
-	return []string{"USE_TLS=on", "CERT_FILE=" + cert, "KEY_FILE=" + key, "SSL_CERT_FILE=" + cert}, clean, nil
+	return []string{"USE_TLS=on", "CERT_FILE=" + cert, "KEY_FILE=" + key, "SSL_CERT_FILE=" + cert}, nil
 }

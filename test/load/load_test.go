@@ -122,6 +122,19 @@ func TestAGoalThatIsMissedIsAnError(t *testing.T) {
 	}
 }
 
+func TestALoadThatFailsIsAFigure(t *testing.T) {
+	var out strings.Builder
+	err := run(t.Context(), []string{"-json", "-bin", t.TempDir(), "own", "churn"}, &out, io.Discard)
+	if err == nil {
+		t.Error("no error")
+	}
+	for _, name := range []string{"own", "churn"} {
+		if !strings.Contains(out.String(), `{"load":"`+name+`","what":"`) || strings.Count(out.String(), `"most":0`) != 2 {
+			t.Errorf("%s: got %s", name, &out)
+		}
+	}
+}
+
 func TestAnUnknownLoadIsRefused(t *testing.T) {
 	if err := run(t.Context(), []string{"churn", "chrun"}, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), `"chrun"`) {
 		t.Errorf("got %v", err)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -46,11 +47,15 @@ func growth(ctx context.Context, l *lab) error {
 }
 
 func overTLS(ctx context.Context, l *lab) error {
-	settings, clean, err := certificate()
+	dir, err := os.MkdirTemp("", "picloud-load")
 	if err != nil {
 		return err
 	}
-	defer clean()
+	defer os.RemoveAll(dir)
+	settings, err := certificate(dir)
+	if err != nil {
+		return err
+	}
 	return l.with(oneProcessor, nil, func(plain *daemon) error {
 		return l.with(oneProcessor, settings, func(secure *daemon) error {
 			for _, window := range []int{1, 32} {

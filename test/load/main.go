@@ -136,13 +136,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	l := &lab{size: full, bin: dir, log: stderr}
 	for _, load := range chosen {
 		fmt.Fprintf(stderr, "load: %s: %s\n", load.name, load.about)
+		noted := len(l.figures)
 		l.load = load.name
 		if err := load.run(ctx, l); err != nil {
-			return fmt.Errorf("%s: %w", load.name, err)
+			// It is a figure too, so that who keeps them cannot overlook it, and the other loads go on.
+			l.hold(0, 1, "errors", "%s", strings.Join(strings.Fields(err.Error()), " "))
 		}
-	}
-	if err := report(stdout, *asJSON, l.figures); err != nil {
-		return err
+		if ctx.Err() != nil {
+			return errors.New("interrupted")
+		}
+		if err := report(stdout, *asJSON, l.figures[noted:]); err != nil {
+			return err
+		}
 	}
 	return missed(l.figures)
 }
