@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"picloud/internal/handover"
+	"picloud/internal/server"
 	"picloud/internal/systemd"
 )
 
@@ -29,7 +30,7 @@ type left struct {
 func openStore(stored []*os.File, log *slog.Logger) (*handover.Store, left) {
 	var l left
 	if len(stored) > 0 {
-		store, conns, general, err := handover.Open(stored)
+		store, conns, general, err := server.OpenStore(stored)
 		if err != nil {
 			log.Warn("not all connections can be carried on", "error", err)
 		}

@@ -34,7 +34,7 @@ var arrows = map[string][]string{
 	"internal/certs":     {},
 	"internal/client":    {"internal/wire"},
 	"internal/config":    {},
-	"internal/conn":      {"internal/poll"},
+	"internal/conn":      {"internal/handover", "internal/poll"},
 	"internal/dashboard": {},
 	"internal/handover":  {},
 	"internal/hub":       {},

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"picloud/internal/handover"
 	"picloud/internal/poll"
 
 	"github.com/gorilla/websocket"
@@ -70,7 +71,8 @@ type Conn struct {
 	batch   uint64 // the last batch number seen, see hub.Sink
 	why     error  // set: the connection is being closed, nothing more is queued
 	out     outbox
-	taken   uint64      // bytes that the socket has taken in all
+	taken   uint64 // bytes that the socket has taken in all; while kept, as the kernel counts them
+	mark    *handover.Mark
 	pinged  uint64      // taken, at the last ping
 	goodbye []byte      // the close frame, with why
 	timer   *time.Timer // bounds the closing
@@ -79,24 +81,24 @@ type Conn struct {
 	set     *Set
 	handler Handler
 	addr    string
-	id      uint64 // in the set's Vault, 0: in none
+	kept    Kept
 	place   poll.Place
 	slot    int  // place in the set
 	secure  bool // sock is a TLS connection
 
+	uncounted bool // kept, with a mark, and the kernel does not count its bytes
+
 	state atomic.Int32
 
 	// Of the reading side only: whoever set state to awake.
-	ended   bool // Closed has been called, input is thrown away
+	ended   bool   // Closed has been called, input is thrown away
+	read    uint64 // bytes in all, while kept
 	gather  gather
 	partial []byte // what was read of an unfinished message, from its first byte
 }
 
 // Addr is the client's address, "192.168.99.1:62178", or "local" for one of a Unix socket.
 func (c *Conn) Addr() string { return c.addr }
-
-// ID is what the Set's Vault knows the connection by, 0 when it is not kept.
-func (c *Conn) ID() uint64 { return c.id }
 
 // Queue appends a frame of an Arena to what is sent, and reports whether the caller owes a Flush for its batch: see
 // hub.Sink. A connection whose queue is full and which takes nothing is let go; one that is being closed takes no more.
@@ -170,6 +172,7 @@ func (c *Conn) write() {
 		var store [maxSlices][]byte
 		bufs := c.out.head(store[:0])
 		c.again = false
+		c.begins(markWritten)
 		c.mu.Unlock()
 		n, err := c.sock.write(bufs)
 		c.mu.Lock()
@@ -180,6 +183,7 @@ func (c *Conn) write() {
 			c.out.took(n)
 			c.taken += uint64(n)
 		}
+		c.ends(markWritten, c.taken, c.out.left == 0)
 		if c.cut {
 			c.cut = false
 			c.out.cut()

@@ -32,7 +32,9 @@ func (c *Conn) look() {
 	c.mu.Unlock()
 
 	if !c.ended {
+		c.begins(markRead)
 		err := c.receive()
+		c.ends(markRead, c.read, len(c.partial) == 0)
 		c.handler.Rest()
 		c.Flush()
 		if err != nil {
@@ -97,6 +99,7 @@ func (c *Conn) receive() error {
 			err = io.EOF
 		}
 		if err == nil {
+			c.read += uint64(n)
 			err = c.handle(r, in[:len(c.partial)+n])
 		}
 		if err != nil {

@@ -64,19 +64,23 @@ func (c *Conn) Save() (Saved, bool) {
 	return sv, true
 }
 
-// Restore makes a connection of a descriptor, which becomes its own, and of what Save has returned. It is in the Set's Vault
-// as id. Like one of Upgrade's it does nothing until Start. After an error the descriptor is still the caller's.
-func (s *Set) Restore(fd int, id uint64, sv Saved) (*Conn, error) {
+// Restore makes a connection of a descriptor, which becomes its own, and of what Save has returned; of a connection whose
+// process was killed between two messages that is nothing. It is kept as before. Like one of Upgrade's it does nothing until Start. After an error the descriptor is still the caller's.
+func (s *Set) Restore(fd int, kept Kept, sv Saved) (*Conn, error) {
 	if err := sv.check(); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	s.open++
 	s.mu.Unlock()
-	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, id: id, partial: sv.Partial, users: 2}
+	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, kept: kept, partial: sv.Partial, users: 2}
 	c.gather = gather{pos: sv.Frames, payload: sv.Payload}
 	if len(sv.Queued) > 0 {
 		c.out = outbox{first: slices.Clip(sv.Queued), size: len(sv.Queued), left: sv.Left}
+	}
+	if s.store != nil {
+		c.mark = s.store.At(kept.Place)
+		c.count()
 	}
 	return c, nil
 }
@@ -102,7 +106,7 @@ func (sv *Saved) check() error {
 	return nil
 }
 
-// Abandon closes the descriptors of a frozen Set whose Run has ended, and ends nothing: what is in the Vault lives on. It takes
+// Abandon closes the descriptors of a frozen Set whose Run has ended, and ends nothing: what is in the store lives on. It takes
 // the place of Close.
 func (s *Set) Abandon() {
 	s.mu.Lock()

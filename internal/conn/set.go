@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"picloud/internal/handover"
 	"picloud/internal/poll"
 
 	"github.com/gorilla/websocket"
@@ -27,17 +28,10 @@ type Limits struct {
 	PeerTimeout  time.Duration // and is taken for gone when it acknowledges nothing for this long
 }
 
-// A Vault keeps descriptors where they outlive the process.
-type Vault interface {
-	// Put keeps a copy, which stays open after the socket has been closed, until Drop.
-	Put(fd int) (id uint64, err error)
-	Drop(id uint64)
-}
-
 // A Set is all connections of a server.
 type Set struct {
 	limits   Limits
-	vault    Vault // nil: none
+	store    *handover.Store // nil: none
 	frozen   atomic.Bool
 	upgrader websocket.Upgrader
 	readers  sync.Pool
@@ -54,13 +48,13 @@ type Set struct {
 	empty chan struct{} // closed when open is 0 after that
 }
 
-// New makes a Set, which puts plain connections into vault unless that is nil. onError answers a request that is no WebSocket handshake, with a status and a reason for the client.
-func New(limits Limits, vault Vault, onError func(w http.ResponseWriter, status int, reason error)) (*Set, error) {
+// New makes a Set, which keeps plain connections in store unless that is nil. onError answers a request that is no WebSocket handshake, with a status and a reason for the client.
+func New(limits Limits, store *handover.Store, onError func(w http.ResponseWriter, status int, reason error)) (*Set, error) {
 	poller, err := poll.New()
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{limits: limits, vault: vault, poller: poller, watch: poller.Add}
+	s := &Set{limits: limits, store: store, poller: poller, watch: poller.Add}
 	s.readers.New = func() any { return newReader() }
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 10 * time.Second,
@@ -131,9 +125,7 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	}
 	_, isTLS := sock.stream.(secure)
 	c := &Conn{set: s, sock: sock, addr: addr, secure: isTLS, partial: append(hs.early, ahead...), users: 2}
-	if s.vault != nil && !isTLS {
-		c.id, _ = s.vault.Put(sock.fd) // one that cannot be kept ends with the process
-	}
+	c.enlist()
 	return c, nil
 }
 
@@ -178,9 +170,7 @@ func (w *watched) Ready(read, write bool) { (*Conn)(w).ready(read, write) }
 // remove forgets c, whose socket is about to be closed. It is called with c.mu held.
 func (s *Set) remove(c *Conn) {
 	s.poller.Remove(c.place)
-	if c.id != 0 {
-		s.vault.Drop(c.id)
-	}
+	c.delist()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.slots[c.slot] = nil

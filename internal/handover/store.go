@@ -2,16 +2,18 @@ package handover
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
-// Store is a Vault and a Journal together. All its files have to be stored.
+// Store is what outlives the process: a Vault, a Journal and Marks together. All its files have to be stored.
 type Store struct {
 	*Vault
 	*Journal
+	*Marks
 }
 
 // Connection is one that is in the Vault, with its records.
@@ -31,21 +33,28 @@ func New(journalBytes int) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
-	return &Store{v, j}, nil
+	m, err := NewMarks()
+	if err != nil {
+		return nil, errors.Join(err, v.Close(), j.Close())
+	}
+	return &Store{v, j, m}, nil
 }
 
 // Open takes over the Store whose files another process has left: the connections that have records and a descriptor, in the
 // order in which the first record of each was made. Descriptors without records are shut down. Records of connection 0, which is
-// none, are returned apart.
+// none, are returned apart. place tells from a connection's records which mark is its own, -1 for none.
 //
 // An error with a Store says what is missing. After one without, the files are closed.
-func Open(files []*os.File) (s *Store, conns []Connection, general []Record, err error) {
+func Open(files []*os.File, place func([]Record) int) (s *Store, conns []Connection, general []Record, err error) {
 	var rest []*os.File
-	var file *os.File
+	var journal, marks *os.File
 	for _, f := range files {
-		if f.Name() == journalName && file == nil {
-			file = f
-		} else {
+		switch {
+		case f.Name() == journalName && journal == nil:
+			journal = f
+		case f.Name() == marksName && marks == nil:
+			marks = f
+		default:
 			rest = append(rest, f)
 		}
 	}
@@ -55,10 +64,10 @@ func Open(files []*os.File) (s *Store, conns []Connection, general []Record, err
 		}
 		return nil, nil, nil, errors.Join(errs...)
 	}
-	if file == nil {
-		return fail(errors.New("open the store: its journal is missing"))
+	if journal == nil || marks == nil {
+		return fail(fmt.Errorf("open the store: %w: %s or %s is missing", ErrDamaged, journalName, marksName))
 	}
-	j, records, jerr := OpenJournal(file)
+	j, records, jerr := OpenJournal(journal)
 	if j == nil {
 		return fail(jerr)
 	}
@@ -76,12 +85,22 @@ func Open(files []*os.File) (s *Store, conns []Connection, general []Record, err
 		}
 		conns[i].Records = append(conns[i].Records, r)
 	}
+	var taken []int
+	for _, c := range conns {
+		taken = append(taken, place(c.Records))
+	}
+	m, err := OpenMarks(marks, taken)
+	if err != nil {
+		j.Close()
+		return fail(jerr, err)
+	}
 	v, fds, verr := OpenVault(rest, func(id uint64) bool { _, ok := places[id]; return ok })
 	if v == nil {
 		j.Close()
+		m.Close()
 		return fail(jerr, verr)
 	}
-	s = &Store{v, j}
+	s = &Store{v, j, m}
 	conns = slices.DeleteFunc(conns, func(c Connection) bool {
 		_, ok := fds[c.ID]
 		if !ok {
@@ -104,7 +123,9 @@ func (s *Store) Discard(c Connection) {
 }
 
 // Files returns what has to be stored, under the files' names. They stay the Store's.
-func (s *Store) Files() []*os.File { return append(s.Vault.Files(), s.File()) }
+func (s *Store) Files() []*os.File { return append(s.Vault.Files(), s.Journal.file, s.Marks.file) }
 
 // Close closes the Store's files. What is in them lives on where they are stored.
-func (s *Store) Close() error { return errors.Join(s.Vault.Close(), s.Journal.Close()) }
+func (s *Store) Close() error {
+	return errors.Join(s.Vault.Close(), s.Journal.Close(), s.Marks.Close())
+}

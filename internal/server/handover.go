@@ -3,7 +3,9 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"picloud/internal/conn"
@@ -33,6 +35,20 @@ type clientRecord struct {
 	Name  string    `json:"name,omitempty"`
 	Addr  string    `json:"addr"`
 	At    time.Time `json:"at"`
+	Place int       `json:"place"` // conn.Kept's
+}
+
+// OpenStore is handover.Open for what a Server has left in the files.
+func OpenStore(files []*os.File) (*handover.Store, []handover.Connection, []handover.Record, error) {
+	return handover.Open(files, func(records []handover.Record) int {
+		for _, r := range records {
+			var c clientRecord
+			if r.Kind == recordClient && json.Unmarshal(r.Value, &c) == nil {
+				return c.Place
+			}
+		}
+		return -1
+	})
 }
 
 type requestRecord struct {
@@ -45,10 +61,10 @@ const handoverTimeout = 2 * time.Second
 
 // record sets a record of a connection, if it is kept. One that cannot be recorded is not carried on.
 func (s *Server) record(c *conn.Conn, kind byte, key string, value any) {
-	if c.ID() == 0 {
+	if c.Kept().ID == 0 {
 		return
 	}
-	if err := s.set(c.ID(), kind, key, value); err != nil {
+	if err := s.set(c.Kept().ID, kind, key, value); err != nil {
 		s.log.Debug("a connection will not outlive the process", "address", c.Addr(), "error", err)
 	}
 }
@@ -66,8 +82,8 @@ func (s *Server) set(id uint64, kind byte, key string, value any) error {
 
 // forget deletes a record of a connection, if it is kept.
 func (s *Server) forget(c *conn.Conn, kind byte, key string) {
-	if c.ID() != 0 {
-		s.forgotten(s.cfg.Store.Delete(c.ID(), kind, key))
+	if c.Kept().ID != 0 {
+		s.forgotten(s.cfg.Store.Delete(c.Kept().ID, kind, key))
 	}
 }
 
@@ -101,8 +117,8 @@ func (s *Server) handOver(endPoll func()) {
 		s.log.Debug("a connection cannot be handed over", "error", err)
 	}
 	for _, c := range s.conns.All() {
-		if sv, ok := c.Save(); ok && c.ID() != 0 {
-			count(s.set(c.ID(), recordRest, "", sv))
+		if sv, ok := c.Save(); ok && c.Kept().ID != 0 {
+			count(s.set(c.Kept().ID, recordRest, "", sv))
 		} else if ok {
 			lost++
 		}
@@ -175,14 +191,17 @@ func (s *Server) restore(c handover.Connection, handedOver bool) error {
 	}
 	switch {
 	case client == nil:
-		return fmt.Errorf("nothing tells who it is")
+		return errors.New("nothing tells who it is")
 	case rest == nil && handedOver:
-		return fmt.Errorf("it was not at rest")
+		return errors.New("it could not be handed over")
 	case rest == nil:
-		return fmt.Errorf("its process has crashed")
+		if err := s.survived(c.FD, client.Place); err != nil {
+			return err
+		}
+		rest = new(conn.Saved)
 	}
 	rest.Addr = client.Addr
-	cn, err := s.conns.Restore(c.FD, c.ID, *rest)
+	cn, err := s.conns.Restore(c.FD, conn.Kept{ID: c.ID, Place: client.Place}, *rest)
 	if err != nil {
 		return err
 	}
@@ -198,6 +217,19 @@ func (s *Server) restore(c handover.Connection, handedOver bool) error {
 	}
 	s.begin = append(s.begin, func() { cn.Start(ss) })
 	return nil
+}
+
+// survived says why a connection cannot go on whose process was killed.
+func (s *Server) survived(fd, place int) error {
+	mark := s.cfg.Store.At(place)
+	if mark == nil {
+		return errors.New("its process was killed, and it has no mark")
+	}
+	intact, err := mark.Intact(fd)
+	if err == nil && !intact {
+		err = errors.New("its process was killed in the middle of a message or of a frame")
+	}
+	return err
 }
 
 // beginRestored lets the connections that Restore has made go on. They are served before newcomers are.

@@ -122,7 +122,7 @@ func (l *lineage) restart() {
 	var conns []handover.Connection
 	var general []handover.Record
 	var err error
-	if l.store, conns, general, err = handover.Open(files); err != nil {
+	if l.store, conns, general, err = OpenStore(files); err != nil {
 		l.t.Fatal(err)
 	}
 	l.serve(conns, general)

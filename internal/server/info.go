@@ -38,7 +38,7 @@ func (s *Server) infoSocket(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	s.record(c, recordClient, "", clientRecord{Route: routeInfo, Addr: c.Addr(), At: time.Now().UTC()})
+	s.record(c, recordClient, "", clientRecord{Route: routeInfo, Addr: c.Addr(), At: time.Now().UTC(), Place: c.Kept().Place})
 	s.beginInfo(c)
 }
 

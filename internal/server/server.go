@@ -110,11 +110,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		requestGrace: requestGrace,
 	}
 	s.publishers.New = func() any { return new(publisher) }
-	var vault conn.Vault
-	if cfg.Store != nil {
-		vault = cfg.Store
-	}
-	conns, err := conn.New(cfg.Limits, vault, func(w http.ResponseWriter, status int, reason error) {
+	conns, err := conn.New(cfg.Limits, cfg.Store, func(w http.ResponseWriter, status int, reason error) {
 		refuse(w, status, reason.Error())
 	})
 	if err != nil {

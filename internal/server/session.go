@@ -33,7 +33,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, publishOnly boo
 	if publishOnly {
 		route = routePublish
 	}
-	s.record(c, recordClient, "", clientRecord{route, name, c.Addr(), at})
+	s.record(c, recordClient, "", clientRecord{route, name, c.Addr(), at, c.Kept().Place})
 	s.log.Debug("client connected", "client_name", name, "address", c.Addr())
 	c.Start(ss)
 }
@@ -153,8 +153,8 @@ func (ss *session) Closed(why error) {
 // closed notes the end of a connection: what an operator wants to know of is a client that was let go.
 func (s *Server) closed(c *conn.Conn, name string, why error) {
 	addr := c.Addr()
-	if c.ID() != 0 {
-		s.forgotten(s.cfg.Store.End(c.ID()))
+	if id := c.Kept().ID; id != 0 {
+		s.forgotten(s.cfg.Store.End(id))
 	}
 	switch {
 	case errors.Is(why, conn.ErrTooSlow), errors.Is(why, conn.ErrStalled):

@@ -1,0 +1,170 @@
+package handover
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Mark is where a connection's owner notes, in memory that outlives the process, where its streams stood when nothing was
+// unfinished. Whether they still stand there Traffic tells: see Intact.
+//
+// For a connection whose bytes the kernel does not count a word is 1 while its stream is being worked on, or unfinished.
+type Mark struct {
+	Read    atomic.Uint32 // bytes read at the end of a message, modulo 2^32
+	Written atomic.Uint32 // bytes written at the end of a frame
+}
+
+// Marks are the marks of all connections, by place, in a memfd that is mapped and stored. Marks beyond what there is room for
+// are not to be had.
+type Marks struct {
+	file *os.File
+	mem  []byte
+
+	mu   sync.Mutex
+	next int
+	free []int
+}
+
+const (
+	marksName    = "marks"
+	marksVersion = 1
+	marksHeader  = 64
+	markSize     = int(unsafe.Sizeof(Mark{}))
+	maxMarks     = 1 << 16
+	marksBytes   = marksHeader + maxMarks*markSize // memory is used for those that are in use
+)
+
+var marksMagic = [8]byte{'P', 'i', 'C', 'l', 'o', 'u', 'd', 'M'}
+
+type marksHead struct {
+	magic   [8]byte
+	version uint32
+}
+
+// NewMarks returns marks of which none is taken.
+func NewMarks() (*Marks, error) {
+	fd, err := unix.MemfdCreate(marksName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("make the marks: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), marksName)
+	m, err := func() (*Marks, error) {
+		if err := f.Truncate(int64(marksBytes)); err != nil {
+			return nil, err
+		}
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, journalSeals); err != nil {
+			return nil, err
+		}
+		if err := unix.Fallocate(fd, 0, 0, int64(marksBytes)); err != nil {
+			return nil, err
+		}
+		return mapMarks(f)
+	}()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("make the marks: %w", err)
+	}
+	*m.head() = marksHead{marksMagic, marksVersion}
+	return m, nil
+}
+
+func mapMarks(f *os.File) (*Marks, error) {
+	mem, err := unix.Mmap(int(f.Fd()), 0, marksBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map them: %w", err)
+	}
+	return &Marks{file: f, mem: mem}, nil
+}
+
+func (m *Marks) head() *marksHead { return (*marksHead)(unsafe.Pointer(&m.mem[0])) }
+
+// OpenMarks takes over the marks that another process has left in f, of which those at places are taken. After an error f is
+// still the caller's.
+func OpenMarks(f *os.File, places []int) (*Marks, error) {
+	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
+	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {
+		return nil, fmt.Errorf("open the marks: %w: they are not in a sealed memfd", ErrDamaged)
+	}
+	if info, err := f.Stat(); err != nil || info.Size() != int64(marksBytes) {
+		return nil, fmt.Errorf("open the marks: %w: they have another size", errors.Join(ErrDamaged, err))
+	}
+	m, err := mapMarks(f)
+	if err != nil {
+		return nil, fmt.Errorf("open the marks: %w", err)
+	}
+	switch h := m.head(); {
+	case h.magic != marksMagic:
+		err = ErrDamaged
+	case h.version != marksVersion:
+		err = fmt.Errorf("%w: %d", ErrVersion, h.version)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the marks: %w", err), unix.Munmap(m.mem))
+	}
+	taken := make(map[int]bool)
+	for _, place := range places {
+		taken[place] = true
+		m.next = max(m.next, min(place, maxMarks-1)+1)
+	}
+	for place := m.next - 1; place >= 0; place-- {
+		if !taken[place] {
+			m.free = append(m.free, place)
+		}
+	}
+	return m, nil
+}
+
+// Take returns a place whose mark is nobody's, or false.
+func (m *Marks) Take() (place int, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := len(m.free); n > 0 {
+		place = m.free[n-1]
+		m.free = m.free[:n-1]
+		return place, true
+	}
+	if m.next == maxMarks {
+		return 0, false
+	}
+	m.next++
+	return m.next - 1, true
+}
+
+// Give gives a place back.
+func (m *Marks) Give(place int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.free = append(m.free, place)
+}
+
+// At returns the mark at a place, or nil where there is none.
+func (m *Marks) At(place int) *Mark {
+	if place < 0 || place >= maxMarks {
+		return nil
+	}
+	return (*Mark)(unsafe.Pointer(&m.mem[marksHeader+place*markSize]))
+}
+
+// Close ends the use of the marks. What is in them lives on where the file is stored.
+func (m *Marks) Close() error { return errors.Join(unix.Munmap(m.mem), m.file.Close()) }
+
+// Intact reports whether a connection whose process has been killed was caught in the middle of nothing: all that was read
+// of it had come to an end, and all that was written to it.
+func (m *Mark) Intact(fd int) (bool, error) {
+	read, written, err := Traffic(fd)
+	if errors.Is(err, ErrNoTraffic) {
+		return m.Read.Load() == 0 && m.Written.Load() == 0 && isUnix(fd), nil
+	}
+	return err == nil && m.Read.Load() == uint32(read) && m.Written.Load() == uint32(written), err
+}
+
+func isUnix(fd int) bool {
+	family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	return err == nil && family == unix.AF_UNIX
+}
