@@ -165,7 +165,6 @@ func OpenJournal(f *os.File) (*Journal, []Record, error) {
 	j.dueAt = 2*j.base + compactMin
 	if whole < j.end {
 		err = fmt.Errorf("open the journal: %w: after %d of %d bytes, with %d values", ErrDamaged, whole, j.end, len(records))
-		j.head.end[j.current].Store(uint32(whole))
 	}
 	j.end, j.allocated = whole, whole
 	return j, records, err

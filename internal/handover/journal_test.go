@@ -276,16 +276,17 @@ func TestChangesWhileCompacting(t *testing.T) {
 func TestFullJournalRefusesAndStillDeletes(t *testing.T) {
 	j, want := newTestJournal(t, 1<<16), values{}
 	n := 0
-	for ; ; n++ {
-		key := strconv.Itoa(n)
-		err := j.Set(uint64(n), 1, key, make([]byte, 100))
-		if errors.Is(err, ErrFull) {
-			break
+	for _, size := range []int{100, 0} { // what is too little for the one has room for the other
+		for ; ; n++ {
+			err := j.Set(uint64(n), 1, "", make([]byte, size))
+			if errors.Is(err, ErrFull) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want.set(uint64(n), 1, "", string(make([]byte, size)))
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		want.set(uint64(n), 1, key, string(make([]byte, 100)))
 	}
 	wantValues(t, j, want)
 	for range 10 { // more often than fits into what is kept free
@@ -299,7 +300,7 @@ func TestFullJournalRefusesAndStillDeletes(t *testing.T) {
 	if err := j.End(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.Set(0, 1, "0", nil); !errors.Is(err, ErrFull) && err != nil {
+	if err := j.Set(0, 1, "", nil); !errors.Is(err, ErrFull) && err != nil {
 		t.Error(err)
 	}
 	for id := range n {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -259,6 +260,36 @@ func TestFullVaultRefusesAndKeeps(t *testing.T) {
 	}
 }
 
+// A process that was killed after it had sent a batch, and before it had taken out the singles, leaves two copies of each. They are one
+// connection, and packing leaves one.
+func TestTwoCopiesAreOneConnection(t *testing.T) {
+	v := newTestVault(t)
+	want := put(t, v, 100)
+	if err := v.send(&v.batches, slices.Collect(maps.Keys(want))); err != nil {
+		t.Fatal(err)
+	}
+	next, fds, err := OpenVault(stored(t, v), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	for _, fd := range fds {
+		defer unix.Close(fd)
+	}
+	if got := next.Len(); got != 100 || len(fds) != 100 || next.queued() != 200 {
+		t.Errorf("%d connections with %d descriptors are kept in %d copies; want 100, 100 and 200", got, len(fds), next.queued())
+	}
+	if err := errors.Join(next.pack(&next.batches), next.pack(&next.singles)); err != nil {
+		t.Fatal(err)
+	}
+	if got := next.queued(); got != 100 {
+		t.Errorf("%d copies are left, want 100", got)
+	}
+	if got := found(t, stored(t, next), all); !maps.Equal(got, want) {
+		t.Errorf("%d connections are not those %d that were put in", len(got), len(want))
+	}
+}
+
 // A process that was killed before it could tell anybody of a connection leaves one that nobody knows.
 func TestUnwantedConnectionIsEnded(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -288,6 +319,7 @@ func TestUnwantedConnectionIsEnded(t *testing.T) {
 	if got := found(t, stored(t, v), func(uint64) bool { return false }); len(got) != 0 {
 		t.Errorf("got %d connections, want none", len(got))
 	}
+	client.SetReadDeadline(time.Now().Add(30 * time.Second))
 	if n, err := client.Read(make([]byte, 1)); n != 0 || err != io.EOF { // v still has a copy
 		t.Errorf("the peer reads %d bytes, %v; want the end", n, err)
 	}
