@@ -1,0 +1,286 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// A manager is the service manager of the real binary: it holds the listener, takes what is to be stored, and starts each process
+// with both.
+type manager struct {
+	t        *testing.T
+	listener *os.File
+	url      string
+	socket   string
+	env      env
+
+	mu     sync.Mutex
+	stored map[string]*os.File
+	ready  chan struct{} // closed by READY=1
+
+	process *exec.Cmd
+	stderr  *stream
+}
+
+func manage(t *testing.T, e env) *manager {
+	t.Helper()
+	tcp, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	m := &manager{t: t, url: "http://" + tcp.Addr().String(), env: e, stored: make(map[string]*os.File)}
+	if m.listener, err = tcp.(*net.TCPListener).File(); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "picloud")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.socket = filepath.Join(dir, "notify")
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening := make(chan struct{})
+	go func() {
+		defer close(listening)
+		m.listen(notify)
+	}()
+	t.Cleanup(func() {
+		m.end(syscall.SIGKILL)
+		notify.Close()
+		<-listening
+		m.listener.Close()
+		for _, f := range m.stored {
+			f.Close()
+		}
+		os.RemoveAll(dir)
+	})
+	return m
+}
+
+// listen takes notifications, sd_notify(3).
+func (m *manager) listen(notify *net.UnixConn) {
+	var buf, oob [4096]byte
+	for {
+		n, oobn, _, _, err := notify.ReadMsgUnix(buf[:], oob[:])
+		if err != nil {
+			return
+		}
+		var f *os.File
+		if messages, _ := syscall.ParseSocketControlMessage(oob[:oobn]); len(messages) == 1 {
+			if fds, err := syscall.ParseUnixRights(&messages[0]); err == nil {
+				f = os.NewFile(uintptr(fds[0]), "stored")
+			}
+		}
+		fields := make(map[string]string)
+		for line := range strings.Lines(string(buf[:n])) {
+			name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+			fields[name] = value
+		}
+		m.mu.Lock()
+		switch name := fields["FDNAME"]; {
+		case fields["FDSTORE"] == "1" && f != nil:
+			m.stored[name], f = f, m.stored[name]
+		case fields["FDSTOREREMOVE"] == "1":
+			f = m.stored[name]
+			delete(m.stored, name)
+		case fields["READY"] == "1":
+			close(m.ready)
+		}
+		m.mu.Unlock()
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// start starts a process and returns when it is ready.
+func (m *manager) start() {
+	m.t.Helper()
+	m.mu.Lock()
+	m.ready = make(chan struct{})
+	names := slices.Sorted(maps.Keys(m.stored))
+	files := []*os.File{m.listener}
+	for _, name := range names {
+		files = append(files, m.stored[name])
+	}
+	ready := m.ready
+	m.mu.Unlock()
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0"`, binary) // the manager knows the number after the fork
+	m.stderr = newStream()
+	cmd.Stderr, cmd.ExtraFiles = m.stderr, files
+	cmd.Env = []string{
+		"NOTIFY_SOCKET=" + m.socket, "LISTEN_FDS=" + fmt.Sprint(len(files)), "LISTEN_FDNAMES=" + strings.Join(append([]string{"picloud"}, names...), ":"),
+		"DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere", // no answer: every stop is a restart
+	}
+	for k, v := range m.env.with("API_KEY", testKey).with("PORT", "0") {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	if err := cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.process = cmd
+	select {
+	case <-ready:
+	case <-time.After(patience):
+		m.t.Fatalf("it does not get ready:\n%s", m.stderr)
+	}
+}
+
+// end ends the process by a signal.
+func (m *manager) end(signal syscall.Signal) {
+	if m.process == nil {
+		return
+	}
+	m.process.Process.Signal(signal)
+	m.process.Wait()
+	m.process = nil
+}
+
+// A guest is a client over the real binary's lives.
+type guest struct {
+	*websocket.Conn
+	name string
+	gone bool
+}
+
+func (m *manager) guest(name, route string) *guest {
+	m.t.Helper()
+	c, _, err := websocket.DefaultDialer.Dial(strings.Replace(m.url, "http", "ws", 1)+route+"?clientName="+name, http.Header{"X-Api-Key": {testKey}})
+	if err != nil {
+		m.t.Fatalf("%v\n%s", err, m.stderr)
+	}
+	m.t.Cleanup(func() { c.Close() })
+	c.SetReadDeadline(time.Now().Add(4 * patience))
+	return &guest{Conn: c, name: name}
+}
+
+func (g *guest) subscribe(t *testing.T, event string) {
+	t.Helper()
+	g.WriteMessage(websocket.TextMessage, []byte(`{"action":"subscribe","event":"`+event+`","id":1}`))
+	if p := receive(t, g.Conn); string(p) != `{"action":"ack","id":1}` {
+		t.Fatalf("%s: got %s", g.name, p)
+	}
+}
+
+func (m *manager) post(event, data string) {
+	m.t.Helper()
+	req, _ := http.NewRequest("POST", m.url+"/publish?clientName=P", strings.NewReader(`{"event":"`+event+`","data":`+data+`}`))
+	req.Header.Set("X-API-Key", testKey)
+	req.Close = true
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusCreated {
+		m.t.Fatalf("status %s", res.Status)
+	}
+}
+
+// Who is between two frames when the process is killed, or restarts, goes on with all subscriptions; and whoever does not go on
+// has been cut off, not garbled.
+func TestClientsOutliveEveryProcess(t *testing.T) {
+	m := manage(t, nil)
+	m.start()
+	const quiet, busy = 40, 8
+	var idle, subscribers []*guest
+	for i := range quiet {
+		g := m.guest(fmt.Sprintf("quiet%d", i), "/subscribe")
+		g.subscribe(t, "quiet")
+		idle = append(idle, g)
+	}
+	half := m.guest("half", "/subscribe")
+	half.NetConn().Write([]byte{0x81})
+	for i, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL, syscall.SIGKILL, syscall.SIGTERM, syscall.SIGKILL, syscall.SIGABRT, syscall.SIGKILL} {
+		for len(subscribers) < busy {
+			g := m.guest("busy", "/subscribe")
+			g.subscribe(t, "busy")
+			subscribers = append(subscribers, g)
+		}
+		// Publishers that never rest, and subscribers that read all the time.
+		var traffic sync.WaitGroup
+		stop := make(chan struct{})
+		for range 2 {
+			g := m.guest("publisher", "/publish")
+			traffic.Go(func() {
+				for {
+					select {
+					case <-stop:
+						g.Close()
+						return
+					default:
+					}
+					if g.WriteMessage(websocket.TextMessage, []byte(`{"event":"busy","data":"x"}`)) != nil {
+						<-stop
+						return
+					}
+				}
+			})
+		}
+		flowing := make(chan struct{}, busy)
+		for _, g := range subscribers {
+			traffic.Go(func() {
+				for n := 0; ; n++ {
+					_, p, err := g.ReadMessage()
+					if err != nil {
+						g.gone = true
+						return
+					}
+					if string(p) == `{"action":"ack","id":9}` {
+						return
+					}
+					if !strings.HasPrefix(string(p), `{"action":"publish","event":"busy","data":"x","created_at":"`) {
+						t.Errorf("got %q", p)
+					}
+					if n == 20 {
+						flowing <- struct{}{}
+					}
+				}
+			})
+		}
+		for range subscribers {
+			<-flowing
+		}
+		m.end(signal)
+		m.start()
+		close(stop)
+		for _, g := range subscribers { // one that goes on answers
+			g.WriteMessage(websocket.TextMessage, []byte(`{"action":"unsubscribe","event":"nothing","id":9}`))
+		}
+		traffic.Wait()
+		lived := len(subscribers)
+		subscribers = slices.DeleteFunc(subscribers, func(g *guest) bool { return g.gone })
+		if signal == syscall.SIGTERM && len(subscribers) != lived {
+			t.Errorf("life %d: a restart has cost %d of %d", i, lived-len(subscribers), lived)
+		}
+		m.post("quiet", fmt.Sprint(i))
+		for _, g := range idle {
+			if p := receive(t, g.Conn); !strings.Contains(string(p), fmt.Sprintf(`"data":%d,`, i)) {
+				t.Fatalf("life %d: %s got %s", i, g.name, p)
+			}
+		}
+		if signal == syscall.SIGTERM && i == 0 {
+			half.NetConn().Write([]byte{0x80})
+		} else if i == 1 { // it was in the middle of a frame
+			if _, _, err := half.ReadMessage(); err == nil {
+				t.Error("a client in the middle of a frame went on")
+			}
+		}
+	}
+}
