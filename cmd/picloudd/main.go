@@ -22,6 +22,7 @@ import (
 	"picloud/internal/certs"
 	"picloud/internal/config"
 	"picloud/internal/conn"
+	"picloud/internal/handover"
 	"picloud/internal/led"
 	"picloud/internal/server"
 	"picloud/internal/systemd"
@@ -171,11 +172,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		log.Warn("no key is given: this run has a random key, which is not written into the journal",
 			"remedy", "set API_KEY, or hand over the credential api-key")
 	}
-	return serve(ctx, srv, listeners, lamp, log)
+	return serve(ctx, srv, listeners, store, lamp, log)
 }
 
 // serve runs the server beside what tells the service manager of it, until ctx ends.
-func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, lamp *lamp, log *slog.Logger) error {
+func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, store *handover.Store, lamp *lamp, log *slog.Logger) error {
 	status := func() string { return srv.Status() + lamp.status() }
 	if err := systemd.Ready(status()); err != nil {
 		log.Warn("ready, but the service manager could not be told", "err", err)
@@ -183,6 +184,11 @@ func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, la
 	context.AfterFunc(ctx, func() { systemd.Stopping() })
 	parts, ctx := errgroup.WithContext(ctx)
 	parts.Go(func() error { return srv.Run(ctx, listeners...) })
+	if store != nil {
+		parts.Go(func() error {
+			return store.Run(ctx, func(err error) { log.Warn("what is kept of the connections cannot be tidied", "error", err) })
+		})
+	}
 	parts.Go(func() error {
 		return systemd.Watch(ctx, status, srv.Probe, func(err error) {
 			log.Error("the watchdog's probe failed", "err", err)

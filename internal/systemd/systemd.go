@@ -49,21 +49,6 @@ func Handed() (listeners []net.Listener, stored []*os.File, err error) {
 	return listeners, stored, nil
 }
 
-// Listeners is Handed for a service that stores nothing: what does not listen is an error.
-func Listeners() ([]net.Listener, error) {
-	listeners, stored, err := Handed()
-	if len(stored) == 0 {
-		return listeners, err
-	}
-	for _, l := range listeners {
-		l.Close()
-	}
-	for _, f := range stored {
-		f.Close()
-	}
-	return nil, fmt.Errorf("take over socket %q: it does not listen", stored[0].Name())
-}
-
 // listens tells a listening socket from everything else. net.FileListener does not: it takes a connected socket without
 // complaint, and Accept fails later.
 func listens(f *os.File) (bool, error) {

@@ -18,25 +18,15 @@ import (
 )
 
 // asService makes the test binary a service that takes over its sockets, answers one connection on each, and says what was
-// stored; asListener one that stores nothing.
-const (
-	asService  = "PICLOUD_TEST_SERVICE"
-	asListener = "PICLOUD_TEST_LISTENER"
-)
+// stored.
+const asService = "PICLOUD_TEST_SERVICE"
 
 func TestMain(m *testing.M) {
 	os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())) // the manager knows it after the fork; a test cannot
-	var listeners []net.Listener
-	var stored []*os.File
-	var err error
-	switch {
-	case os.Getenv(asService) != "":
-		listeners, stored, err = Handed()
-	case os.Getenv(asListener) != "":
-		listeners, err = Listeners()
-	default:
+	if os.Getenv(asService) == "" {
 		os.Exit(m.Run())
 	}
+	listeners, stored, err := Handed()
 	if err != nil {
 		fmt.Println("error:", err)
 		os.Exit(0)
@@ -59,7 +49,7 @@ func TestMain(m *testing.M) {
 }
 
 // service runs the test binary with the files as handed descriptors, and returns what it says.
-func service(t *testing.T, as string, files ...*os.File) *exec.Cmd {
+func service(t *testing.T, files ...*os.File) *exec.Cmd {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -68,7 +58,7 @@ func service(t *testing.T, as string, files ...*os.File) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, exe)
-	cmd.Env = append(os.Environ(), as+"=1", "LISTEN_FDS="+strconv.Itoa(len(files)))
+	cmd.Env = append(os.Environ(), asService+"=1", "LISTEN_FDS="+strconv.Itoa(len(files)))
 	cmd.ExtraFiles = files
 	cmd.Stderr = t.Output()
 	return cmd
@@ -95,7 +85,7 @@ func TestHandedSocketsAreServed(t *testing.T) {
 		defer f.Close()
 		files = append(files, f)
 	}
-	cmd := service(t, asListener, files...)
+	cmd := service(t, files...)
 	var said strings.Builder
 	cmd.Stdout = &said
 	if err := cmd.Start(); err != nil {
@@ -120,28 +110,6 @@ func TestHandedSocketsAreServed(t *testing.T) {
 	}
 	if _, err := os.Stat(path); err != nil {
 		t.Errorf("the service took the manager's socket file away: %v", err)
-	}
-}
-
-func TestConnectedSocketIsNoListener(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	f, err := c.(*net.TCPConn).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	out, err := service(t, asListener, f).Output()
-	if want := "does not listen"; err != nil || !strings.Contains(string(out), want) {
-		t.Errorf("got %q, %v; want an error with %q", out, err, want)
 	}
 }
 
@@ -174,7 +142,7 @@ func TestStoredFilesComeBackUnderTheirNames(t *testing.T) {
 	client := os.NewFile(uintptr(pair[1]), "client")
 	defer client.Close()
 
-	cmd := service(t, asService, r, listening, client)
+	cmd := service(t, r, listening, client)
 	cmd.Env = append(cmd.Env, "LISTEN_FDNAMES=journal:picloud:client-1")
 	var said strings.Builder
 	cmd.Stdout = &said
@@ -197,9 +165,9 @@ func TestStoredFilesComeBackUnderTheirNames(t *testing.T) {
 
 func TestWithoutAManagerNothingHappens(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
-	listeners, err := Listeners()
-	if listeners != nil || err != nil {
-		t.Errorf("got %v, %v; want no listeners", listeners, err)
+	listeners, stored, err := Handed()
+	if listeners != nil || stored != nil || err != nil || Managed() {
+		t.Errorf("got %v, %v, %v; want nothing", listeners, stored, err)
 	}
 	if err := errors.Join(Ready("x"), Stopping()); err != nil {
 		t.Error(err)
