@@ -134,8 +134,16 @@ func (p *Poller) control(op, fd int, event *unix.EpollEvent) error {
 // Run wakes watchers until ctx ends. It may be called again after that.
 func (p *Poller) Run(ctx context.Context) error {
 	p.epoll.SetReadDeadline(time.Time{})
-	stop := context.AfterFunc(ctx, func() { p.epoll.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	told := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		p.epoll.SetReadDeadline(time.Unix(1, 0))
+		close(told)
+	})
+	defer func() {
+		if !stop() {
+			<-told // or the next Run would have this one's deadline
+		}
+	}()
 	var events [128]unix.EpollEvent
 	for {
 		var n int
