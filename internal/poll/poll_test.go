@@ -1,0 +1,506 @@
+package poll
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience bounds every wait of these tests; a test that passes does not use it up.
+const patience = 30 * time.Second
+
+// A rig is a Poller whose Run can be paused.
+type rig struct {
+	*Poller
+	t     testing.TB
+	pause func() // ends Run and waits for it
+}
+
+// newRig makes a rig that does not run yet.
+func newRig(t testing.TB) *rig {
+	t.Helper()
+	p, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{Poller: p, t: t, pause: func() {}}
+	t.Cleanup(func() {
+		r.pause()
+		if err := p.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func (r *rig) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	r.pause = sync.OnceFunc(func() {
+		cancel()
+		if err := wait(r.t, ended, "Run ends with its context"); err != nil {
+			r.t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+// settle returns when Run has told all that had happened before: epoll keeps what is ready in the order in which it became
+// so, and the probe comes last.
+func (r *rig) settle() {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := r.Probe(ctx); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// wait returns what comes from ch.
+func wait[T any](t testing.TB, ch <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(patience):
+		t.Fatalf("waited in vain: %s", what)
+		panic("unreachable")
+	}
+}
+
+// add watches the near end of a pair.
+func (r *rig) add(p *pair) {
+	r.t.Helper()
+	place, err := r.Add(p.near, p)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	p.place = place
+}
+
+// watched is how many descriptors the kernel watches for the poller, the probe's among them, proc(5).
+func (r *rig) watched() int {
+	r.t.Helper()
+	var text []byte
+	var err error
+	cerr := r.raw.Control(func(fd uintptr) { text, err = os.ReadFile(fmt.Sprint("/proc/self/fdinfo/", fd)) })
+	if cerr != nil || err != nil {
+		r.t.Fatal(cerr, err)
+	}
+	return strings.Count(string(text), "tfd:")
+}
+
+// A pair is two connected sockets, the near one watched. It counts what it hears.
+type pair struct {
+	near, far     int
+	place         Place
+	reads, writes atomic.Int32
+	ready         func(read, write bool) // called too, unless nil
+}
+
+func newPair(t testing.TB) *pair {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pair{near: fds[0], far: fds[1]}
+	t.Cleanup(func() {
+		unix.Close(p.near)
+		unix.Close(p.far)
+	})
+	return p
+}
+
+func (p *pair) Ready(read, write bool) {
+	if read {
+		p.reads.Add(1)
+	}
+	if write {
+		p.writes.Add(1)
+	}
+	if p.ready != nil {
+		p.ready(read, write)
+	}
+}
+
+// send makes the near end readable.
+func (p *pair) send(t testing.TB) {
+	t.Helper()
+	if _, err := unix.Write(p.far, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// heard checks how often the pair has been called for reading.
+func (p *pair) heard(t testing.TB, want int32, when string) {
+	t.Helper()
+	if got := p.reads.Load(); got != want {
+		t.Errorf("%s: called %d times for reading, want %d", when, got, want)
+	}
+}
+
+func TestWhatCouldBeReadBeforeAddIsHeard(t *testing.T) {
+	r := newRig(t)
+	early, running := newPair(t), newPair(t)
+	early.send(t)
+	r.add(early)
+	r.run()
+	running.send(t)
+	r.add(running)
+	r.settle()
+	early.heard(t, 1, "readable before Add and before Run")
+	running.heard(t, 1, "readable before Add")
+}
+
+func TestOnlyWhatChangesIsHeard(t *testing.T) {
+	r := newRig(t)
+	r.run()
+	p := newPair(t)
+	r.add(p)
+	r.settle()
+	p.heard(t, 0, "nothing to read")
+	if got := p.writes.Load(); got != 1 {
+		t.Errorf("writable at Add: called %d times, want once", got)
+	}
+	p.send(t)
+	r.settle()
+	r.settle()
+	p.heard(t, 1, "one byte that nobody reads")
+	p.send(t)
+	r.settle()
+	p.heard(t, 2, "another byte")
+
+	// Writing is heard of when there was no room and now there is.
+	for {
+		if _, err := unix.Write(p.near, make([]byte, 4096)); err == unix.EAGAIN {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.settle()
+	before := p.writes.Load()
+	for buf := make([]byte, 64<<10); ; {
+		if _, err := unix.Read(p.far, buf); err == unix.EAGAIN {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.settle()
+	if p.writes.Load() == before {
+		t.Error("room to write is not heard of")
+	}
+
+	reads := p.reads.Load()
+	unix.Shutdown(p.far, unix.SHUT_WR)
+	r.settle()
+	p.heard(t, reads+1, "the peer's end")
+}
+
+func TestRemovedHearsNothing(t *testing.T) {
+	for name, keep := range map[string]func(t *testing.T, fd int){
+		"alone": func(*testing.T, int) {},
+		"duplicate": func(t *testing.T, fd int) {
+			dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { unix.Close(dup) })
+		},
+		"copy under way": func(t *testing.T, fd int) {
+			if err := unix.Sendmsg(newPair(t).far, []byte("x"), unix.UnixRights(fd), nil, 0); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.run()
+			p := newPair(t)
+			r.add(p)
+			keep(t, p.near)
+			p.send(t)
+			r.settle()
+			r.Remove(p.place)
+			if got := r.watched(); got != 1 {
+				t.Errorf("the kernel still watches %d descriptors, want the probe's only", got)
+			}
+			unix.Close(p.near)
+			p.near = -1
+			unix.Write(p.far, []byte("x")) // EPIPE when nobody keeps the other end
+			r.settle()
+			p.heard(t, 1, "removed")
+
+			// Its slot's next owner hears what is its own.
+			next := newPair(t)
+			r.add(next)
+			if next.place.slot != p.place.slot {
+				t.Fatalf("the next one is in slot %d, want %d again", next.place.slot, p.place.slot)
+			}
+			next.send(t)
+			unix.Write(p.far, []byte("x"))
+			r.settle()
+			p.heard(t, 1, "removed, its slot somebody else's")
+			next.heard(t, 1, "the slot's next owner")
+			r.Remove(Place{})
+			r.settle()
+			if got := r.watched(); got != 2 {
+				t.Errorf("the kernel watches %d descriptors, want the next one's and the probe's", got)
+			}
+		})
+	}
+}
+
+// An event that epoll has reported already when its watcher is removed reaches neither it nor the next in its slot.
+func TestLateEventReachesNobody(t *testing.T) {
+	r := newRig(t)
+	first, removed, next := newPair(t), newPair(t), newPair(t)
+	for _, p := range []*pair{first, removed} {
+		p.send(t)
+		r.add(p)
+	}
+	first.ready = func(bool, bool) { // removed's event is behind this one, in the same report
+		first.ready = nil
+		r.Remove(removed.place)
+		r.add(next)
+	}
+	r.run()
+	r.settle()
+	r.settle() // next's own event may have come behind the first probe
+	first.heard(t, 1, "the first of two")
+	if next.place.slot != removed.place.slot {
+		t.Fatalf("the next one is in slot %d, want %d", next.place.slot, removed.place.slot)
+	}
+	removed.heard(t, 0, "removed before its turn")
+	next.heard(t, 0, "with nothing to read, in the slot of a late event")
+	if got := next.writes.Load(); got != 1 {
+		t.Errorf("the next one was called %d times for writing, want once for its own event", got)
+	}
+}
+
+func TestAddThatFailsLeavesNothing(t *testing.T) {
+	r := newRig(t)
+	r.run()
+	f, err := os.Create(filepath.Join(t.TempDir(), "regular"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p := newPair(t)
+	for range 3 {
+		if place, err := r.Add(int(f.Fd()), p); err == nil || place != (Place{}) {
+			t.Fatalf("a regular file: got %v, error %v, want nowhere and an error", place, err)
+		}
+	}
+	r.add(p)
+	if place, err := r.Add(p.near, p); err == nil || place != (Place{}) {
+		t.Fatalf("watched twice: got %v, error %v, want nowhere and an error", place, err)
+	}
+	if got := len(r.slots) - len(r.free); got != 1 {
+		t.Errorf("%d slots are taken, want one", got)
+	}
+	p.send(t)
+	r.settle()
+	p.heard(t, 1, "watched after all")
+}
+
+// The end of one Run's context must not end the next Run, however late it is heard of.
+func TestRunCanBeRunAgain(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // what a cancelled context calls, it calls when this goroutine waits
+	r := newRig(t)
+	p := newPair(t)
+	r.add(p)
+	for round := range 200 {
+		ctx, cancel := context.WithCancel(context.Background())
+		p.ready = func(read, _ bool) {
+			if read {
+				unix.Read(p.near, make([]byte, 16))
+				cancel()
+				p.send(t) // so that Run has not to wait before it looks at its context
+			}
+		}
+		p.send(t)
+		if err := r.Run(ctx); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		heard := make(chan struct{}, 1)
+		p.ready = func(bool, bool) {
+			unix.Read(p.near, make([]byte, 16))
+			select {
+			case heard <- struct{}{}:
+			default:
+			}
+		}
+		second, end := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(second) }()
+		r.settle()
+		runtime.Gosched() // to what waits to be called
+		p.send(t)
+		select {
+		case err := <-ended:
+			t.Fatalf("round %d: the second Run ends before its context: %v", round, err)
+		case <-heard:
+		case <-time.After(patience):
+			t.Fatalf("round %d: the second Run hears nothing", round)
+		}
+		end()
+		if err := wait(t, ended, "Run ends with its context"); err != nil {
+			t.Fatalf("round %d, the second: %v", round, err)
+		}
+	}
+}
+
+func TestProbe(t *testing.T) {
+	r := newRig(t)
+	giveUp := func() {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if err := r.Probe(ctx); err == nil {
+			t.Fatal("the probe succeeds, and nothing runs")
+		}
+	}
+	for range 300 { // the eventfd's counter is full long before
+		giveUp()
+	}
+	// The answer that comes too late is no answer to the next.
+	p := newPair(t)
+	heard := make(chan struct{})
+	p.ready = func(bool, bool) { close(heard) }
+	r.add(p)
+	r.run()
+	wait(t, heard, "the event behind the probe's")
+	r.pause()
+	giveUp()
+	r.run()
+	r.settle()
+	r.Remove(p.place)
+
+	// A watcher that waits, which none must, is what the probe is to find.
+	inside, leave := make(chan struct{}), make(chan struct{})
+	p.ready = func(bool, bool) {
+		p.ready = nil
+		close(inside)
+		<-leave
+	}
+	r.add(p)
+	wait(t, inside, "the watcher is called")
+	giveUp()
+	close(leave)
+	r.settle()
+}
+
+func TestRunEndsWhenThePollerFails(t *testing.T) {
+	p, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(context.Background()) }()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := p.Probe(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Release(); err != nil {
+		t.Error(err)
+	}
+	err = wait(t, ended, "Run ends without its epoll set")
+	if err == nil || !strings.HasPrefix(err.Error(), "wait for connections: ") {
+		t.Errorf("Run: %v, want why it cannot wait", err)
+	}
+}
+
+func TestReleaseFreesTheDescriptors(t *testing.T) {
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := open()
+	for range 10 {
+		p, err := New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+	if after := open(); after != before {
+		t.Errorf("%d descriptors are open, there were %d", after, before)
+	}
+}
+
+// Watchers come and go while events come: each hears its own and, once it has been removed and a call under way has had
+// its time, nothing.
+func TestManyComeAndGo(t *testing.T) {
+	r := newRig(t)
+	r.run()
+	const crowd, lives = 50, 10
+	var living sync.WaitGroup
+	gone := make([][]*pair, crowd)
+	for n := range crowd {
+		living.Go(func() {
+			for range lives {
+				p := newPair(t)
+				heard := make(chan struct{}, 8)
+				p.ready = func(read, _ bool) {
+					if read {
+						select {
+						case heard <- struct{}{}:
+						default:
+						}
+					}
+				}
+				place, err := r.Add(p.near, p)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for range 2 {
+					p.send(t)
+					select {
+					case <-heard:
+					case <-time.After(patience):
+						t.Error("a byte is not heard of")
+						return
+					}
+				}
+				p.send(t)
+				r.Remove(place)
+				gone[n] = append(gone[n], p)
+			}
+		})
+	}
+	living.Wait()
+	r.settle()
+	before := make(map[*pair]int32)
+	for _, pairs := range gone {
+		for _, p := range pairs {
+			before[p] = p.reads.Load()
+			p.send(t)
+		}
+	}
+	r.settle()
+	for p, n := range before {
+		p.heard(t, n, "removed long ago")
+	}
+	if len(r.free) != len(r.slots) || len(r.slots) > crowd {
+		t.Errorf("of %d slots for %d watchers at a time %d are free", len(r.slots), crowd, len(r.free))
+	}
+}
