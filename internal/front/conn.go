@@ -173,6 +173,9 @@ func (c *Conn) look() error {
 		if err != nil {
 			return err
 		}
+		if n == 0 && held > 0 { // net/http has words for a request that ends in the middle
+			return c.lend(buf[:held], nil, unbounded)
+		}
 		if n == 0 {
 			return errEnded
 		}
