@@ -168,8 +168,8 @@ func (l *loan) end() (ended, goesOn bool) {
 	return true, l.idle
 }
 
-// Take makes the descriptor the caller's, non-blocking, with what the client has sent behind the request: the connection
-// has become something else. The loan is closed with it.
+// Take makes the descriptor the caller's, non-blocking, with what has come from the client and was not read from the loan,
+// of the request's body too: the connection has become something else. The loan is closed with it.
 func (l *loan) Take() (fd int, behind []byte, err error) {
 	if ended, _ := l.end(); !ended {
 		return -1, nil, net.ErrClosed
@@ -179,7 +179,7 @@ func (l *loan) Take() (fd int, behind []byte, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.release()
-	return c.fd, c.in, nil
+	return c.fd, append(l.in, c.in...), nil
 }
 
 // CloseWrite is net/http's way to let a client read its last answer.
