@@ -18,8 +18,8 @@ func TestBatchListsEachSinkOnce(t *testing.T) {
 	batch.Flush() // of nothing
 	for round := 1; round <= 2; round++ {
 		for range 3 {
-			h.Publish(&batch, []byte("heat"), stamp{}.frame())
-			h.Publish(&batch, []byte("rain"), stamp{}.frame())
+			h.Publish(&batch, []byte("heat"), stamp{}.frame(), Note{})
+			h.Publish(&batch, []byte("rain"), stamp{}.frame(), Note{})
 		}
 		if got := len(batch.sinks); got != 2 {
 			t.Errorf("round %d: %d sinks are listed, want 2", round, got)
@@ -51,8 +51,8 @@ func TestTwoPublishersOnTheSameSinksBothFlush(t *testing.T) {
 	}
 	var first, second Batch
 	for range 4 {
-		h.Publish(&first, []byte("heat"), stamp{}.frame())
-		h.Publish(&second, []byte("heat"), stamp{}.frame())
+		h.Publish(&first, []byte("heat"), stamp{}.frame(), Note{})
+		h.Publish(&second, []byte("heat"), stamp{}.frame(), Note{})
 	}
 	flushed := func(want int) {
 		t.Helper()
@@ -64,7 +64,7 @@ func TestTwoPublishersOnTheSameSinksBothFlush(t *testing.T) {
 	}
 	second.Flush()
 	flushed(1)
-	h.Publish(&second, []byte("heat"), stamp{}.frame())
+	h.Publish(&second, []byte("heat"), stamp{}.frame(), Note{})
 	first.Flush() // not the other's word that it did so
 	flushed(2)
 	second.Flush()

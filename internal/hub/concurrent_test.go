@@ -31,7 +31,7 @@ func TestOrder(t *testing.T) {
 			var b Batch
 			for seq := range uint32(each) {
 				e := uint16(random.IntN(events))
-				h.Publish(&b, eventName(e), stamp{p, e, seq}.frame())
+				h.Publish(&b, eventName(e), stamp{p, e, seq}.frame(), Note{})
 				if seq%7 == 0 {
 					b.Flush()
 				}
@@ -105,7 +105,7 @@ func start(h *Hub, publishers, events int) *press {
 			for seq := uint32(1); !p.stopped.Load(); seq++ {
 				for e := range events {
 					p.begun[i][e].Store(seq)
-					h.Publish(&b, eventName(uint16(e)), stamp{uint16(i), uint16(e), seq}.frame())
+					h.Publish(&b, eventName(uint16(e)), stamp{uint16(i), uint16(e), seq}.frame(), Note{})
 					p.done[i][e].Store(seq)
 				}
 				b.Flush()
@@ -269,7 +269,7 @@ func TestStormOfSubscriptions(t *testing.T) {
 				// A publisher of its own to all events reaches exactly those it has.
 				r.take()
 				for e := range uint16(events) {
-					h.Publish(new(Batch), eventName(e), stamp{uint16(100 + n), e, 0}.frame())
+					h.Publish(new(Batch), eventName(e), stamp{uint16(100 + n), e, 0}.frame(), Note{})
 				}
 				got := 0
 				for _, s := range r.take() {

@@ -2,6 +2,7 @@
 package hub
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"maps"
@@ -36,12 +37,15 @@ type Client struct {
 	Addr        string
 	ConnectedAt time.Time
 
-	sink     Sink
-	seq      uint64 // order of joining
-	rejoined bool
-	mu       sync.Mutex
-	subs     []*subscription
-	left     bool
+	sink      Sink
+	seq       uint64 // order of joining
+	rejoined  bool
+	published atomic.Uint64
+
+	mu        sync.Mutex
+	subs      []*subscription
+	left      bool
+	delivered uint64 // over subscriptions that have ended
 }
 
 // A subscription joins one client to one event. index is its place in the event's subs, under the event's lock.
@@ -49,14 +53,35 @@ type subscription struct {
 	client *Client
 	event  *event
 	index  int
+	since  uint64 // what had been published to the event when it began
 }
 
 type event struct {
-	name string
-	mu   sync.Mutex
-	subs []subscriber
-	one  [1]subscriber // where subs begins: most events have one subscriber, who is at hand here
-	dead bool          // its last subscriber has left; it is or will be out of the hub's map
+	name      string
+	published atomic.Uint64 // grows under mu
+
+	mu        sync.Mutex
+	subs      []subscriber
+	one       [1]subscriber // where subs begins: most events have one subscriber, who is at hand here
+	dead      bool          // its last subscriber has left; it is or will be out of the hub's map
+	delivered uint64
+	last      Last
+}
+
+// PreviewBytes is how much of an event's last message is kept at most.
+const PreviewBytes = 120
+
+// A Note is what people want to know of a message, beside its frame.
+type Note struct {
+	At   time.Time
+	From string // the name of the client that published it
+	Data []byte // Publish copies its beginning
+}
+
+// Last is what is kept of an event's last message. The zero Last is that of an event without one.
+type Last struct {
+	Note      // Data has at most PreviewBytes, and may end within a character
+	Bytes int // of the whole data
 }
 
 // A subscriber is a subscription and where its frames go, side by side: a fan-out reads nothing else.
@@ -153,7 +178,7 @@ func (h *Hub) Subscribe(c *Client, name []byte, max int) error {
 			h.forget(ev)
 			continue
 		}
-		s.event, s.index = ev, len(ev.subs)
+		s.event, s.index, s.since = ev, len(ev.subs), ev.published.Load()
 		ev.subs = append(ev.subs, subscriber{c.sink, s})
 		ev.mu.Unlock()
 		break
@@ -187,8 +212,8 @@ func (h *Hub) UnsubscribeAll(c *Client) {
 
 // Publish puts frame into the queue of every current subscriber of the event, and lists in b who is to be flushed.
 // When it returns the message is accepted: it is in all those queues, behind everything that was published to the
-// event before. It reports the number of subscribers.
-func (h *Hub) Publish(b *Batch, name, frame []byte) int {
+// event before. It reports the number of subscribers. What note says is kept until the event's next message.
+func (h *Hub) Publish(b *Batch, name, frame []byte, note Note) int {
 	h.published.Add(1)
 	h.mu.RLock()
 	ev := h.events[string(name)]
@@ -201,9 +226,28 @@ func (h *Hub) Publish(b *Batch, name, frame []byte) int {
 		b.Queue(ev.subs[i].sink, frame)
 	}
 	n := len(ev.subs)
+	ev.published.Add(1)
+	ev.delivered += uint64(n)
+	kept := append(ev.last.Data[:0], note.Data[:min(len(note.Data), PreviewBytes)]...)
+	ev.last = Last{Note{note.At, note.From, kept}, len(note.Data)}
 	ev.mu.Unlock()
 	h.delivered.Add(uint64(n))
 	return n
+}
+
+// Sent counts one message that c has published.
+func (c *Client) Sent() { c.published.Add(1) }
+
+// Traffic is how many messages c has published, and how many have been put into its queue. The second costs a delivery
+// nothing: it is what has been published to each event while c was subscribed.
+func (c *Client) Traffic() (published, delivered uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delivered = c.delivered
+	for _, s := range c.subs {
+		delivered += s.event.published.Load() - s.since
+	}
+	return c.published.Load(), delivered
 }
 
 // find returns the place of the event in c.subs, or -1. It needs c.mu.
@@ -242,7 +286,8 @@ func (h *Hub) dropAll(c *Client) {
 	c.subs = nil
 }
 
-// drop takes s out of its event: the last entry takes its place, so the cost does not grow with the subscribers.
+// drop takes s out of its event: the last entry takes its place, so the cost does not grow with the subscribers. It
+// needs the client's mu.
 func (h *Hub) drop(s *subscription) {
 	ev := s.event
 	ev.mu.Lock()
@@ -251,6 +296,7 @@ func (h *Hub) drop(s *subscription) {
 	ev.subs[s.index].index = s.index
 	ev.subs[last] = subscriber{}
 	ev.subs = ev.subs[:last]
+	s.client.delivered += ev.published.Load() - s.since
 	switch {
 	case last == 0:
 		ev.dead = true
@@ -314,15 +360,19 @@ func (h *Hub) allEvents() []*event {
 	return slices.Collect(maps.Values(h.events))
 }
 
-// An EventInfo is one event with its subscribers in the order in which they connected.
+// An EventInfo is one event with its subscribers in the order in which they connected. Published and Delivered count
+// since the first of its subscribers came; an event that has lost all of them begins anew.
 type EventInfo struct {
-	Name    string
-	Clients []*Client
+	Name                 string
+	Clients              []*Client
+	Published, Delivered uint64
+	Last                 Last
 }
 
 // Snapshot lists the events that have subscribers, by name, and all clients in the order in which they connected.
 func (h *Hub) Snapshot() (events []EventInfo, clients []*Client) {
 	all := h.allEvents()
+	slices.SortFunc(all, func(a, b *event) int { return cmp.Compare(a.name, b.name) })
 	events = make([]EventInfo, 0, len(all))
 	for _, ev := range all {
 		ev.mu.Lock()
@@ -330,13 +380,14 @@ func (h *Hub) Snapshot() (events []EventInfo, clients []*Client) {
 		for i, s := range ev.subs {
 			subs[i] = s.client
 		}
+		info := EventInfo{ev.name, subs, ev.published.Load(), ev.delivered, ev.last}
+		info.Last.Data = bytes.Clone(info.Last.Data)
 		ev.mu.Unlock()
 		if len(subs) > 0 {
 			slices.SortFunc(subs, byArrival)
-			events = append(events, EventInfo{ev.name, subs})
+			events = append(events, info)
 		}
 	}
-	slices.SortFunc(events, func(a, b EventInfo) int { return cmp.Compare(a.Name, b.Name) })
 
 	h.clientsMu.Lock()
 	clients = make([]*Client, 0, len(h.clients))

@@ -102,7 +102,7 @@ func subscribe(t *testing.T, h *Hub, c *Client, event string) {
 func publish(h *Hub, event string, seq uint32) int {
 	var b Batch
 	defer b.Flush()
-	return h.Publish(&b, []byte(event), stamp{seq: seq}.frame())
+	return h.Publish(&b, []byte(event), stamp{seq: seq}.frame(), Note{})
 }
 
 func seqs(stamps []stamp) []uint32 {

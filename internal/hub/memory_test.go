@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"bytes"
 	"runtime"
 	"testing"
 	"time"
@@ -44,8 +45,8 @@ func TestGoneClientIsReleased(t *testing.T) {
 			clients = append(clients, weak.Make(c))
 			sinks = append(sinks, weak.Make(r))
 		}
-		h.Publish(&batch, []byte("heat"), stamp{}.frame())
-		h.Publish(&batch, []byte("rain"), stamp{}.frame())
+		h.Publish(&batch, []byte("heat"), stamp{}.frame(), Note{})
+		h.Publish(&batch, []byte("rain"), stamp{}.frame(), Note{})
 		batch.Flush()
 		h.Snapshot()
 		for i, c := range all {
@@ -118,7 +119,7 @@ func (*listed) Flush() {}
 
 func TestDeliveryAllocatesNothing(t *testing.T) {
 	h := New()
-	event, frame := []byte("heat"), stamp{}.frame()
+	event, frame, data, at := []byte("heat"), stamp{}.frame(), bytes.Repeat([]byte("7"), 2*PreviewBytes), time.Now()
 	for i := range 100 {
 		var s Sink = silent{}
 		if i%2 == 0 {
@@ -130,7 +131,7 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 	var batch Batch
 	if n := testing.AllocsPerRun(100, func() {
 		for range 3 {
-			h.Publish(&batch, event, frame)
+			h.Publish(&batch, event, frame, Note{At: at, From: "porch", Data: data})
 			batch.Added(len(frame))
 		}
 		batch.Flush()

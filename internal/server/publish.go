@@ -31,12 +31,13 @@ var errStopping = errors.New("server is stopping")
 // nothing, once their connections may have been told goodbye.
 func (s *Server) publish(p *publisher, m *wire.Message, from string) error {
 	p.name = wire.AppendString(p.name[:0], from)
-	p.text = wire.AppendDelivery(p.text[:0], m.Event, m.Data, time.Now(), p.name)
+	at := time.Now()
+	p.text = wire.AppendDelivery(p.text[:0], m.Event, m.Data, at, p.name)
 	frame := p.arena.Text(p.text)
 	s.gate.RLock()
 	stopping := s.stopping
 	if !stopping {
-		s.hub.Publish(&p.batch, m.Event, frame)
+		s.hub.Publish(&p.batch, m.Event, frame, hub.Note{At: at, From: from, Data: m.Data})
 	}
 	s.gate.RUnlock()
 	if stopping {

@@ -112,7 +112,10 @@ func (ss *session) do(m *wire.Message) error {
 	h := ss.server.hub
 	switch {
 	case m.Action == wire.Publish:
-		return ss.server.publish(ss.publisher, m, ss.client.Name)
+		if err := ss.server.publish(ss.publisher, m, ss.client.Name); err != nil {
+			return err
+		}
+		ss.client.Sent()
 	case ss.publishOnly:
 		return errOnlyPublishes
 	case m.Action == wire.Subscribe:
