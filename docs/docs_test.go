@@ -28,6 +28,7 @@ import (
 	"picloud/internal/config"
 	"picloud/internal/conn"
 	"picloud/internal/dashboard"
+	"picloud/internal/hub"
 	"picloud/internal/server"
 	"picloud/internal/wire"
 )
@@ -79,6 +80,11 @@ func TestFieldsAreThoseOfTheCode(t *testing.T) {
 		"subscription": reflect.TypeFor[wire.Subscription](),
 		"connection":   reflect.TypeFor[wire.Connection](),
 		"serverInfo":   reflect.TypeFor[wire.ServerInfo](),
+
+		"departure":         reflect.TypeFor[wire.Departure](),
+		"eventTraffic":      reflect.TypeFor[wire.EventTraffic](),
+		"lastMessage":       reflect.TypeFor[wire.LastMessage](),
+		"connectionTraffic": reflect.TypeFor[wire.ConnectionTraffic](),
 	} {
 		fields := fieldsOf(of)
 		names := slices.Sorted(maps.Keys(fields))
@@ -86,7 +92,11 @@ func TestFieldsAreThoseOfTheCode(t *testing.T) {
 		same(t, "asyncapi.json: fields of "+name, d.fields(name), names)
 		same(t, "asyncapi.json: required fields of "+name, d.Components.Schemas[name].Required, names)
 		for field, goType := range fields {
-			got := d.resolve(d.Components.Schemas[name].Properties[field]).Type
+			property := d.resolve(d.Components.Schemas[name].Properties[field])
+			got := property.Type
+			if len(property.OneOf) == 2 && property.OneOf[1].Type == "null" {
+				got = d.resolve(property.OneOf[0]).Type + " or null"
+			}
 			if want := jsonType(goType); got != want {
 				t.Errorf("asyncapi.json: %s.%s is of type %q, want %q", name, field, got, want)
 			}
@@ -102,7 +112,8 @@ func TestFieldsAreThoseOfTheCode(t *testing.T) {
 		}
 	}
 	same(t, "asyncapi.json: object schemas", objects, []string{"subscribe", "unsubscribe", "unsubscribeAll", "publish", "publishOnly",
-		"delivery", "ack", "error", "httpError", "info", "subscription", "connection", "serverInfo"})
+		"delivery", "ack", "error", "httpError", "info", "subscription", "connection", "serverInfo",
+		"departure", "eventTraffic", "lastMessage", "connectionTraffic"})
 }
 
 func TestLengthsAreThoseOfTheCode(t *testing.T) {
@@ -114,6 +125,9 @@ func TestLengthsAreThoseOfTheCode(t *testing.T) {
 	}
 	if got := d.Components.Schemas["id"].OneOf[0].MaxLength; got != wire.MaxIDBytes {
 		t.Errorf("asyncapi.json: id: maxLength is %d, want %d", got, wire.MaxIDBytes)
+	}
+	if text := section(t, read(t, "docs/protocol.md"), "## Info"); !strings.Contains(text, fmt.Sprintf("the first %d bytes of its data", hub.PreviewBytes)) {
+		t.Errorf("protocol.md: Info does not say that a preview has %d bytes", hub.PreviewBytes)
 	}
 	limits := section(t, read(t, "docs/protocol.md"), "## Limits")
 	for _, want := range []string{
@@ -628,6 +642,12 @@ func jsonType(of reflect.Type) string {
 		return "array"
 	case of.Kind() == reflect.Struct:
 		return "object"
+	case of.Kind() == reflect.Pointer:
+		return jsonType(of.Elem()) + " or null"
+	case of.Kind() == reflect.Bool:
+		return "boolean"
+	case of.Kind() == reflect.Float64:
+		return "number"
 	default:
 		return "integer"
 	}

@@ -76,15 +76,26 @@ func (l *lamp) run(ctx context.Context, state func() led.State) {
 	}
 }
 
-// status is what a line on the service's state ends with.
-func (l *lamp) status() string {
+// about is where the LED is, or why it does not work; both are empty when there is none.
+func (l *lamp) about() (at, fault string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.err != nil:
-		return fmt.Sprintf(", no LED: %v", l.err)
+		return "", l.err.Error()
 	case l.light != nil:
-		return fmt.Sprintf(", LED on %s", l.light)
+		return l.light.String(), ""
+	}
+	return "", ""
+}
+
+// status is what a line on the service's state ends with.
+func (l *lamp) status() string {
+	switch at, fault := l.about(); {
+	case fault != "":
+		return ", no LED: " + fault
+	case at != "":
+		return ", LED on " + at
 	}
 	return ""
 }

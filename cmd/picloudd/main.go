@@ -129,6 +129,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if store != nil {
 		defer store.Close()
 	}
+	port := 0 // known before anything is served
 	srv, err := server.New(server.Config{
 		Key:           key,
 		Version:       version,
@@ -140,6 +141,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Reload:        reloader(pair),
 		Store:         store,
 		HandOver:      func() bool { return isRestart(log) },
+		About: func() server.About {
+			at, fault := lamp.about()
+			return server.About{Port: port, TLS: cfg.UseTLS, LED: at, LEDError: fault}
+		},
 	}, log)
 	if err != nil {
 		return err
@@ -152,7 +157,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		}
 		listeners = []net.Listener{l}
 	}
-	port := secure(listeners, pair)
+	port = secure(listeners, pair)
 	if port != cfg.Port && cfg.Port != 0 {
 		log.Warn("the socket's port is not PORT", "port", port, "PORT", cfg.Port,
 			"remedy", "systemctl daemon-reload && systemctl restart picloud.socket")

@@ -133,7 +133,7 @@ var talks = func() []talk {
 
 // pieces cuts what is sent.
 var pieces = map[string]func(n int, random *rand.Rand) int{
-	"whole":    func(n int, _ *rand.Rand) int { return n },
+	"whole": func(n int, _ *rand.Rand) int { return n },
 	"bytes": func(n int, _ *rand.Rand) int {
 		if n > 8<<10 { // of what is long, the end only
 			return 1000

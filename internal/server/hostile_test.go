@@ -354,6 +354,11 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 	if server, listed := letGo(); server != 1 || listed != 2 {
 		t.Errorf("let_go %d with %d clients, want 1 with 2", server, listed)
 	}
+	latest := sv.watch(t).info().Server.LetGoLatest
+	if len(latest) != 1 || latest[0].ClientName != `Slow "reader"` || latest[0].IPAddress != slow.LocalAddr().String() ||
+		latest[0].Reason != "reads too slowly: its queue is full" || time.Since(latest[0].LetGoAt) > patience {
+		t.Errorf("let_go_latest: %+v", latest)
+	}
 	if clients, incidents := sv.Load(); clients != 2 || incidents != 1 {
 		t.Errorf("%d clients and %d incidents, want 2 and 1", clients, incidents)
 	}
@@ -640,7 +645,7 @@ func TestWrongKeysFromOneAddress(t *testing.T) {
 		t.Errorf("got %+v", d)
 	}
 	elsewhere.raw([]byte("GET /info HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\n\r\n"))
-	if a := elsewhere.response("GET"); !strings.Contains(a.body, `"wrong_keys":30}`) {
+	if a := elsewhere.response("GET"); !strings.Contains(a.body, `"wrong_keys":30,`) {
 		t.Errorf("info says %s, want 30 wrong keys", a.body)
 	}
 	lines := sv.log.lines(t, "an address has sent too many wrong keys and may try one a minute from now on")

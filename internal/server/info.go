@@ -1,15 +1,18 @@
 package server
 
 import (
-	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"picloud/internal/conn"
 	"picloud/internal/hub"
@@ -125,14 +128,18 @@ func (s *Server) snapshot() []byte {
 		CreatedAt:      time.Now().UTC(),
 		Server:         s.state(),
 	}
+	info.Server.LetGoLatest = s.letGo.list()
+	info.Server.EventTraffic = make([]wire.EventTraffic, len(events))
 	for i, ev := range events {
 		info.Subscriptions[i] = wire.Subscription{Name: ev.Name, Connections: connections(ev.Clients)}
+		info.Server.EventTraffic[i] = wire.EventTraffic{Published: ev.Published, Delivered: ev.Delivered, Last: lastMessage(ev.Last)}
 	}
-	p, err := json.Marshal(info)
-	if err != nil {
-		panic("server: encode info: " + err.Error()) // its types can always be encoded
+	info.Server.ConnectionTraffic = make([]wire.ConnectionTraffic, len(clients))
+	for i, c := range clients {
+		t := &info.Server.ConnectionTraffic[i]
+		t.Published, t.Delivered = c.Traffic()
 	}
-	return p
+	return wire.AppendInfo(nil, &info)
 }
 
 func connections(clients []*hub.Client) []wire.Connection {
@@ -143,20 +150,88 @@ func connections(clients []*hub.Client) []wire.Connection {
 	return list
 }
 
+func lastMessage(l hub.Last) *wire.LastMessage {
+	if l.At.IsZero() {
+		return nil
+	}
+	data := l.Data
+	for len(data) < l.Bytes && len(data) > 0 { // cut, and maybe within a character
+		if r, n := utf8.DecodeLastRune(data); r != utf8.RuneError || n != 1 {
+			break
+		}
+		data = data[:len(data)-1]
+	}
+	return &wire.LastMessage{CreatedAt: l.At.UTC(), ClientName: l.From, Preview: string(data), DataBytes: l.Bytes}
+}
+
+// About is what an info says of the server that a Server cannot know of itself.
+type About struct {
+	Port     int // 0 when it listens on no TCP port
+	TLS      bool
+	LED      string // where the status LED is; empty: there is none
+	LEDError string // why it does not work
+}
+
+// state is all of a snapshot's server but its lists.
 func (s *Server) state() wire.ServerInfo {
 	n := s.hub.Counts()
-	return wire.ServerInfo{
-		Version:        s.cfg.Version,
-		UptimeSeconds:  int64(time.Since(s.began).Seconds()),
-		Connections:    s.conns.Len(),
-		MaxConnections: s.cfg.Limits.Connections,
-		Events:         n.Events,
-		Subscriptions:  n.Subscriptions,
-		Published:      n.Published,
-		Delivered:      n.Delivered,
-		LetGo:          s.letGo.Load(),
-		WrongKeys:      s.guard.wrong.Load(),
+	var about About
+	if s.cfg.About != nil {
+		about = s.cfg.About()
 	}
+	resident, _ := residentBytes() // 0 where the system does not tell
+	return wire.ServerInfo{
+		Version:          s.cfg.Version,
+		UptimeSeconds:    int64(time.Since(s.began).Seconds()),
+		Connections:      s.conns.Len(),
+		MaxConnections:   s.cfg.Limits.Connections,
+		Events:           n.Events,
+		Subscriptions:    n.Subscriptions,
+		Published:        n.Published,
+		Delivered:        n.Delivered,
+		LetGo:            s.letGo.Load(),
+		WrongKeys:        s.guard.wrong.Load(),
+		TimesFull:        s.conns.Filled(),
+		Port:             about.Port,
+		TLS:              about.TLS,
+		LED:              about.LED,
+		LEDError:         about.LEDError,
+		MaxMessageBytes:  s.cfg.Limits.MessageBytes,
+		MaxQueueBytes:    s.cfg.Limits.QueueBytes,
+		MaxSubscriptions: s.cfg.Subscriptions,
+		ResidentBytes:    resident,
+		CPUSeconds:       math.Round(cpuSeconds()*1000) / 1000,
+	}
+}
+
+// departures counts the clients that were let go, and remembers the latest of them.
+type departures struct {
+	atomic.Uint64
+
+	mu     sync.Mutex
+	latest []wire.Departure // the newest last
+}
+
+// mostDepartures is how many are remembered.
+const mostDepartures = 20
+
+func (d *departures) note(name, addr string, why error) {
+	d.Add(1)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.latest) == mostDepartures {
+		d.latest = slices.Delete(d.latest, 0, 1)
+	}
+	d.latest = append(d.latest, wire.Departure{ClientName: name, IPAddress: addr, LetGoAt: time.Now().UTC(), Reason: why.Error()})
+}
+
+// list has the newest first.
+func (d *departures) list() []wire.Departure {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := slices.Clone(d.latest)
+	slices.Reverse(list)
+	return list
 }
 
 // metrics serves the counters in Prometheus' text format, version 0.0.4.
@@ -182,10 +257,10 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	metric("uptime_seconds", "gauge", "Time since the start.", st.UptimeSeconds)
 	metric("goroutines", "gauge", "Goroutines of the process.", runtime.NumGoroutine())
 	metric("memory_bytes", "gauge", "Memory that the Go runtime has from the system.", mem.Sys-mem.HeapReleased)
-	if bytes, err := residentBytes(); err == nil {
-		metric("resident_bytes", "gauge", "Memory of the process that is in RAM.", bytes)
+	if st.ResidentBytes > 0 {
+		metric("resident_bytes", "gauge", "Memory of the process that is in RAM.", st.ResidentBytes)
 	}
-	metric("cpu_seconds_total", "counter", "Processor time of the process.", cpuSeconds())
+	metric("cpu_seconds_total", "counter", "Processor time of the process.", st.CPUSeconds)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	w.Write([]byte(b.String()))
 }

@@ -81,6 +81,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -925,7 +926,9 @@ func TestInfoHasTheSeedsShape(t *testing.T) {
 			t.Errorf("%s: created_at %v (%v)", from, at, err)
 		}
 		shape(t, from, info["server"], `{"version":0,"uptime_seconds":0,"connections":0,"max_connections":0,"events":0,"subscriptions":0,
-			"published":0,"delivered":0,"let_go":0,"wrong_keys":0}`)
+			"published":0,"delivered":0,"let_go":0,"wrong_keys":0,"times_full":0,"port":0,"tls":false,"led":"","led_error":"",
+			"max_message_bytes":0,"max_queue_bytes":0,"max_subscriptions":0,"resident_bytes":0,"cpu_seconds":0,
+			"let_go_latest":[],"event_traffic":[],"connection_traffic":[]}`)
 		if got := rawKeys(t, info["server"])["version"]; got != `"v0-test"` {
 			t.Errorf("%s: version %s", from, got)
 		}
@@ -968,9 +971,16 @@ func TestInfoCounts(t *testing.T) {
 	sv.request(t, "GET", "/info", "", "X-API-Key", wrongKey)
 	sv.request(t, "GET", "/info", "")
 	got := sv.watch(t).info().Server
-	got.UptimeSeconds = 0
-	want := wire.ServerInfo{Version: "v0-test", Connections: 3, MaxConnections: 8192, Events: 3, Subscriptions: 4, Published: 2, Delivered: 2, WrongKeys: 1}
-	if got != want {
+	if got.ResidentBytes < 1<<20 || got.CPUSeconds <= 0 {
+		t.Errorf("%d bytes resident and %v s of CPU time", got.ResidentBytes, got.CPUSeconds)
+	}
+	got.UptimeSeconds, got.ResidentBytes, got.CPUSeconds = 0, 0, 0
+	got.LetGoLatest, got.EventTraffic, got.ConnectionTraffic = nil, nil, nil
+	want := wire.ServerInfo{
+		Version: "v0-test", Connections: 3, MaxConnections: 8192, Events: 3, Subscriptions: 4, Published: 2, Delivered: 2, WrongKeys: 1,
+		MaxMessageBytes: 64 << 10, MaxQueueBytes: 1 << 20, MaxSubscriptions: 1024,
+	}
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }

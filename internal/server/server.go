@@ -23,7 +23,7 @@ import (
 	"github.com/julienschmidt/httprouter"
 )
 
-// Config is what a Server is made with. All fields must be set, but for the last two.
+// Config is what a Server is made with. All fields must be set, but for the last three.
 type Config struct {
 	Key           string // never empty
 	Version       string
@@ -33,6 +33,8 @@ type Config struct {
 	WrongKeys     int           // from one address, then one a minute
 	Requests      int           // HTTP connections at the same time, before they become WebSockets
 	Reload        func() error  // what POST /reload on the local socket does
+
+	About func() About // what is asked for each info, or nil
 
 	// Store keeps connections for the next process, or nil. HandOver is asked once, when Run is to end, whether there
 	// will be one; without a Store it is not asked.
@@ -88,7 +90,7 @@ type Server struct {
 	requests        []front.Saved
 	carried, broken int
 
-	letGo       atomic.Uint64
+	letGo       departures
 	nextWarning atomic.Int64 // of warnFull, on the clock that began with the server
 	created     atomic.Pointer[created]
 }

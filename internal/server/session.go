@@ -161,7 +161,7 @@ func (s *Server) closed(c *conn.Conn, name string, why error) {
 	}
 	switch {
 	case errors.Is(why, conn.ErrTooSlow), errors.Is(why, conn.ErrStalled):
-		s.letGo.Add(1)
+		s.letGo.note(name, addr, why)
 		s.log.Warn("client let go", "client_name", name, "address", addr, "reason", why)
 	case errors.Is(why, conn.ErrGoodbye), errors.Is(why, conn.ErrClosed), errors.Is(why, io.EOF):
 		s.log.Debug("client disconnected", "client_name", name, "address", addr)

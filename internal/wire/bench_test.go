@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -50,5 +51,23 @@ func BenchmarkAppendDelivery(b *testing.B) {
 				dst = AppendDelivery(dst[:0], m.Event, m.Data, at, porch)
 			}
 		})
+	}
+}
+
+// The largest snapshot of the default limits: each client has an event of its own.
+func BenchmarkAppendInfo(b *testing.B) {
+	const clients = 8192
+	var i Info
+	for n := range clients {
+		c := Connection{ClientName: fmt.Sprintf("Sensor %d", n), IPAddress: fmt.Sprintf("192.168.1.%d:%d", n%256, 20000+n), ConnectedAt: at}
+		last := &LastMessage{CreatedAt: at, ClientName: "Porch", Preview: `{"celsius":24.7,"humid":false}`, DataBytes: 30}
+		i.AllConnections = append(i.AllConnections, c)
+		i.Subscriptions = append(i.Subscriptions, Subscription{fmt.Sprintf("event/%d", n), []Connection{c}})
+		i.Server.EventTraffic = append(i.Server.EventTraffic, EventTraffic{12, 12, last})
+		i.Server.ConnectionTraffic = append(i.Server.ConnectionTraffic, ConnectionTraffic{0, 12})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		b.SetBytes(int64(len(AppendInfo(nil, &i))))
 	}
 }
