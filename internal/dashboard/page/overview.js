@@ -1,190 +1,158 @@
 // Who is connected and what flows, from the snapshots of the info route.
 
-import {count, rate, some, span} from './format.js';
-import {Rows, setText, tableRow} from './rows.js';
+import {Chart} from './chart.js';
+import {byId, find, make, setText} from './dom.js';
+import {bytes, count, counted, rate, some, span} from './format.js';
+import {ServerPanel} from './server.js';
+import {Table} from './table.js';
+import {Traffic} from './traffic.js';
 
-const mostRows = 500; // shown of each table
 const mostNames = 4; // shown in one cell
 
 /**
- * @typedef {{client_name: string, ip_address: string, connected_at: string}} Connection
- * @typedef {{name: string, connections: Connection[]}} Subscription
- * @typedef {object} Server beside the seed's shape, so each may be missing
- * @property {string} [version]
- * @property {number} [uptime_seconds]
- * @property {number} [max_connections]
- * @property {number} [published] since the start, like the next three
- * @property {number} [delivered]
- * @property {number} [let_go]
- * @property {number} [wrong_keys]
- * @typedef {{subscriptions: Subscription[], all_connections: Connection[], created_at: string,
- *   server?: Server}} Snapshot
- * @typedef {{connection: Connection, events: string[], seconds: number}} ConnectionRow
+ * @typedef {import('./traffic.js').Snapshot} Snapshot
+ * @typedef {import('./traffic.js').EventRow} EventRow
+ * @typedef {import('./traffic.js').ConnectionRow} ConnectionRow
  */
 
 export class Overview {
-  #connections;
+  #traffic = new Traffic();
+  #published = new Chart(byId('published-chart'));
+  #delivered = new Chart(byId('delivered-chart'));
+  #server = new ServerPanel();
   #events;
-  /** @type {{at: number, published?: number, delivered?: number} | null} the counters of the last snapshot */
-  #before = null;
+  #connections;
 
   /** @param {(event: string) => void} watch called when someone wants to see an event's messages */
   constructor(watch) {
-    this.#connections = new Rows(byId('connections'), makeConnection, updateConnection);
-    this.#events = new Rows(byId('events'), (item) => makeEvent(item, watch), updateEvent);
+    this.#events = events(watch);
+    this.#connections = connections();
   }
 
   /** @param {Snapshot} snapshot */
   show(snapshot) {
-    this.#showConnections(snapshot);
-    this.#showEvents(snapshot);
-    this.#showFigures(snapshot);
+    const {events, connections, published, delivered, processor} = this.#traffic.add(snapshot);
+    this.#events.show(events);
+    this.#connections.show(connections);
+    this.#server.show(snapshot.server, connections, processor);
+
+    const busy = events.filter((event) => event.rate).length;
+    setText(byId('connections-figure'), count(connections.length));
+    setText(byId('connections-room'), `of ${count(snapshot.server.max_connections)}`);
+    setText(byId('events-figure'), count(events.length));
+    setText(byId('events-busy'), busy ? `${count(busy)} busy` : '');
+    setText(byId('published-figure'), published.rate === null ? '–' : rate(published.rate));
+    setText(byId('delivered-figure'), delivered.rate === null ? '–' : rate(delivered.rate));
+    this.#published.draw(published.rates);
+    this.#delivered.draw(delivered.rates);
+    setText(byId('summary'), summary(connections.length, events.length, published.rate));
   }
 
   clear() {
-    this.#connections.show(new Map());
-    this.#events.show(new Map());
-    this.#before = null;
+    this.#traffic = new Traffic();
+    this.#events.show([]);
+    this.#connections.show([]);
+    this.#server.clear();
+    this.#published.draw([]);
+    this.#delivered.draw([]);
     for (const figure of ['connections', 'events', 'published', 'delivered']) setText(byId(`${figure}-figure`), '–');
-    for (const id of ['connections-note', 'events-note', 'server']) setText(byId(id), '');
+    for (const id of ['connections-room', 'events-busy', 'summary']) setText(byId(id), '');
   }
+}
 
-  /** @param {Snapshot} snapshot */
-  #showConnections({all_connections: all, subscriptions, created_at}) {
-    // A snapshot names a connection by what is known of it. On the local socket that may be the same for two, which
-    // then share their list of events; the number keeps their rows apart.
-    /** @type {Map<string, string[]>} */
-    const eventsOf = new Map();
-    for (const {name, connections} of subscriptions) {
-      for (const connection of connections) {
-        const key = keyOf(connection);
-        const events = eventsOf.get(key);
-        if (events) events.push(name);
-        else eventsOf.set(key, [name]);
+/**
+ * @param {number} clients
+ * @param {number} events
+ * @param {number | null} published
+ */
+function summary(clients, events, published) {
+  if (clients === 0) return 'PiCloud is running. Nobody is connected yet: try it below, or connect a device.';
+  const who = `${counted(clients, 'client is', 'clients are')} connected`;
+  if (events === 0) return `${who}. None of them has subscribed to an event.`;
+  const what = `${who}, listening to ${counted(events, 'event')}.`;
+  if (published === null) return what;
+  return published > 0 ? `${what} ${rate(published)} messages a second come in.` : `${what} It is quiet at the moment.`;
+}
+
+/** @param {(event: string) => void} watch */
+function events(watch) {
+  /** @type {WeakMap<HTMLTableRowElement, Chart>} */
+  const charts = new WeakMap();
+  /** @type {Table<EventRow>} */
+  const table = new Table(byId('events'), {
+    key: ({name}) => name,
+    classes: ['event', 'number', 'rate', 'last', 'age', 'watch'],
+    make: (row) => {
+      const [, subscribers, rateCell, last, , button] = row.cells;
+      subscribers.append(make('span', ''), make('span', 'unit'));
+      rateCell.append(make('span', 'chart'), make('span', 'value'), make('span', 'unit', ' a second'));
+      charts.set(row, new Chart(find(rateCell, '.chart')));
+      last.append(make('code', ''), make('span', 'quiet'));
+      const watchButton = make('button', 'plain', 'Watch');
+      watchButton.type = 'button';
+      watchButton.onclick = () => watch(row.cells[0].textContent ?? '');
+      button.append(watchButton);
+    },
+    update: (row, item) => {
+      const [name, subscribers, rateCell, last, age, button] = row.cells;
+      setText(name, item.name);
+      name.title = item.name;
+      setText(subscribers.children[0], count(item.subscribers));
+      setText(subscribers.children[1], item.subscribers === 1 ? ' subscriber' : ' subscribers');
+      setText(rateCell.children[1], item.rate === null ? '–' : rate(item.rate));
+      charts.get(row)?.draw(item.rates);
+      const [code, from] = last.children;
+      setText(code, item.last ? item.last.preview || '""' : '');
+      setText(from, item.last ? ` ${item.last.client_name}` : 'none yet');
+      last.title = item.last ? `${bytes(item.last.data_bytes)} from ${item.last.client_name}` : '';
+      setText(age, item.last ? span(item.age) : '');
+      button.children[0].setAttribute('aria-label', `Watch ${item.name}`);
+    },
+    columns: {
+      name: ({name}) => name,
+      subscribers: ({subscribers}) => subscribers,
+      rate: ({rate}) => rate ?? 0,
+      age: ({age}) => -Math.min(age, Number.MAX_VALUE), // the newest is the largest
+    },
+    text: ({name, last}) => `${name}\n${last?.client_name ?? ''}\n${last?.preview ?? ''}`,
+    sort: 'name',
+    whenEmpty: 'No client has subscribed to an event yet.',
+  });
+  return table;
+}
+
+function connections() {
+  /** @type {Table<ConnectionRow>} */
+  const table = new Table(byId('connections'), {
+    key: ({key}) => key,
+    classes: ['client', 'address', 'subscribed', 'number', 'number', 'age'],
+    make: (row) => {
+      for (const [cell, unit] of [[row.cells[3], ' published'], [row.cells[4], ' received']]) {
+        /** @type {HTMLElement} */ (cell).append(make('span', ''), make('span', 'unit', String(unit)));
       }
-    }
-    /** @type {Map<string, ConnectionRow>} */
-    const rows = new Map();
-    // Both times are the server's: this browser's clock, or a Pi's before it knows the time, may be years off.
-    const now = Date.parse(created_at);
-    for (const connection of all.slice(0, mostRows)) {
-      const key = keyOf(connection);
-      let unique = key;
-      for (let n = 2; rows.has(unique); n++) unique = `${key} ${n}`;
-      rows.set(unique, {
-        connection,
-        events: eventsOf.get(key) ?? [],
-        seconds: (now - Date.parse(connection.connected_at)) / 1000,
-      });
-    }
-    this.#connections.show(rows);
-    setText(byId('connections-note'), note(all.length, 'Nobody is connected yet.'));
-  }
-
-  /** @param {Snapshot} snapshot */
-  #showEvents({subscriptions}) {
-    const shown = subscriptions.slice(0, mostRows);
-    this.#events.show(new Map(shown.map((subscription) => [subscription.name, subscription])));
-    setText(byId('events-note'), note(subscriptions.length, 'No client has subscribed to an event yet.'));
-  }
-
-  /** @param {Snapshot} snapshot */
-  #showFigures({all_connections, subscriptions, server = {}}) {
-    setText(byId('connections-figure'), count(all_connections.length));
-    setText(byId('events-figure'), count(subscriptions.length));
-    const after = {at: performance.now(), published: server.published, delivered: server.delivered};
-    const seconds = this.#before ? (after.at - this.#before.at) / 1000 : 0;
-    setText(byId('published-figure'), perSecond(this.#before?.published, after.published, seconds));
-    setText(byId('delivered-figure'), perSecond(this.#before?.delivered, after.delivered, seconds));
-    this.#before = after;
-
-    const facts = [];
-    if (server.version) facts.push(`PiCloud ${server.version}`);
-    if (server.uptime_seconds !== undefined) facts.push(`up ${span(server.uptime_seconds)}`);
-    if (server.max_connections) facts.push(`room for ${count(server.max_connections)} connections`);
-    if (server.published) facts.push(`${count(server.published)} published`);
-    if (server.delivered) facts.push(`${count(server.delivered)} delivered`);
-    if (server.let_go) facts.push(`let go for reading too slowly: ${count(server.let_go)}`);
-    if (server.wrong_keys) facts.push(`wrong keys: ${count(server.wrong_keys)}`);
-    setText(byId('server'), facts.join(' · '));
-  }
-}
-
-/** @returns {HTMLTableRowElement} */
-function makeConnection() {
-  return tableRow(['client', 'address', 'subscribed', 'for end']);
-}
-
-/**
- * @param {HTMLElement} row
- * @param {ConnectionRow} item
- */
-function updateConnection(row, {connection, events, seconds}) {
-  const [client, address, subscribed, since] = row.children;
-  setText(client, connection.client_name || '(no name)');
-  setText(address, connection.ip_address);
-  setText(subscribed, some(events, mostNames));
-  setText(since, span(seconds));
-  since.setAttribute('title', `since ${new Date(connection.connected_at).toLocaleString()}`);
-}
-
-/**
- * @param {Subscription} subscription
- * @param {(event: string) => void} watch
- */
-function makeEvent({name}, watch) {
-  const row = tableRow(['event', 'subscribers', 'watch end']);
-  row.cells[0].textContent = name;
-  const number = document.createElement('strong');
-  const names = document.createElement('span');
-  names.className = 'quiet';
-  row.cells[1].append(number, ' ', names);
-  const button = document.createElement('button');
-  button.type = 'button';
-  button.className = 'plain';
-  button.textContent = 'Watch';
-  button.setAttribute('aria-label', `Watch ${name}`);
-  button.onclick = () => watch(name);
-  row.cells[2].append(button);
-  return row;
-}
-
-/**
- * @param {HTMLElement} row
- * @param {Subscription} subscription
- */
-function updateEvent(row, {connections}) {
-  const [number, names] = row.children[1].children;
-  setText(number, count(connections.length));
-  setText(names, some(connections.map((connection) => connection.client_name || '(no name)'), mostNames));
-}
-
-/** @param {Connection} connection */
-function keyOf({client_name, ip_address, connected_at}) {
-  return `${ip_address} ${connected_at} ${client_name}`;
-}
-
-/**
- * @param {number} length
- * @param {string} whenEmpty
- */
-function note(length, whenEmpty) {
-  if (length === 0) return whenEmpty;
-  return length > mostRows ? `The first ${count(mostRows)} of ${count(length)}.` : '';
-}
-
-/**
- * @param {number | undefined} before
- * @param {number | undefined} after
- * @param {number} seconds
- */
-function perSecond(before, after, seconds) {
-  // A counter that fell is a restarted server's.
-  if (before === undefined || after === undefined || after < before || seconds <= 0) return '–';
-  return rate((after - before) / seconds);
-}
-
-/** @param {string} id */
-function byId(id) {
-  return /** @type {HTMLElement} */ (document.getElementById(id));
+    },
+    update: (row, item) => {
+      const [client, address, subscribed, published, received, age] = row.cells;
+      setText(client, item.name || '(no name)');
+      client.title = item.name;
+      setText(address, item.address);
+      setText(subscribed, some(item.events, mostNames) || '–');
+      setText(published.children[0], count(item.published));
+      setText(received.children[0], count(item.received));
+      setText(age, span(item.seconds));
+      age.title = `since ${new Date(item.at).toLocaleString()}`;
+    },
+    columns: {
+      name: ({name}) => name,
+      address: ({address}) => address,
+      subscriptions: ({events}) => events.length,
+      published: ({published}) => published,
+      received: ({received}) => received,
+      since: ({order}) => order,
+    },
+    text: ({name, address, events}) => [name, address, ...events].join('\n'),
+    sort: 'name',
+    whenEmpty: 'Nobody is connected yet.',
+  });
+  return table;
 }

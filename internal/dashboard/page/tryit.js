@@ -1,49 +1,31 @@
-// Try it: publish a message, subscribe to events and watch what arrives.
+// Try it: publish a message, subscribe to events and watch what arrives, and the same for other programs.
 
-import {faultOfName, knock, publish, socketAddress} from './api.js';
-import {count} from './format.js';
-import {LiveSocket} from './livesocket.js';
-import {setText} from './rows.js';
+import {byId, copies, input, make, setText} from './dom.js';
+import {count, parseExactly, timeOfDay} from './format.js';
+import {faultOfName, PiCloud, PiCloudError} from './picloud.js';
+import {publishing, subscribing} from './snippets.js';
 
 const slot = 'picloud.name';
 const mostMessages = 200; // kept on the page
 const mostCharacters = 4000; // shown of one message
-const silence = 30_000; // ms; see LiveSocket
+const server = new URL('.', document.baseURI).href.replace(/\/$/, '');
 
-/**
- * @typedef {{action: string, event?: string, data?: unknown, created_at?: string, client_name?: string, id?: unknown,
- *   error?: string}} Delivery
- */
+/** @typedef {import('./picloud.js').Message} Message */
 
 export class TryIt {
   #key = '';
-  #socket;
-  /** @type {Map<string, {id: number, chip: HTMLElement}>} the watched events */
+  /** @type {PiCloud | null} there while it is needed */
+  #cloud = null;
+  #publishing = 0; // publishes on their way
+  /** @type {Map<string, {chip: HTMLElement, close: () => void}>} the watched events */
   #watched = new Map();
-  #lastId = 0;
+  #usedName = '';
   #received = 0;
-  /** @type {Delivery[]} arrived, and not yet on the page */
+  /** @type {Message[]} arrived, and not yet on the page */
   #fresh = [];
+  #paused = false;
 
-  /** @param {() => void} keyRefused called when the server no longer takes the key */
-  constructor(keyRefused) {
-    this.#socket = new LiveSocket({
-      address: () => socketAddress('subscribe', {apiKey: this.#key, clientName: this.#name()}),
-      received: (text) => this.#receive(text),
-      changed: (state, reason) => this.#changed(state, reason),
-      refused: async () => {
-        const verdict = await knock(this.#key);
-        if (verdict.wrongKey) keyRefused();
-        return {
-          stop: verdict.wrongKey,
-          wait: verdict.wait,
-          reason: verdict.reason || 'The connection did not open: the server may be full.',
-        };
-      },
-      silence,
-      // Subscribing twice is subscribing once, so asking again is a question without a side effect.
-      poke: () => this.#subscription(this.#watched.keys().next().value ?? ''),
-    });
+  constructor() {
     input('name').value = keptName();
     input('name').onchange = () => this.#rename();
     byId('publish').onsubmit = (submit) => {
@@ -55,7 +37,17 @@ export class TryIt {
       this.watch(input('watch-event').value);
     };
     byId('clear').onclick = () => this.#clearMessages();
+    byId('pause').onclick = () => this.#pause(!this.#paused);
+    input('pretty').onchange = () => {
+      for (const item of byId('messages').children) item.dispatchEvent(new Event('pretty'));
+    };
+    byId('try').addEventListener('input', () => this.#showCode());
+    for (const button of byId('try').querySelectorAll('button')) {
+      const {copy: source} = button.dataset;
+      if (source) copies(button, () => byId(source).textContent ?? '');
+    }
     this.#clearMessages();
+    this.#showCode();
   }
 
   /** @param {string} key */
@@ -64,11 +56,12 @@ export class TryIt {
   }
 
   stop() {
-    this.#socket.close();
+    this.#disconnect();
     this.#watched.clear();
     byId('watched').replaceChildren();
     setText(byId('watch-state'), '');
     setText(byId('publish-result'), '');
+    this.#pause(false);
     this.#clearMessages();
     this.#key = '';
   }
@@ -80,9 +73,25 @@ export class TryIt {
       return;
     }
     if (!this.#rename()) return;
-    this.#watched.set(event, {id: 0, chip: this.#chip(event)});
-    if (this.#watched.size === 1) this.#socket.open();
-    else this.#socket.send(this.#subscription(event));
+    this.#subscribe(event, this.#chip(event));
+  }
+
+  /**
+   * @param {string} event
+   * @param {HTMLElement} chip
+   */
+  async #subscribe(event, chip) {
+    const {ready, close} = this.#connect().subscribe(event, (data, message) => this.#receive(message));
+    this.#watched.set(event, {chip, close});
+    try {
+      await ready;
+      chip.classList.remove('waiting');
+    } catch (err) {
+      // One that was closed has been closed here, or its reason is shown already.
+      if (!(err instanceof PiCloudError) || err.code !== 'refused') return;
+      this.#drop(event);
+      setText(byId('watch-state'), `Not subscribed: ${err.message}`);
+    }
   }
 
   /** @param {string} event */
@@ -90,70 +99,66 @@ export class TryIt {
     const chip = this.#watched.get(event)?.chip;
     const next = chip?.nextElementSibling ?? chip?.previousElementSibling;
     this.#drop(event);
-    this.#socket.send(JSON.stringify({action: 'unsubscribe', event}));
     // The button that had the focus is gone with its chip.
     (next?.querySelector('button') ?? input('watch-event')).focus();
   }
 
   /** @param {string} event */
   #drop(event) {
-    this.#watched.get(event)?.chip.remove();
+    const watched = this.#watched.get(event);
+    watched?.chip.remove();
+    watched?.close();
     this.#watched.delete(event);
     setText(byId('watch-state'), '');
-    // Who watches nothing is no client, and not in the list of connections.
-    if (this.#watched.size === 0) this.#socket.close();
+    this.#rest();
   }
 
-  /**
-   * @param {string} event
-   * @returns {string} the message that subscribes to it; the answer will carry its id
-   */
-  #subscription(event) {
-    const id = ++this.#lastId;
-    const watched = this.#watched.get(event);
-    if (watched) watched.id = id;
-    return JSON.stringify({action: 'subscribe', event, id});
+  /** Who neither watches nor publishes is no client. */
+  #rest() {
+    if (this.#publishing === 0 && this.#watched.size === 0) this.#disconnect();
   }
 
-  /**
-   * @param {string} state
-   * @param {string} reason
-   */
-  #changed(state, reason) {
-    if (state === 'open') {
-      for (const event of this.#watched.keys()) this.#socket.send(this.#subscription(event));
-      setText(byId('watch-state'), '');
-    } else {
-      for (const {chip} of this.#watched.values()) chip.classList.add('waiting');
-      setText(byId('watch-state'), state === 'away' ? `${reason} Trying again…` : 'Connecting…');
+  /** @returns {PiCloud} */
+  #connect() {
+    if (this.#cloud) return this.#cloud;
+    const cloud = new PiCloud(server, {key: this.#key, name: this.#name(), parse: parseExactly});
+    cloud.addEventListener('state', () => {
+      if (cloud !== this.#cloud) return;
+      const open = cloud.state === 'open';
+      for (const {chip} of this.#watched.values()) chip.classList.toggle('waiting', !open);
+      setText(byId('watch-state'), open ? '' : cloud.state === 'away' ? `${cloud.reason} Trying again…` : cloud.reason);
+    });
+    this.#cloud = cloud;
+    return cloud;
+  }
+
+  #disconnect() {
+    const cloud = this.#cloud;
+    this.#cloud = null;
+    cloud?.close();
+  }
+
+  /** Connects anew, as the one that the name's field says. */
+  #reconnect() {
+    this.#disconnect();
+    for (const [event, {chip}] of [...this.#watched]) {
+      chip.classList.add('waiting');
+      this.#subscribe(event, chip);
     }
   }
 
-  /** @param {string} text */
-  #receive(text) {
-    const message = /** @type {Delivery} */ (parseExactly(text));
-    if (message.action === 'publish') {
-      this.#received++;
-      this.#fresh.push(message);
-      if (this.#fresh.length > mostMessages) this.#fresh.shift();
-      if (this.#fresh.length === 1) requestAnimationFrame(() => this.#showFresh());
-      return;
-    }
-    for (const [event, {id, chip}] of this.#watched) {
-      if (id !== message.id) continue;
-      if (message.action === 'ack') {
-        chip.classList.remove('waiting');
-      } else {
-        this.#drop(event);
-        setText(byId('watch-state'), `Not subscribed: ${message.error}`);
-      }
-      return;
-    }
-    if (message.action === 'error') setText(byId('watch-state'), message.error ?? '');
+  /** @param {Message} message */
+  #receive(message) {
+    this.#received++;
+    this.#fresh.push(message);
+    if (this.#fresh.length > mostMessages) this.#fresh.shift();
+    if (this.#paused) setText(byId('pause'), `Resume (${count(this.#fresh.length)})`);
+    else if (this.#fresh.length === 1) requestAnimationFrame(() => this.#showFresh());
   }
 
   /** Many messages may come between two frames; what could not be seen anyway is only counted. */
   #showFresh() {
+    if (this.#paused || this.#fresh.length === 0) return;
     const list = byId('messages');
     list.prepend(...this.#fresh.splice(0).reverse().map(messageItem));
     while (list.childElementCount > mostMessages) list.lastElementChild?.remove();
@@ -164,8 +169,18 @@ export class TryIt {
     list.hidden = false;
   }
 
+  /** @param {boolean} paused */
+  #pause(paused) {
+    this.#paused = paused;
+    byId('pause').setAttribute('aria-pressed', String(paused));
+    setText(byId('pause'), paused ? 'Resume' : 'Pause');
+    if (!paused) this.#showFresh();
+  }
+
   #clearMessages() {
     this.#received = 0;
+    this.#fresh = [];
+    if (this.#paused) setText(byId('pause'), 'Resume');
     byId('messages').replaceChildren();
     byId('messages').hidden = true;
     byId('messages-note').hidden = false;
@@ -174,38 +189,38 @@ export class TryIt {
 
   async #publish() {
     const result = byId('publish-result');
-    result.className = '';
+    result.className = 'quiet';
     setText(result, '');
     if (!this.#rename()) return;
-    let data = input('publish-data').value;
-    if (input('as-json').checked) {
-      try {
-        JSON.parse(data);
-      } catch (err) {
-        result.className = 'bad';
-        setText(result, `Not JSON: ${err instanceof Error ? err.message : err}`);
-        return;
-      }
-    } else {
-      data = JSON.stringify(data);
-    }
-    const event = input('publish-event').value;
+    let data;
     try {
-      await publish({key: this.#key, name: this.#name(), event, data});
-      result.className = 'good';
-      const hint = this.#watched.has(event) ? '' : ` Subscribe to ${event} to see it arrive.`;
-      setText(result, `Published at ${clock.format(new Date())}.${hint}`);
+      data = input('as-json').checked ? parseExactly(input('publish-data').value) : input('publish-data').value;
     } catch (err) {
       result.className = 'bad';
-      setText(result, err instanceof Error ? err.message : String(err));
+      setText(result, `Not JSON: ${err instanceof Error ? err.message : err}`);
+      return;
     }
+    const event = input('publish-event').value;
+    const cloud = this.#connect();
+    this.#publishing++;
+    if (cloud.state === 'away') setText(result, `${cloud.reason} It will be published when the server is back.`);
+    try {
+      await cloud.publish(event, data);
+      result.className = 'good';
+      const hint = this.#watched.has(event) ? '' : ` Subscribe to ${event} to see it arrive.`;
+      setText(result, `Published at ${timeOfDay(new Date())}.${hint}`);
+    } catch (err) {
+      result.className = 'bad';
+      const why = err instanceof Error ? err.message : String(err);
+      setText(result, err instanceof PiCloudError && err.code === 'unconfirmed' ? why : `Not published: ${why}`);
+    }
+    this.#publishing--;
+    this.#rest();
   }
 
   #name() {
     return input('name').value.trim();
   }
-
-  #usedName = '';
 
   /**
    * Takes over the name as it stands in its field.
@@ -220,83 +235,68 @@ export class TryIt {
     if (this.#name() !== this.#usedName) {
       this.#usedName = this.#name();
       keepName(this.#usedName);
-      this.#socket.renew();
+      if (this.#cloud) this.#reconnect();
     }
     return true;
   }
 
   /** @param {string} event */
   #chip(event) {
-    const chip = document.createElement('li');
-    chip.className = 'waiting';
-    const name = document.createElement('span');
-    name.textContent = event;
-    const stop = document.createElement('button');
+    const chip = make('li', 'waiting');
+    const stop = make('button', 'plain', '×');
     stop.type = 'button';
-    stop.className = 'plain';
-    stop.textContent = '×';
     stop.setAttribute('aria-label', `Stop watching ${event}`);
     stop.title = 'Unsubscribe';
     stop.onclick = () => this.#unwatch(event);
-    chip.append(name, stop);
+    chip.append(make('span', '', event), stop);
     byId('watched').append(chip);
     return chip;
   }
+
+  #showCode() {
+    const checked = /** @type {HTMLInputElement | null} */ (document.querySelector('#languages input:checked'));
+    const language = /** @type {import('./snippets.js').Language} */ (checked?.value);
+    const name = this.#name() || 'Dashboard';
+    const text = input('publish-data').value;
+    let json = JSON.stringify(text);
+    if (input('as-json').checked) {
+      try {
+        json = JSON.stringify(parseExactly(text));
+      } catch {
+        json = 'null'; // until it is JSON
+      }
+    }
+    setText(byId('publish-code'), publishing(language, {server, name, event: input('publish-event').value, json}));
+    setText(byId('watch-code'), subscribing(language, {server, name, event: input('watch-event').value}));
+  }
 }
 
-const clock = new Intl.DateTimeFormat(undefined, {
-  hour: '2-digit',
-  minute: '2-digit',
-  second: '2-digit',
-  hourCycle: 'h23',
-});
-
 /**
- * @param {Delivery} message
+ * @param {Message} message
  * @returns {HTMLElement}
  */
-function messageItem({event = '', data = '', created_at = '', client_name = ''}) {
-  const item = document.createElement('li');
-  const time = document.createElement('time');
+function messageItem({event, data = '', created_at = '', client_name = ''}) {
+  const item = make('li', '');
+  const time = make('time', '', timeOfDay(new Date(created_at)));
   time.dateTime = created_at;
   time.title = created_at;
-  const at = new Date(created_at);
-  time.textContent = Number.isNaN(at.getTime()) ? '' : clock.format(at);
-  const what = document.createElement('strong');
-  what.textContent = event;
-  const who = document.createElement('span');
-  who.className = 'quiet';
-  who.textContent = client_name;
-  const body = document.createElement('pre');
   const isText = typeof data === 'string';
-  const whole = isText ? data : JSON.stringify(data);
-  body.textContent = whole.length > mostCharacters
-    ? `${whole.slice(0, mostCharacters)}… (${count(whole.length)} characters)`
-    : whole;
-  if (!isText) {
-    const tag = document.createElement('span');
-    tag.className = 'tag';
-    tag.textContent = 'JSON';
-    item.append(time, what, who, tag, body);
-  } else {
-    item.append(time, what, who, body);
-  }
+  const body = make('pre', '');
+  const whole = () => isText ? data : JSON.stringify(data, null, input('pretty').checked ? 2 : 0);
+  const show = () => {
+    const text = whole();
+    setText(body, text.length > mostCharacters ? `${text.slice(0, mostCharacters)}… (${count(text.length)} characters)` : text);
+  };
+  item.addEventListener('pretty', show);
+  show();
+  const button = make('button', 'plain', 'Copy');
+  button.type = 'button';
+  button.setAttribute('aria-label', `Copy the message of ${event}`);
+  copies(button, whole);
+  item.append(time, make('strong', '', event), make('span', 'quiet', client_name));
+  if (!isText) item.append(make('span', 'tag', 'JSON'));
+  item.append(button, body);
   return item;
-}
-
-/**
- * JSON.parse, except that where the browser can, a number that JavaScript would change (a long id) keeps its digits
- * for JSON.stringify.
- *
- * @param {string} text
- */
-function parseExactly(text) {
-  const raw = /** @type {{rawJSON?: (source: string) => unknown}} */ (JSON).rawJSON;
-  if (!raw) return JSON.parse(text);
-  /** @type {(key: string, value: unknown, context?: {source?: string}) => unknown} */
-  const revive = (key, value, context) =>
-    typeof value === 'number' && context?.source && String(value) !== context.source ? raw(context.source) : value;
-  return JSON.parse(text, revive);
 }
 
 function keptName() {
@@ -314,14 +314,4 @@ function keepName(name) {
   } catch {
     // Asked again next time.
   }
-}
-
-/** @param {string} id */
-function byId(id) {
-  return /** @type {HTMLElement} */ (document.getElementById(id));
-}
-
-/** @param {string} id */
-function input(id) {
-  return /** @type {HTMLInputElement} */ (document.getElementById(id));
 }

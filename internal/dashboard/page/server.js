@@ -1,0 +1,109 @@
+// The server itself: what it is, its limits and how close they are, whom it let go and why.
+
+import {byId, find, make, setText} from './dom.js';
+import {bytes, count, span} from './format.js';
+
+/**
+ * @typedef {import('./traffic.js').Server} Server
+ * @typedef {import('./traffic.js').ConnectionRow} ConnectionRow
+ */
+
+export class ServerPanel {
+  /**
+   * @param {Server} server
+   * @param {ConnectionRow[]} connections
+   * @param {number | null} processor seconds of processor time a second
+   */
+  show(server, connections, processor) {
+    facts(byId('facts'), [
+      ['Version', server.version],
+      ['Up for', span(server.uptime_seconds)],
+      ['Port', server.port ? String(server.port) : 'none, a local socket only'],
+      ['TLS', server.tls ? 'on' : 'off: what flows can be read on the network'],
+      ['Status LED', led(server, connections.length)],
+      ['Processor', processor === null ? '–' : `${(100 * processor).toFixed(processor < 0.1 ? 1 : 0)} % of one core`],
+      ['Memory', server.resident_bytes ? bytes(server.resident_bytes) : '–'],
+      ['Published since the start', count(server.published)],
+      ['Delivered since the start', count(server.delivered)],
+      ['Wrong keys', count(server.wrong_keys)],
+    ]);
+    const busiest = connections.reduce((most, {events}) => Math.max(most, events.length), 0);
+    facts(byId('limits'), [
+      ['Connections', `${count(server.connections)} of ${count(server.max_connections)}${full(server.times_full)}`,
+        server.connections / server.max_connections],
+      ['Subscriptions of one client', `at most ${count(busiest)} of ${count(server.max_subscriptions)}`, busiest / server.max_subscriptions],
+      ['One message', `up to ${bytes(server.max_message_bytes)}`],
+      ['Waiting for one client', `up to ${bytes(server.max_queue_bytes)}`],
+    ]);
+    setText(byId('let-go-note'), server.let_go === 0
+      ? 'None. A client that reads too slowly is let go, so that it delays nobody.'
+      : `${count(server.let_go)} since the start. A client that reads too slowly is let go, so that it delays nobody. It may come back.`);
+    byId('let-go').replaceChildren(...server.let_go_latest.map((departure) => {
+      const item = make('li', '');
+      const at = new Date(departure.let_go_at);
+      item.append(make('strong', '', departure.client_name), make('span', 'quiet', departure.ip_address),
+        make('span', 'quiet', at.toLocaleString()), make('span', '', departure.reason));
+      return item;
+    }));
+  }
+
+  clear() {
+    for (const id of ['facts', 'limits', 'let-go']) byId(id).replaceChildren();
+    setText(byId('let-go-note'), '');
+  }
+}
+
+/**
+ * @param {HTMLElement} list
+ * @param {[name: string, value: string, share?: number][]} entries share of a limit that is used, 0 to 1
+ */
+function facts(list, entries) {
+  entries.forEach(([name, value, share], i) => {
+    const entry = list.children[i] ?? list.appendChild(makeFact(name, share));
+    setText(find(entry, 'dd span'), value);
+    const meter = entry.querySelector('meter');
+    if (meter && share !== undefined) {
+      meter.value = share;
+      meter.setAttribute('aria-valuetext', value);
+    }
+  });
+}
+
+/**
+ * @param {string} name
+ * @param {number} [share]
+ */
+function makeFact(name, share) {
+  const entry = make('div', '');
+  const value = make('dd', '');
+  value.append(make('span', ''));
+  if (share !== undefined) {
+    const meter = make('meter', '');
+    meter.max = 1;
+    meter.high = 0.8;
+    meter.optimum = 0;
+    meter.setAttribute('aria-label', name);
+    value.append(meter);
+  }
+  entry.append(make('dt', '', name), value);
+  return entry;
+}
+
+/** @param {number} times */
+function full(times) {
+  return times === 0 ? '' : `; reached ${times === 1 ? 'once' : `${count(times)} times`} since the start`;
+}
+
+/**
+ * What the LED shows, as the manual has it.
+ *
+ * @param {Server} server
+ * @param {number} clients
+ */
+function led({led, led_error}, clients) {
+  if (led_error) return `does not work: ${led_error}`;
+  if (!led) return 'none';
+  if (clients === 0) return `${led}: a blip every 3 s, nobody is connected`;
+  if (clients > 5) return `${led}: lit, with a short wink`;
+  return `${led}: blinks ${clients === 1 ? 'once' : `${clients} times`}, then pauses`;
+}

@@ -1,0 +1,81 @@
+// The same action as a line for another program.
+
+/** @typedef {'curl' | 'picloud' | 'python' | 'javascript'} Language */
+
+/**
+ * @param {Language} language
+ * @param {{server: string, name: string, event: string, json: string}} action server without a slash at its end; json is
+ *   the data
+ */
+export function publishing(language, {server, name, event, json}) {
+  const route = `${server}/publish?clientName=${encodeURIComponent(name)}`;
+  const message = `{"event":${JSON.stringify(event)},"data":${json}}`;
+  switch (language) {
+    case 'curl':
+      return `curl -H "X-API-Key: $API_KEY" ${shell(route)} -d ${shell(message)}`;
+    case 'picloud': {
+      const data = JSON.parse(json);
+      // A string goes as it is, but for the one that would mean the standard input.
+      const words = typeof data === 'string' && data !== '-' ? shell(data) : `--json ${shell(json)}`;
+      return `picloud --url ${shell(server)} --name ${shell(name)} pub ${shell(event)} ${words}`;
+    }
+    case 'python':
+      return `import os, urllib.request
+
+urllib.request.urlopen(urllib.request.Request(
+    ${JSON.stringify(route)},
+    data=${JSON.stringify(message)}.encode(),
+    headers={"X-API-Key": os.environ["API_KEY"]}))`;
+    case 'javascript':
+      return `import {PiCloud} from ${quoted(`${server}/picloud.js`)};
+
+const cloud = new PiCloud(${quoted(server)}, {key: 'PUT THE KEY HERE', name: ${quoted(name)}});
+await cloud.publish(${quoted(event)}, ${json});`;
+  }
+}
+
+/**
+ * @param {Language} language
+ * @param {{server: string, name: string, event: string}} action
+ */
+export function subscribing(language, {server, name, event}) {
+  switch (language) {
+    case 'curl':
+      return `# curl cannot subscribe: it speaks no WebSocket. This shows who is subscribed.
+curl -H "X-API-Key: $API_KEY" ${shell(`${server}/info`)}`;
+    case 'picloud':
+      return `picloud --url ${shell(server)} --name ${shell(name)} sub ${shell(event)}`;
+    case 'python':
+      return `import json, os, websocket  # Debian: python3-websocket
+
+ws = websocket.create_connection(
+    ${JSON.stringify(`${server.replace('http', 'ws')}/subscribe?clientName=${encodeURIComponent(name)}`)},
+    header=["X-API-Key: " + os.environ["API_KEY"]])
+ws.send(json.dumps({"action": "subscribe", "event": ${JSON.stringify(event)}}))
+while text := ws.recv():
+    print(json.loads(text)["data"], flush=True)`;
+    case 'javascript':
+      return `import {PiCloud} from ${quoted(`${server}/picloud.js`)};
+
+const cloud = new PiCloud(${quoted(server)}, {key: 'PUT THE KEY HERE', name: ${quoted(name)}});
+cloud.subscribe(${quoted(event)}, (data) => console.log(data));`;
+  }
+}
+
+/**
+ * A word of a POSIX shell.
+ *
+ * @param {string} word
+ */
+function shell(word) {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
+/**
+ * A string of JavaScript in single quotes.
+ *
+ * @param {string} text
+ */
+function quoted(text) {
+  return `'${JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"').replaceAll("'", "\\'")}'`;
+}
