@@ -5,7 +5,7 @@
 # Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: help run build test test-code setup lint bench benchmarks fuzz cross deb apt-repo deploy test-package test-systemd test-deploy test-pi \
+.PHONY: help run build test test-code setup lint screenshots bench benchmarks fuzz cross deb apt-repo deploy test-package test-systemd test-deploy test-pi \
 	test-clean clean
 
 help: ## list the targets
@@ -36,6 +36,9 @@ bench: build ## put loads on the built daemon, some minutes long, and see what t
 
 benchmarks: build ## measure all of docs/benchmarks.md anew: HARNESS=folder of the built side-by-side harness
 	go run ./test/benchmarks -harness $(HARNESS)
+
+screenshots: setup ## take pictures of the dashboard into dist/screenshots
+	go test -count=1 ./test/browser -run Screenshots -screenshots=$(CURDIR)/dist/screenshots
 
 fuzz: ## fuzz every target for FUZZTIME, three seconds by default
 	scripts/fuzz

@@ -46,6 +46,7 @@ var arrows = map[string][]string{
 	"internal/wire":      {},
 	"test":               {},
 	"test/benchmarks":    {},
+	"test/browser":       {},
 	"test/load":          {"internal/client"},
 	"test/sandbox":       {},
 }

@@ -1,0 +1,339 @@
+package browser
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/cdproto/cdp"
+	cdppage "github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+func TestSignInShowsWhoComesAndGoes(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	p := open(t, s.url+"/")
+	p.do(chromedp.SendKeys(`#key`, key+"\n"))
+	p.shows("#state", "Live")
+	p.shows("#connections .empty", "Nobody is connected yet.")
+	p.shows("#summary", "Nobody is connected yet")
+
+	porch := s.join("Porch", "door")
+	s.join("Attic", "door", "lamp")
+	s.post("Cellar", "door", `"open"`)
+	p.rows("#connections", "Attic", "Porch")
+	p.rows("#events", "door", "lamp")
+	p.shows("#connections tbody", "door, lamp")
+	p.shows("#events tbody", `"open" Cellar`)
+	p.shows("#connections-figure", "2")
+	p.shows("#summary", "2 clients are connected")
+
+	porch.Close()
+	p.rows("#connections", "Attic")
+
+	p.do(chromedp.Click(`#sign-out`))
+	p.until(`document.activeElement.id === 'key'`)
+	if left := eval[string](p, `document.querySelector('#board').textContent`); strings.Contains(left, "Attic") {
+		t.Error("what was shown is still in the page after signing out")
+	}
+	p.do(chromedp.Reload())
+	p.until(`!document.querySelector('#welcome').hidden`)
+}
+
+func TestWrongKeySaysSo(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	p := open(t, s.url+"/")
+	p.do(chromedp.SendKeys(`#key`, "wrong\n"))
+	p.shows("#sign-in-error", "The server does not know this key.")
+	p.until(`document.querySelector('#board').hidden && document.activeElement.id === 'key'`)
+	// The browser reports what failed; the page cannot hush that.
+	p.forgive("401")
+	p.forgive("WebSocket")
+
+	p.do(chromedp.SetValue(`#key`, key), chromedp.Click(`#sign-in button`))
+	p.shows("#state", "Live")
+	if left := eval[string](p, `document.querySelector('#sign-in-error').textContent + document.querySelector('#key').value`); left != "" {
+		t.Errorf("after signing in the form still has %q", left)
+	}
+}
+
+func TestChangedKeyAsksAgain(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	p := signedIn(t, s)
+	s.stop()
+	p.shows("#state", "Trying again")
+	at := s.port()
+	s.run([]string{"PORT=" + at, "API_KEY=another"})
+	p.shows("#sign-in-error", "The server does not know this key.")
+	p.until(`!document.querySelector('#welcome').hidden && localStorage.getItem('picloud.key') === null`)
+	p.forgive("WebSocket")
+	p.forgive("ERR_CONNECTION")
+	p.forgive("401")
+}
+
+func TestLinkWithTheKeySignsInAndLeavesNoTrace(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	p := signedIn(t, s) // by such a link
+	if got := eval[string](p, `location.href`); got != s.url+"/" {
+		t.Errorf("the address is %s, want %s/", got, s.url)
+	}
+	if n := eval[int](p, `history.length`); n > 2 { // the empty page, and this one
+		t.Errorf("the history has %d entries", n)
+	}
+	p.do(chromedp.Reload())
+	p.shows("#state", "Live")
+
+	p.do(chromedp.Click(`#sign-out`))
+	p.until(`localStorage.getItem('picloud.key') === null`)
+	// A link that is followed while the page is open signs in too.
+	eval[any](p, `void (location.hash = '#key=`+key+`')`)
+	p.shows("#state", "Live")
+	p.until(`location.hash === ''`)
+}
+
+func TestPublishIsSeenToArrive(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	p := signedIn(t, s)
+	p.do(chromedp.Click(`#watch button`))
+	p.until(`document.querySelector('#watched li:not(.waiting)')?.innerText.includes('hello')`)
+	p.do(chromedp.Click(`#publish button[type="submit"]`))
+	p.shows("#publish-result", "Published at")
+	p.shows("#messages", "Hello from the dashboard")
+
+	message := `{"big": 12345678901234567890, "list": [1, {"a": null}]}`
+	p.do(chromedp.Click(`#as-json`), chromedp.SetValue(`#publish-data`, message), chromedp.Click(`#publish button[type="submit"]`))
+	p.until(`document.querySelector('#messages li:first-child pre').textContent === '{\n  "big": 12345678901234567890,\n  "list": [\n    1,\n    {\n      "a": null\n    }\n  ]\n}'`)
+	p.do(chromedp.Click(`#pretty`))
+	p.until(`document.querySelector('#messages li:first-child pre').textContent === '{"big":12345678901234567890,"list":[1,{"a":null}]}'`)
+
+	p.do(chromedp.SetValue(`#publish-data`, `{"broken`), chromedp.Click(`#publish button[type="submit"]`))
+	p.shows("#publish-result", "Not JSON")
+	p.until(`document.querySelectorAll('#messages li').length === 2`)
+
+	p.do(chromedp.Click(`#pause`))
+	s.post("Porch", "hello", `"while paused"`)
+	p.shows("#pause", "Resume (1)")
+	if shown := eval[string](p, `document.querySelector('#messages').innerText`); strings.Contains(shown, "while paused") {
+		t.Error("a message was shown while paused")
+	}
+	p.do(chromedp.Click(`#pause`))
+	p.shows("#messages li:first-child", "while paused")
+	p.shows("#messages li:first-child", "Porch")
+
+	p.do(chromedp.Click(`#clear`))
+	p.until(`document.querySelector('#messages').hidden && document.querySelectorAll('#messages li').length === 0`)
+	p.do(chromedp.Click(`#watched button`))
+	p.until(`document.querySelectorAll('#watched li').length === 0`)
+	s.post("Porch", "hello", `"nobody watches"`)
+	p.rows("#connections") // who watches nothing is no client
+	p.until(`document.querySelectorAll('#messages li').length === 0`)
+}
+
+func TestCopyPutsTheTextIntoTheClipboard(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	// As most servers at home, whose pages get no navigator.clipboard.
+	p := signedIn(t, s, chromedp.Func(withoutClipboard))
+	eval[any](p, `void document.addEventListener('copy', () => { window.copied = getSelection().toString() || document.activeElement.value })`)
+	p.do(chromedp.Click(`[data-copy="publish-code"]`))
+	p.shows(`[data-copy="publish-code"]`, "Copied")
+	if got, want := eval[string](p, `copied`), eval[string](p, `document.querySelector('#publish-code').textContent`); got != want {
+		t.Errorf("copied %q, want %q", got, want)
+	}
+}
+
+func withoutClipboard(ctx context.Context, t *chromedp.Target) error {
+	_, err := cdp.Call(ctx, t, cdppage.AddScriptToEvaluateOnNewDocument, cdppage.AddScriptToEvaluateOnNewDocumentParams{
+		Source: `Object.defineProperty(navigator, 'clipboard', {value: undefined})`,
+	})
+	return err
+}
+
+func TestMarkupInNamesAndDataIsText(t *testing.T) {
+	t.Parallel()
+	const markup = `<img src=x onerror="document.title='owned'">`
+	s := start(t)
+	s.join(markup, markup)
+	s.post(markup, markup, quote(markup))
+	p := signedIn(t, s)
+	p.rows("#connections", markup)
+	p.rows("#events", markup)
+	p.do(chromedp.SetValue(`#watch-event`, markup), chromedp.Click(`#watch button`))
+	p.until(`document.querySelector('#watched li:not(.waiting)')`)
+	s.post(markup, markup, quote(markup))
+	p.shows("#messages pre", markup)
+	p.do(chromedp.SetValue(`#name`, markup), chromedp.SetValue(`#publish-event`, markup), chromedp.Click(`#publish button[type="submit"]`))
+	p.shows("#publish-result", "Published")
+	if n := eval[int](p, `document.querySelectorAll('img').length`); n != 1 {
+		t.Errorf("there are %d images, want the logo only", n)
+	}
+	if title := eval[string](p, `document.title`); !strings.HasPrefix(title, "PiCloud") {
+		t.Errorf("the title is %q", title)
+	}
+}
+
+func TestServerThatGoesAwayIsShownAndComesBack(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	p := signedIn(t, s)
+	p.do(chromedp.Click(`#watch button`))
+	p.until(`document.querySelector('#watched li:not(.waiting)')`)
+	s.stop()
+	p.shows("#state", "Trying again")
+	p.until(`document.querySelector('#board').classList.contains('stale') && document.querySelector('#watched li.waiting')`)
+	p.do(chromedp.SetValue(`#publish-data`, "written while it was away"), chromedp.Click(`#publish button[type="submit"]`))
+	p.shows("#publish-result", "It will be published when the server is back.")
+
+	s.again()
+	p.shows("#state", "Live")
+	p.shows("#publish-result", "Published at")
+	p.shows("#messages", "written while it was away")
+	p.until(`!document.querySelector('#board').classList.contains('stale') && document.querySelector('#watched li:not(.waiting)')`)
+	p.forgive("WebSocket")
+	p.forgive("ERR_CONNECTION_REFUSED")
+}
+
+func TestTablesSortAndFilter(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for i, name := range []string{"sensor 10", "sensor 9", "Attic"} {
+		events := []string{"common"}
+		for n := range i {
+			events = append(events, fmt.Sprint("extra ", n))
+		}
+		s.join(name, events...)
+	}
+	s.post("x", "extra 1", `1`)
+	p := signedIn(t, s)
+	p.rows("#connections", "Attic", "sensor 9", "sensor 10")
+	p.do(chromedp.Click(`#connections [data-sort="name"]`))
+	p.rows("#connections", "sensor 10", "sensor 9", "Attic")
+	p.until(`document.querySelector('#connections th').getAttribute('aria-sort') === 'descending'`)
+	p.do(chromedp.Click(`#connections [data-sort="subscriptions"]`))
+	p.rows("#connections", "Attic", "sensor 9", "sensor 10")
+	p.do(chromedp.Click(`#connections [data-sort="since"]`)) // the newest first
+	p.rows("#connections", "Attic", "sensor 9", "sensor 10")
+	p.do(chromedp.SendKeys(`#connections input`, "SENSOR"))
+	p.rows("#connections", "sensor 9", "sensor 10")
+	p.shows("#connections .note", "2 of 3")
+	p.do(chromedp.SendKeys(`#connections input`, "x"))
+	p.rows("#connections")
+	p.shows("#connections .empty", "Nothing here has that in it.")
+
+	p.rows("#events", "common", "extra 0", "extra 1")
+	p.do(chromedp.Click(`#events [data-sort="subscribers"]`))
+	p.rows("#events", "common", "extra 0", "extra 1")
+	p.do(chromedp.Click(`#events [data-sort="age"]`))
+	p.rows("#events", "extra 1", "common", "extra 0")
+}
+
+func TestServerPanelSaysWhatTheServerIs(t *testing.T) {
+	t.Parallel()
+	s := start(t, "MAX_CONNECTIONS=4", "MAX_SUBSCRIPTIONS=3", "MAX_MESSAGE_BYTES=2K", "LED=led:nothing")
+	s.join("Porch", "a", "b")
+	p := signedIn(t, s)
+	p.shows("#facts", s.port())
+	p.shows("#facts", "does not work")
+	p.shows("#facts", "MiB")
+	p.shows("#limits", "2 of 4")
+	p.shows("#limits", "at most 2 of 3")
+	p.shows("#limits", "up to 2 KiB")
+	p.shows("#let-go-note", "None.")
+	p.until(`document.querySelector('#limits meter').value === 0.5`)
+}
+
+func TestPhone(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	household(t, s)
+	s.join(strings.Repeat("W", 128), strings.Repeat("an-event-with-a-long-name", 10))
+	p := signedIn(t, s, phone())
+	p.until(`document.querySelectorAll('#connections tbody tr:not(.space)').length === 8`)
+	p.do(chromedp.Click(`#watch button`))
+	p.until(`document.querySelector('#watched li:not(.waiting)')`)
+	s.post("Porch", "hello", quote(strings.Repeat("x", 5000)))
+	p.until(`document.querySelector('#messages li')`)
+	if wide := eval[int](p, `document.documentElement.scrollWidth`); wide > 390 {
+		t.Errorf("the page is %d pixels wide on a phone of 390", wide)
+	}
+	// WCAG 2.2, target size.
+	small := eval[[]string](p, `[...document.querySelectorAll('button, a, input:not([type="radio"], [type="checkbox"]), textarea')]
+		.filter((e) => e.checkVisibility()).map((e) => [e, e.getBoundingClientRect()])
+		.filter(([, box]) => box.width < 24 || box.height < 24).map(([e, box]) => e.outerHTML + ' ' + box.width + '×' + box.height)`)
+	if len(small) > 0 {
+		t.Errorf("too small to touch:\n%s", strings.Join(small, "\n"))
+	}
+	// A row is one card high, which the table counts on.
+	heights := eval[[]float64](p, `[...new Set([...document.querySelectorAll('tbody tr:not(.space)')].map((row) => row.getBoundingClientRect().height))]`)
+	if len(heights) != 1 {
+		t.Errorf("rows are %v pixels high, want all the same", heights)
+	}
+	p.until(`[...document.querySelectorAll('#connections tr:not(.space) td')].every((cell) => cell.scrollHeight <= cell.clientHeight + 1)`)
+}
+
+func TestDarkMode(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	p := open(t, s.url+"/", light())
+	brightness := func() int {
+		return eval[int](p, `getComputedStyle(document.body).backgroundColor.match(/\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0)`)
+	}
+	if got := brightness(); got < 600 {
+		t.Errorf("by day the page's ground is %d of 765", got)
+	}
+	p.do(dark())
+	if got := brightness(); got > 150 {
+		t.Errorf("by night the page's ground is %d of 765", got)
+	}
+}
+
+func TestKeyboardAlone(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.join("Porch", "door")
+	p := open(t, s.url+"/")
+	p.until(`document.activeElement.id === 'key'`)
+	p.do(chromedp.KeyEvent(key), chromedp.KeyEvent(kb.Enter))
+	p.rows("#events", "door")
+
+	// tab goes on until the element has the focus, which must show.
+	tab := func(selector string) {
+		t.Helper()
+		for range 60 {
+			p.do(chromedp.KeyEvent(kb.Tab))
+			if eval[bool](p, `document.activeElement.matches(`+quote(selector)+`)`) {
+				if outline := eval[string](p, `getComputedStyle(document.activeElement.closest('.choice label') ?? document.activeElement).outlineStyle`); outline != "solid" {
+					t.Errorf("%s has the focus and does not show it: outline %s", selector, outline)
+				}
+				return
+			}
+		}
+		t.Fatalf("the tab key does not reach %s", selector)
+	}
+	tab(`#events input[type="search"]`)
+	tab(`#events [data-sort="name"]`)
+	p.do(chromedp.KeyEvent(kb.Enter))
+	p.until(`document.querySelector('#events th').getAttribute('aria-sort') === 'descending'`)
+	tab(`#events td.watch button`)
+	p.do(chromedp.KeyEvent(kb.Enter))
+	p.until(`document.querySelector('#watched li:not(.waiting)')?.innerText.includes('door')`)
+	tab(`#connections .scroll`)
+	tab(`#languages input`)
+	p.do(chromedp.KeyEvent(kb.ArrowRight))
+	p.shows("#publish-code", "picloud --url")
+	tab(`#publish-event`)
+	p.do(chromedp.KeyEvent("a", chromedp.KeyModifiers(kb.ModifierCtrl)), chromedp.KeyEvent("door"))
+	tab(`#publish button[type="submit"]`)
+	p.do(chromedp.KeyEvent(" "))
+	p.shows("#messages", "Hello from the dashboard")
+	tab(`#watched button`)
+	p.do(chromedp.KeyEvent(kb.Enter))
+	p.until(`document.querySelectorAll('#watched li').length === 0 && document.activeElement.id === 'watch-event'`)
+}

@@ -1,0 +1,369 @@
+package browser
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/gorilla/websocket"
+)
+
+const (
+	key      = "a-key-for-tests"
+	patience = 30 * time.Second // what should happen has happened by then
+)
+
+var (
+	bin     string          // the directory of the built daemon and client
+	browser context.Context // the one browser that all tests share, each in a profile of its own
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "picloud-browser")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		bin = dir
+		if out, err := exec.Command("go", "build", "-o", dir, "picloud/cmd/picloudd", "picloud/cmd/picloud").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+			return 1
+		}
+		options := slices.Concat(chromedp.DefaultExecAllocatorOptions[:], []chromedp.ExecAllocatorOption{
+			chromedp.UserDataDir(filepath.Join(dir, "profile")),
+			chromedp.DisableGPU,
+			chromedp.Flag("disable-quic", true),
+			chromedp.Flag("disable-component-update", true),
+			chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"),
+		})
+		if os.Getuid() == 0 {
+			options = append(options, chromedp.NoSandbox)
+		}
+		allocator, end := chromedp.NewExecAllocator(context.Background(), options...)
+		defer end()
+		// What a newer browser says and this protocol's description does not know is no fault.
+		quiet := chromedp.WithErrorf(func(string, ...any) {})
+		started, stop := chromedp.NewContext(allocator, quiet)
+		defer stop()
+		if err := chromedp.Do(started); err != nil {
+			fmt.Fprintf(os.Stderr, "start the browser: %v (scripts/setup installs it)\n", err)
+			return 1
+		}
+		browser = started
+		// They wait for snapshots more than they work.
+		flag.Parse()
+		flag.Set("test.parallel", "4")
+		return m.Run()
+	}())
+}
+
+// A server is the real daemon.
+type server struct {
+	t       *testing.T
+	url     string
+	process *exec.Cmd
+}
+
+// start runs the daemon with settings like "MAX_SUBSCRIPTIONS=1". At the end it must stop by itself, with status 0.
+func start(t *testing.T, settings ...string) *server {
+	t.Helper()
+	s := &server{t: t}
+	s.run(append([]string{"PORT=0"}, settings...))
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *server) run(settings []string) {
+	s.t.Helper()
+	cmd := exec.Command(filepath.Join(bin, "picloudd"))
+	cmd.Env = slices.Concat(os.Environ(), []string{"API_KEY=" + key, "LOG_LEVEL=warn"}, settings)
+	cmd.Stderr = s.t.Output()
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	lines := bufio.NewReader(stdout)
+	first, err := lines.ReadString('\n')
+	if err != nil {
+		s.t.Fatalf("read the daemon's first line: %v", err)
+	}
+	go io.Copy(io.Discard, lines)
+	_, address, ok := strings.Cut(strings.TrimSpace(first), " listens on ")
+	if !ok {
+		s.t.Fatalf("no address in the daemon's first line %q", first)
+	}
+	s.url, s.process = strings.Replace(address, "localhost", "127.0.0.1", 1), cmd
+}
+
+func (s *server) stop() {
+	if s.process == nil {
+		return
+	}
+	s.process.Process.Signal(syscall.SIGTERM)
+	if err := s.process.Wait(); err != nil {
+		s.t.Errorf("the daemon ended with %v", err)
+	}
+	s.process = nil
+}
+
+// port is the server's port, of a stopped one too.
+func (s *server) port() string {
+	s.t.Helper()
+	at, err := url.Parse(s.url)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return at.Port()
+}
+
+// again starts a stopped server at the same address.
+func (s *server) again() {
+	s.t.Helper()
+	s.run([]string{"PORT=" + s.port()})
+}
+
+// post publishes over HTTP; data is JSON.
+func (s *server) post(name, event, data string) {
+	s.t.Helper()
+	body := fmt.Sprintf(`{"event":%q,"data":%s}`, event, data)
+	r, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.url+"/publish", strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	r.Header.Set("X-API-Key", key)
+	r.Header.Set("X-API-Client-Name", name)
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusCreated {
+		s.t.Fatalf("publish %s: %s", body, answer.Status)
+	}
+}
+
+// A device is a client that subscribes and reads.
+type device struct{ *websocket.Conn }
+
+// join connects a device; it leaves with the test at the latest.
+func (s *server) join(name string, events ...string) device {
+	s.t.Helper()
+	at := strings.Replace(s.url, "http", "ws", 1) + "/subscribe?" + url.Values{"apiKey": {key}, "clientName": {name}}.Encode()
+	c, _, err := websocket.DefaultDialer.DialContext(s.t.Context(), at, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { c.Close() })
+	for _, event := range events {
+		if err := c.WriteJSON(map[string]any{"action": "subscribe", "event": event, "id": 1}); err != nil {
+			s.t.Fatal(err)
+		}
+		if _, _, err := c.ReadMessage(); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	go io.Copy(io.Discard, reader{c})
+	return device{c}
+}
+
+// A reader is what a WebSocket says, message after message.
+type reader struct{ *websocket.Conn }
+
+func (r reader) Read(p []byte) (int, error) {
+	_, message, err := r.ReadMessage()
+	return copy(p, message), err
+}
+
+// A page is one tab in a profile of its own.
+type page struct {
+	t   *testing.T
+	ctx context.Context
+
+	mu       sync.Mutex
+	problems []string // what the browser's console would show in red or yellow
+	foreign  []string // requests to another host
+	requests int
+}
+
+// A step is something done with a page.
+type step = chromedp.Action[chromedp.Void]
+
+// open opens an address, after the steps before. When the test ends no request may have gone elsewhere, and the console
+// must be empty but for what forgive has taken.
+func open(t *testing.T, address string, before ...step) *page {
+	t.Helper()
+	at, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &page{t: t}
+	var cancel context.CancelFunc
+	p.ctx, cancel = chromedp.NewContext(browser, chromedp.WithNewBrowserContext(), chromedp.WithListener(func(event any) { p.note(at.Host, event) }))
+	t.Cleanup(func() {
+		defer cancel()
+		if t.Failed() {
+			p.keep()
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.problems) > 0 {
+			t.Errorf("the console shows:\n%s", strings.Join(p.problems, "\n"))
+		}
+		if len(p.foreign) > 0 {
+			t.Errorf("requests went elsewhere: %q", p.foreign)
+		}
+		if p.requests == 0 {
+			t.Error("no request was seen: the test would not notice one that goes elsewhere")
+		}
+	})
+	// The tab lives as long as the context that starts it, so that one has no deadline.
+	if err := chromedp.Do(p.ctx); err != nil {
+		t.Fatal(err)
+	}
+	p.do(chromedp.EmulateViewport(1280, 900))
+	p.do(before...)
+	p.do(chromedp.Navigate(address))
+	return p
+}
+
+func (p *page) note(host string, event any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch e := event.(type) {
+	case *network.EventRequestWillBeSent:
+		p.request(host, e.Request.URL)
+	case *network.EventWebSocketCreated:
+		p.request(host, e.URL)
+	case *log.EventEntryAdded:
+		if e.Entry.Level == log.EntryLevelError || e.Entry.Level == log.EntryLevelWarning {
+			p.problems = append(p.problems, e.Entry.Text+" "+e.Entry.URL)
+		}
+	case *runtime.EventConsoleAPICalled:
+		var words []string
+		for _, a := range e.Args {
+			words = append(words, string(a.Value)+a.Description)
+		}
+		p.problems = append(p.problems, strings.Join(words, " "))
+	case *runtime.EventExceptionThrown:
+		p.problems = append(p.problems, e.ExceptionDetails.Text+" "+e.ExceptionDetails.Exception.Description)
+	}
+}
+
+// request needs mu.
+func (p *page) request(host, address string) {
+	p.requests++
+	if at, err := url.Parse(address); err != nil || at.Host != host {
+		p.foreign = append(p.foreign, address)
+	}
+}
+
+// forgive takes the problems with that text away: the browser itself reports each failed request.
+func (p *page) forgive(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.problems = slices.DeleteFunc(p.problems, func(problem string) bool { return strings.Contains(problem, text) })
+}
+
+// keep leaves a picture of a failed test's page.
+func (p *page) keep() {
+	picture, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(100))
+	if err != nil {
+		p.t.Logf("no picture: %v", err)
+		return
+	}
+	name := filepath.Join(p.t.ArtifactDir(), "page.png")
+	if err := os.WriteFile(name, picture, 0o644); err == nil {
+		p.t.Logf("the page: %s", name)
+	}
+}
+
+// do does the steps within patience.
+func (p *page) do(steps ...step) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	if err := chromedp.Do(ctx, steps...); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// until waits for a JavaScript expression to be true.
+func (p *page) until(expression string) {
+	p.t.Helper()
+	if _, err := chromedp.Run(p.ctx, chromedp.Poll[bool]("!!("+expression+")", chromedp.WithPollingTimeout(patience))); err != nil {
+		text, _ := chromedp.Run(p.ctx, chromedp.Evaluate[string](`document.body.innerText`))
+		p.t.Fatalf("never came: %s: %v\nthe page:\n%s", expression, err, text)
+	}
+}
+
+// eval is the value of a JavaScript expression, which may be a promise.
+func eval[T any](p *page, expression string) T {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	if err != nil {
+		p.t.Fatalf("%s: %v", expression, err)
+	}
+	return value
+}
+
+// shows waits until an element's text has text in it.
+func (p *page) shows(selector, text string) {
+	p.t.Helper()
+	p.until(fmt.Sprintf(`document.querySelector(%s)?.innerText.includes(%s)`, quote(selector), quote(text)))
+}
+
+func quote(text string) string {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(text); err != nil {
+		panic(err)
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// signedIn opens a server's dashboard by a link with the key, and waits for its first snapshot.
+func signedIn(t *testing.T, s *server, before ...step) *page {
+	t.Helper()
+	p := open(t, s.url+"/#key="+key, before...)
+	p.shows("#state", "Live")
+	p.until(`document.querySelector('#connections-figure').innerText !== '–'`)
+	return p
+}
+
+// rows waits until a table's rows have those texts in their first cells.
+func (p *page) rows(section string, want ...string) {
+	p.t.Helper()
+	list := make([]string, len(want))
+	for i, text := range want {
+		list[i] = quote(text)
+	}
+	p.until(fmt.Sprintf(`JSON.stringify([...document.querySelectorAll('%s tbody tr:not(.space)')].map((row) => row.cells[0].innerText)) ===
+		JSON.stringify([%s])`, section, strings.Join(list, ",")))
+}
