@@ -97,7 +97,10 @@ type Conn struct {
 	partial []byte // what was read of an unfinished message, from its first byte
 }
 
-// Addr is the client's address, "192.168.99.1:62178", or "local" for one of a Unix socket.
+// Local is the address of a client of a Unix socket.
+const Local = "local"
+
+// Addr is the client's address, "192.168.99.1:62178", or Local.
 func (c *Conn) Addr() string { return c.addr }
 
 // Queue appends a frame of an Arena to what is sent, and reports whether the caller owes a Flush for its batch: see

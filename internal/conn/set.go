@@ -116,7 +116,7 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	nc := ws.NetConn()
 	addr := nc.RemoteAddr().String()
 	if _, ok := nc.RemoteAddr().(*net.UnixAddr); ok {
-		addr = "local"
+		addr = Local
 	}
 	sock, ahead, err := newSocket(nc, s.limits.PeerTimeout)
 	if err != nil {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ const (
 	recordRest         = 'r' // made by a hand-over: a conn.Saved
 	recordRequest      = 'h' // made by a hand-over: an HTTP connection, a requestRecord
 	recordHandedOver   = 'o' // of connection 0: a hand-over has come to its end
+	recordKey          = 'k' // of connection 0: the key's sum
 )
 
 // The routes of WebSockets, as they are recorded.
@@ -138,32 +140,42 @@ func (s *Server) handOver(endPoll func()) {
 	s.log.Info("handed over", "connections", saved, "lost", lost)
 }
 
-// Restore carries on the connections that another process has left. It is called before Run; it is done when every client has its
-// subscriptions again and none has been served.
+// Restore carries on the connections that another process has left, with the store that has them. It is called before Run; it
+// is done when every client has its subscriptions again and none has been served.
 func (s *Server) Restore(conns []handover.Connection, general []handover.Record) {
-	handedOver := false
+	if s.cfg.Store == nil {
+		return
+	}
+	handedOver, otherKey := false, false
 	for _, r := range general {
-		if r.Kind == recordHandedOver {
+		switch r.Kind {
+		case recordHandedOver:
 			handedOver = true
 			s.forgotten(s.cfg.Store.Delete(0, r.Kind, r.Key))
+		case recordKey:
+			otherKey = !bytes.Equal(r.Value, s.guard.key[:])
 		}
 	}
+	if err := s.cfg.Store.Set(0, recordKey, "", s.guard.key[:]); err != nil {
+		s.log.Warn("connections will not outlive the process", "error", err)
+	}
 	for _, c := range conns {
-		if err := s.restore(c, handedOver); err != nil {
-			s.broken++
+		if err := s.restore(c, handedOver, otherKey); err != nil {
+			s.notCarriedOn++
 			s.log.Debug("a connection cannot be carried on", "error", err)
 			s.cfg.Store.Discard(c)
 			continue
 		}
-		s.carried++
+		s.carriedOn++
 	}
 	if len(conns) > 0 {
-		s.log.Info("carried on", "connections", s.carried, "ended", s.broken)
+		s.log.Info("carried on", "connections", s.carriedOn, "ended", s.notCarriedOn, "process_was_killed", !handedOver)
 	}
 }
 
-// restore makes one connection again, which does nothing until begin.
-func (s *Server) restore(c handover.Connection, handedOver bool) error {
+// restore makes one connection again, which does nothing until begin. Who has come in with another key than today's goes
+// then: whoever changes a key wants somebody out.
+func (s *Server) restore(c handover.Connection, handedOver, otherKey bool) error {
 	var client *clientRecord
 	var rest *conn.Saved
 	var events []string
@@ -206,6 +218,13 @@ func (s *Server) restore(c handover.Connection, handedOver bool) error {
 		return err
 	}
 	s.forgotten(s.cfg.Store.Delete(c.ID, recordRest, ""))
+	if otherKey && client.Addr != conn.Local {
+		s.begin = append(s.begin, func() {
+			cn.Start(leaving{s, cn, client.Name})
+			cn.Close(wire.CloseRestart, "the key has changed")
+		})
+		return nil
+	}
 	if client.Route == routeInfo {
 		s.begin = append(s.begin, func() { s.beginInfo(cn) })
 		return nil
@@ -218,6 +237,17 @@ func (s *Server) restore(c handover.Connection, handedOver bool) error {
 	s.begin = append(s.begin, func() { cn.Start(ss) })
 	return nil
 }
+
+// leaving is the handler of a connection that is told to go.
+type leaving struct {
+	server *Server
+	conn   *conn.Conn
+	name   string
+}
+
+func (l leaving) Receive(bool, []byte) {}
+func (l leaving) Rest()                {}
+func (l leaving) Closed(why error)     { l.server.closed(l.conn, l.name, why) }
 
 // survived says why a connection cannot go on whose process was killed.
 func (s *Server) survived(fd, place int) error {

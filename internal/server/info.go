@@ -192,6 +192,8 @@ func (s *Server) state() wire.ServerInfo {
 		LetGo:            s.letGo.Load(),
 		WrongKeys:        s.guard.wrong.Load(),
 		TimesFull:        s.conns.Filled(),
+		CarriedOn:        s.carriedOn,
+		NotCarriedOn:     s.notCarriedOn,
 		Port:             about.Port,
 		TLS:              about.TLS,
 		LED:              about.LED,
@@ -254,6 +256,8 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	metric("delivered_total", "counter", "Messages put into subscribers' queues.", st.Delivered)
 	metric("let_go_total", "counter", "Connections closed because they read too slowly.", st.LetGo)
 	metric("wrong_keys_total", "counter", "Requests with a wrong key.", st.WrongKeys)
+	metric("carried_on", "gauge", "Connections that came from the process before this one.", st.CarriedOn)
+	metric("not_carried_on", "gauge", "Connections of the process before this one that had to be ended.", st.NotCarriedOn)
 	metric("uptime_seconds", "gauge", "Time since the start.", st.UptimeSeconds)
 	metric("goroutines", "gauge", "Goroutines of the process.", runtime.NumGoroutine())
 	metric("memory_bytes", "gauge", "Memory that the Go runtime has from the system.", mem.Sys-mem.HeapReleased)

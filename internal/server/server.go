@@ -86,9 +86,9 @@ type Server struct {
 	stopping bool
 
 	// What Restore has made and Run begins with, and how much of it there was.
-	begin           []func()
-	requests        []front.Saved
-	carried, broken int
+	begin                   []func()
+	requests                []front.Saved
+	carriedOn, notCarriedOn int
 
 	letGo       departures
 	nextWarning atomic.Int64 // of warnFull, on the clock that began with the server

@@ -55,7 +55,9 @@ type ServerInfo struct {
 	LetGo            uint64  `json:"let_go"`
 	WrongKeys        uint64  `json:"wrong_keys"`
 	TimesFull        uint64  `json:"times_full"`
-	Port             int     `json:"port"` // 0 without one
+	CarriedOn        int     `json:"carried_on"`     // connections from the process before
+	NotCarriedOn     int     `json:"not_carried_on"` // those that had to be ended
+	Port             int     `json:"port"`           // 0 without one
 	TLS              bool    `json:"tls"`
 	LED              string  `json:"led"`       // where it is; empty: there is none
 	LEDError         string  `json:"led_error"` // why it does not work
@@ -138,6 +140,8 @@ func AppendInfo(dst []byte, i *Info) []byte {
 	dst = appendInt(dst, `,"let_go":`, s.LetGo)
 	dst = appendInt(dst, `,"wrong_keys":`, s.WrongKeys)
 	dst = appendInt(dst, `,"times_full":`, s.TimesFull)
+	dst = appendInt(dst, `,"carried_on":`, s.CarriedOn)
+	dst = appendInt(dst, `,"not_carried_on":`, s.NotCarriedOn)
 	dst = appendInt(dst, `,"port":`, s.Port)
 	dst = strconv.AppendBool(append(dst, `,"tls":`...), s.TLS)
 	dst = appendText(dst, `,"led":`, s.LED)
