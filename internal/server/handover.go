@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"picloud/internal/conn"
@@ -159,11 +160,25 @@ func (s *Server) Restore(conns []handover.Connection, general []handover.Record)
 	if err := s.cfg.Store.Set(0, recordKey, "", s.guard.key[:]); err != nil {
 		s.log.Warn("connections will not outlive the process", "error", err)
 	}
+	var left []leftBehind
+	discard := func(c handover.Connection, err error) {
+		s.notCarriedOn++
+		s.log.Debug("a connection cannot be carried on", "error", err)
+		s.cfg.Store.Discard(c)
+	}
 	for _, c := range conns {
-		if err := s.restore(c, handedOver, otherKey); err != nil {
-			s.notCarriedOn++
-			s.log.Debug("a connection cannot be carried on", "error", err)
-			s.cfg.Store.Discard(c)
+		l, err := read(c)
+		if err != nil {
+			discard(c, err)
+			continue
+		}
+		left = append(left, l)
+	}
+	// As they are listed: those of one process in the order in which they came.
+	slices.SortStableFunc(left, func(a, b leftBehind) int { return a.client.At.Compare(b.client.At) })
+	for _, l := range left {
+		if err := s.restore(l, handedOver, otherKey); err != nil {
+			discard(l.Connection, err)
 			continue
 		}
 		s.carriedOn++
@@ -173,51 +188,68 @@ func (s *Server) Restore(conns []handover.Connection, general []handover.Record)
 	}
 }
 
-// restore makes one connection again, which does nothing until begin. Who has come in with another key than today's goes
-// then: whoever changes a key wants somebody out.
-func (s *Server) restore(c handover.Connection, handedOver, otherKey bool) error {
-	var client *clientRecord
-	var rest *conn.Saved
-	var events []string
+// leftBehind is what another process has left of a connection.
+type leftBehind struct {
+	handover.Connection
+	client  clientRecord // of a WebSocket
+	events  []string
+	rest    *conn.Saved    // nil: its process has not handed over
+	request *requestRecord // of an HTTP connection
+}
+
+// read finds out what a connection's records say.
+func read(c handover.Connection) (leftBehind, error) {
+	l := leftBehind{Connection: c}
+	known := false
 	for _, r := range c.Records {
 		var err error
 		switch r.Kind {
 		case recordClient:
-			err = json.Unmarshal(r.Value, &client)
-		case recordRest:
-			err = json.Unmarshal(r.Value, &rest)
-		case recordSubscription:
-			events = append(events, r.Key)
+			known = true
+			err = json.Unmarshal(r.Value, &l.client)
 		case recordRequest:
-			var request requestRecord
-			if err = json.Unmarshal(r.Value, &request); err == nil {
-				s.requests = append(s.requests, front.Saved{FD: c.FD, Local: request.Local, In: request.In})
-				s.cfg.Store.Drop(c.ID) // front does not keep connections
-				s.forgotten(s.cfg.Store.End(c.ID))
-				return nil
-			}
+			known = true
+			err = json.Unmarshal(r.Value, &l.request)
+		case recordRest:
+			err = json.Unmarshal(r.Value, &l.rest)
+		case recordSubscription:
+			l.events = append(l.events, r.Key)
 		}
 		if err != nil {
-			return fmt.Errorf("record %q: %w", r.Kind, err)
+			return l, fmt.Errorf("record %q: %w", r.Kind, err)
 		}
 	}
+	if !known {
+		return l, errors.New("nothing tells who it is")
+	}
+	return l, nil
+}
+
+// restore makes one connection again, which does nothing until begin. Who has come in with another key than today's goes
+// then: whoever changes a key wants somebody out.
+func (s *Server) restore(l leftBehind, handedOver, otherKey bool) error {
+	if l.request != nil {
+		s.requests = append(s.requests, front.Saved{FD: l.FD, Local: l.request.Local, In: l.request.In})
+		s.cfg.Store.Drop(l.ID) // front does not keep connections
+		s.forgotten(s.cfg.Store.End(l.ID))
+		return nil
+	}
+	client, rest := l.client, l.rest
 	switch {
-	case client == nil:
-		return errors.New("nothing tells who it is")
 	case rest == nil && handedOver:
 		return errors.New("it could not be handed over")
 	case rest == nil:
-		if err := s.survived(c.FD, client.Place); err != nil {
+		if err := s.survived(l.FD, client.Place); err != nil {
 			return err
 		}
 		rest = new(conn.Saved)
 	}
 	rest.Addr = client.Addr
-	cn, err := s.conns.Restore(c.FD, conn.Kept{ID: c.ID, Place: client.Place}, *rest)
+	cn, err := s.conns.Restore(l.FD, conn.Kept{ID: l.ID, Place: client.Place}, *rest)
 	if err != nil {
 		return err
 	}
-	s.forgotten(s.cfg.Store.Delete(c.ID, recordRest, ""))
+	s.forgotten(s.cfg.Store.Delete(l.ID, recordRest, ""))
 	if otherKey && client.Addr != conn.Local {
 		s.begin = append(s.begin, func() {
 			cn.Start(leaving{s, cn, client.Name})
@@ -231,8 +263,8 @@ func (s *Server) restore(c handover.Connection, handedOver, otherKey bool) error
 	}
 	ss := &session{server: s, conn: cn, publishOnly: client.Route == routePublish}
 	ss.client = s.hub.Rejoin(cn, client.Name, client.Addr, client.At)
-	for _, event := range events {
-		s.hub.Subscribe(ss.client, []byte(event), len(events)) // no limit is in the way
+	for _, event := range l.events {
+		s.hub.Subscribe(ss.client, []byte(event), len(l.events)) // no limit is in the way
 	}
 	s.begin = append(s.begin, func() { cn.Start(ss) })
 	return nil

@@ -24,6 +24,7 @@ type lineage struct {
 	store     *handover.Store
 	set       []func(*Config)
 	handOver  func()
+	between   func() // two processes, or nil
 }
 
 func found(t *testing.T, set ...func(*Config)) *lineage {
@@ -116,6 +117,9 @@ func (l *lineage) restart() {
 	files := l.kept()
 	l.handOver()
 	l.log.check(l.t)
+	if l.between != nil {
+		l.between()
+	}
 	if err := l.store.Close(); err != nil {
 		l.t.Error(err)
 	}
@@ -311,6 +315,99 @@ func TestNothingIsLostDoubledOrRefusedOverRestarts(t *testing.T) {
 			if got[i][way] != accepted[way] || accepted[way] == 0 {
 				t.Errorf("subscriber %d got %d of way %d, accepted were %d", i, got[i][way], way, accepted[way])
 			}
+		}
+	}
+}
+
+// Whatever is found in the store, the server starts, serves, and leaves nothing behind of what it could not carry on.
+func TestStrangeRecordsEndTheirConnectionOnly(t *testing.T) {
+	for name, damage := range map[string]func(s *handover.Store, id uint64){
+		"client is no JSON":              func(s *handover.Store, id uint64) { s.Set(id, recordClient, "", []byte("{")) },
+		"client is another kind of JSON": func(s *handover.Store, id uint64) { s.Set(id, recordClient, "", []byte("[1]")) },
+		"nobody knows who":               func(s *handover.Store, id uint64) { s.Delete(id, recordClient, "") },
+		"no rest":                        func(s *handover.Store, id uint64) { s.Delete(id, recordRest, "") },
+		"rest is no JSON":                func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte("\x00")) },
+		"more whole frames than bytes":   func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte(`{"Frames":7}`)) },
+		"negative payload":               func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte(`{"Payload":-1}`)) },
+		"half a header to be sent":       func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte(`{"Queued":"gX4="}`)) },
+		"half a frame to be sent":        func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte(`{"Queued":"gQlh"}`)) },
+		"more left than there is":        func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte(`{"Left":1}`)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := found(t)
+			hurt, well := l.subscriber(t, "Hurt"), l.subscriber(t, "Well")
+			for _, p := range []*peer{hurt, well} {
+				p.ask(`{"action":"subscribe","event":"e","id":1}`)
+			}
+			var id uint64
+			for _, c := range l.conns.All() {
+				if c.Addr() == hurt.LocalAddr().String() {
+					id = c.Kept().ID
+				}
+			}
+			l.between = func() { damage(l.store, id) }
+			l.restart()
+			hurt.ended()
+			l.post(t, `{"event":"e","data":1}`)
+			if d := well.delivery(); d.data != "1" {
+				t.Errorf("got %s", d.data)
+			}
+			l.watch(t).untilClients(1)
+			l.between = nil
+			l.restart()
+			l.stillServes(t)
+			if n := l.store.Len(); n > 3 {
+				t.Errorf("%d connections are kept", n)
+			}
+		})
+	}
+}
+
+// What a later version writes beside what is known today is left alone.
+func TestRecordsOfALaterVersionAreIgnored(t *testing.T) {
+	l := found(t)
+	p := l.subscriber(t, "S")
+	p.ask(`{"action":"subscribe","event":"e","id":1}`)
+	id := l.conns.All()[0].Kept().ID
+	l.between = func() {
+		l.store.Set(id, 'z', "later", []byte("?"))
+		l.store.Set(0, 'z', "", nil)
+	}
+	l.restart()
+	l.post(t, `{"event":"e","data":1}`)
+	if d := p.delivery(); d.data != "1" {
+		t.Errorf("got %s", d.data)
+	}
+}
+
+func TestNewKeyEndsWhoCameInWithTheOldOne(t *testing.T) {
+	l := found(t)
+	far, near := l.subscriber(t, "Far"), dial(t, "unix", l.path)
+	near.upgrade("/subscribe?clientName=Near")
+	near.ask(`{"action":"subscribe","event":"e","id":1}`)
+	l.set = append(l.set, func(c *Config) { c.Key = testKey + "-2" })
+	l.restart()
+	far.wantClose(wire.CloseRestart)
+	near.ask(`{"action":"unsubscribe","event":"e","id":2}`)
+}
+
+// A client that does not read gets everything that waited for it, over several restarts.
+func TestWhatWaitsForASlowReaderIsHandedOver(t *testing.T) {
+	l := found(t, func(c *Config) { c.Limits.QueueBytes = 16 << 20 })
+	slow := l.subscriber(t, "Slow")
+	slow.ask(`{"action":"subscribe","event":"e","id":1}`)
+	pub := l.publisher(t, "P")
+	blob := strings.Repeat("x", 50<<10)
+	const rounds, each = 3, 60
+	for round := range rounds {
+		for n := range each {
+			pub.ask(fmt.Sprintf(`{"event":"e","data":[%d,"%s"],"id":1}`, round*each+n, blob))
+		}
+		l.restart()
+	}
+	for n := range rounds * each {
+		if d := slow.delivery(); !strings.HasPrefix(d.data, fmt.Sprintf("[%d,", n)) || len(d.data) < len(blob) {
+			t.Fatalf("got %.20s, want %d", d.data, n)
 		}
 	}
 }

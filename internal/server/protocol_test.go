@@ -926,7 +926,7 @@ func TestInfoHasTheSeedsShape(t *testing.T) {
 			t.Errorf("%s: created_at %v (%v)", from, at, err)
 		}
 		shape(t, from, info["server"], `{"version":0,"uptime_seconds":0,"connections":0,"max_connections":0,"events":0,"subscriptions":0,
-			"published":0,"delivered":0,"let_go":0,"wrong_keys":0,"times_full":0,"port":0,"tls":false,"led":"","led_error":"",
+			"published":0,"delivered":0,"let_go":0,"wrong_keys":0,"times_full":0,"carried_on":0,"not_carried_on":0,"port":0,"tls":false,"led":"","led_error":"",
 			"max_message_bytes":0,"max_queue_bytes":0,"max_subscriptions":0,"resident_bytes":0,"cpu_seconds":0,
 			"let_go_latest":[],"event_traffic":[],"connection_traffic":[]}`)
 		if got := rawKeys(t, info["server"])["version"]; got != `"v0-test"` {
