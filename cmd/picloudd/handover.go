@@ -70,13 +70,25 @@ func newStore(old []*os.File) (*handover.Store, error) {
 	return store, nil
 }
 
-// isRestart asks systemd whether this process will have a successor. Without an answer there may be one.
-func isRestart(log *slog.Logger) bool {
+// ending asks systemd whether this process will have a successor who finds the store. Without an answer there may be one.
+func ending(store *handover.Store, log *slog.Logger) server.Ending {
+	if store == nil {
+		return server.Stop // it cannot be known
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
-	again, err := systemd.Restarting(ctx)
+	again, stored, err := systemd.Restarting(ctx)
 	if err != nil {
 		log.Warn("taken for a restart", "error", err)
 	}
-	return again
+	switch files := len(store.Files()); {
+	case !again:
+		return server.Stop
+	case stored < files:
+		log.Warn("the connections end: systemd has not stored what is kept of them", "stored", stored, "files", files,
+			"remedy", "raise FileDescriptorStoreMax=")
+		return server.Restart
+	default:
+		return server.HandOver
+	}
 }

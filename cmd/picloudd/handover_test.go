@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -102,10 +103,10 @@ func (m *manager) listen(notify *net.UnixConn) {
 		case fields["READY"] == "1":
 			close(m.ready)
 		}
-		m.mu.Unlock()
 		if f != nil {
 			f.Close()
 		}
+		m.mu.Unlock()
 	}
 }
 
@@ -120,7 +121,6 @@ func (m *manager) start() {
 		files = append(files, m.stored[name])
 	}
 	ready := m.ready
-	m.mu.Unlock()
 	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0"`, binary) // the manager knows the number after the fork
 	m.stderr = newStream()
 	cmd.Stderr, cmd.ExtraFiles = m.stderr, files
@@ -131,7 +131,9 @@ func (m *manager) start() {
 	for k, v := range m.env.with("API_KEY", testKey).with("PORT", "0") {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
-	if err := cmd.Start(); err != nil {
+	err := cmd.Start()
+	m.mu.Unlock()
+	if err != nil {
 		m.t.Fatal(err)
 	}
 	m.process = cmd
@@ -282,5 +284,74 @@ func TestClientsOutliveEveryProcess(t *testing.T) {
 				t.Error("a client in the middle of a frame went on")
 			}
 		}
+	}
+}
+
+// Go's TLS cannot hand a connection over: its client is told so. The others live.
+func TestSecureClientsAreToldToComeBack(t *testing.T) {
+	p := newPair(t, "localhost")
+	m := manage(t, p.env())
+	m.start()
+	trusting := newDaemon(testKey)
+	trusting.trust(t, p.cert)
+	trusting.url = strings.Replace(m.url, "http://127.0.0.1", "https://localhost", 1)
+	for range 2 {
+		c := trusting.connect(t, "/subscribe?clientName=Secure")
+		if err := c.WriteMessage(websocket.TextMessage, []byte(`{"action":"subscribe","event":"e","id":1}`)); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, c)
+		m.end(syscall.SIGTERM)
+		wantClose(t, c, 1012)
+		m.start()
+	}
+}
+
+// A store of another version, or damaged, costs its connections, and nothing else.
+func TestStoreThatCannotBeReadCostsNoStart(t *testing.T) {
+	for name, damage := range map[string]func(files map[string]*os.File){
+		"another version": func(files map[string]*os.File) { files["journal"].WriteAt([]byte{99}, 8) },
+		"no journal":      func(files map[string]*os.File) { files["journal"].WriteAt([]byte("?"), 0) },
+		"other marks":     func(files map[string]*os.File) { files["marks"].WriteAt([]byte{99}, 8) },
+		"files missing":   func(files map[string]*os.File) { files["vault-singles"].Close(); delete(files, "vault-singles") },
+		"files swapped": func(files map[string]*os.File) {
+			files["journal"], files["marks"] = files["marks"], files["journal"]
+		},
+		"a file of somebody else": func(files map[string]*os.File) {
+			f, err := os.CreateTemp(t.TempDir(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			files["journal"].Close()
+			files["journal"] = f
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := manage(t, nil)
+			m.start()
+			g := m.guest("lost", "/subscribe")
+			g.subscribe(t, "e")
+			m.end(syscall.SIGTERM)
+			m.mu.Lock()
+			damage(m.stored)
+			m.mu.Unlock()
+			m.start()
+			m.stderr.await(t, "not all connections can be carried on")
+			g.SetReadDeadline(time.Now().Add(patience))
+			if _, _, err := g.ReadMessage(); err == nil {
+				t.Error("it got a message")
+			} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+				t.Error("it was not ended")
+			}
+			// The next one has a store again.
+			g = m.guest("kept", "/subscribe")
+			g.subscribe(t, "e")
+			m.end(syscall.SIGTERM)
+			m.start()
+			m.post("e", "1")
+			if p := receive(t, g.Conn); !strings.Contains(string(p), `"data":1`) {
+				t.Errorf("got %s", p)
+			}
+		})
 	}
 }

@@ -140,7 +140,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Requests:      requests(files),
 		Reload:        reloader(pair),
 		Store:         store,
-		HandOver:      func() bool { return isRestart(log) },
+		Ending:        func() server.Ending { return ending(store, log) },
 		About: func() server.About {
 			at, fault := lamp.about()
 			return server.About{Port: port, TLS: cfg.UseTLS, LED: at, LEDError: fault}

@@ -68,10 +68,10 @@ func found(t *testing.T, set ...func(*Config)) *lineage {
 // serve begins a process's life.
 func (l *lineage) serve(conns []handover.Connection, general []handover.Record) {
 	l.t.Helper()
-	handsOver := false
+	ending := Stop
 	s, log := newServer(l.t, append(l.set, func(c *Config) {
 		c.Store = l.store
-		c.HandOver = func() bool { return handsOver }
+		c.Ending = func() Ending { return ending }
 	})...)
 	l.Server, l.log = s, log
 	s.Restore(conns, general)
@@ -86,15 +86,15 @@ func (l *lineage) serve(conns []handover.Connection, general []handover.Record) 
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx, listeners...) }()
-	end := func(over bool) {
-		handsOver = over
+	end := func(how Ending) {
+		ending = how
 		cancel()
 		if err := <-ended; err != nil {
 			l.t.Errorf("Run: %v", err)
 		}
 	}
-	l.stop = sync.OnceFunc(func() { end(false) })
-	l.handOver = sync.OnceFunc(func() { end(true) })
+	l.stop = sync.OnceFunc(func() { end(Stop) })
+	l.handOver = sync.OnceFunc(func() { end(HandOver) })
 }
 
 // kept is what a service manager has of a store: copies of its files.

@@ -36,11 +36,19 @@ type Config struct {
 
 	About func() About // what is asked for each info, or nil
 
-	// Store keeps connections for the next process, or nil. HandOver is asked once, when Run is to end, whether there
-	// will be one; without a Store it is not asked.
-	Store    *handover.Store
-	HandOver func() bool
+	// Store keeps connections for the next process, or nil. Ending is asked once, when Run is to end; nil says Stop.
+	Store  *handover.Store
+	Ending func() Ending
 }
+
+// An Ending is how a Server ends.
+type Ending int
+
+const (
+	Stop     Ending = iota // everybody is told 1001
+	Restart                // everybody is told 1012
+	HandOver               // the connections are left to the next process; without a Store it is Restart
+)
 
 // InfoEvery is how often an info connection gets a snapshot.
 const InfoEvery = 5 * time.Second
@@ -150,8 +158,8 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 }
 
 // Run serves on the listeners, TLS ones among them, until ctx ends; then it stops in order: it takes no more
-// connections, delivers what is queued and closes every WebSocket with 1001, within 5 seconds; or it leaves the connections
-// to the next process, within 2. It closes the listeners.
+// connections, delivers what is queued and closes every WebSocket, within 5 seconds; or it leaves the connections to the
+// next process, within 2. It closes the listeners.
 // The error is nil after that, or what ended the serving. It is called once.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	poll, endPoll := context.WithCancel(context.Background())
@@ -184,7 +192,10 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	handOver := err == nil && s.cfg.Store != nil && s.cfg.HandOver()
+	ending := Stop
+	if err == nil && s.cfg.Ending != nil {
+		ending = s.cfg.Ending()
+	}
 	endAccept()
 	for _, l := range listeners {
 		l.Close()
@@ -195,10 +206,14 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 		endPoll()
 		parts.Wait()
 	}
-	if handOver {
+	switch {
+	case ending == HandOver && s.cfg.Store != nil:
 		s.handOver(stopped)
-	} else {
-		s.stop()
+	case ending == Stop:
+		s.stop(wire.CloseGoingAway, "server stops")
+		stopped()
+	default:
+		s.stop(wire.CloseRestart, "server restarts")
 		stopped()
 	}
 	return errors.Join(err, s.conns.Release(), s.front.Release())
@@ -206,7 +221,7 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 
 // stop ends what has been accepted. Not by http.Server.Shutdown: that closes a connection without an answer whose
 // request arrives meanwhile.
-func (s *Server) stop() {
+func (s *Server) stop(code int, reason string) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	s.http.SetKeepAlivesEnabled(false) // closes idle connections, and others after their answer
@@ -230,7 +245,7 @@ func (s *Server) stop() {
 			s.front.Close()
 		}
 	})
-	s.conns.Close(ctx, wire.CloseGoingAway, "server stops")
+	s.conns.Close(ctx, code, reason)
 	requests.Wait()
 }
 

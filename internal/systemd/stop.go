@@ -3,6 +3,7 @@ package systemd
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -13,22 +14,23 @@ const (
 	property = "org.freedesktop.DBus.Properties.Get"
 )
 
-// Restarting says whether the service that is being stopped will be started again: it asks systemd for the unit's job,
-// org.freedesktop.systemd1(5). A machine that shuts down stops its services. Without an answer it says yes, and why there is none.
+// Restarting says whether the service that is being stopped will be started again, and how many files systemd has stored for
+// it: it asks for the unit's job, org.freedesktop.systemd1(5). A machine that shuts down stops its services. Without an answer it
+// says yes and that everything is stored, and why there is no answer.
 //
 // The unit must be ordered after dbus.service, else there is no bus any more when the machine shuts down.
-func Restarting(ctx context.Context) (bool, error) {
-	again, err := restarting(ctx)
+func Restarting(ctx context.Context) (again bool, stored int, err error) {
+	again, stored, err = restarting(ctx)
 	if err != nil {
-		return true, fmt.Errorf("ask systemd whether this is a restart: %w", err)
+		return true, math.MaxInt, fmt.Errorf("ask systemd whether this is a restart: %w", err)
 	}
-	return again, nil
+	return again, stored, nil
 }
 
-func restarting(ctx context.Context) (bool, error) {
+func restarting(ctx context.Context) (again bool, stored int, err error) {
 	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	defer bus.Close()
 	get := func(path dbus.ObjectPath, kind, name string, value any) error {
@@ -41,25 +43,29 @@ func restarting(ctx context.Context) (bool, error) {
 	var unit dbus.ObjectPath
 	const ours = uint32(0) // the process that asks
 	if err := bus.Object(busName, busPath).CallWithContext(ctx, busName+".Manager.GetUnitByPID", 0, ours).Store(&unit); err != nil {
-		return false, err
+		return false, 0, err
+	}
+	var files uint32
+	if err := get(unit, "Service", "NFileDescriptorStore", &files); err != nil {
+		return false, 0, err
 	}
 	var job struct {
 		ID   uint32
 		Path dbus.ObjectPath
 	}
 	if err := get(unit, "Unit", "Job", &job); err != nil {
-		return false, err
+		return false, 0, err
 	}
 	if job.ID == 0 { // somebody has sent a signal: what happens next is the unit's policy for a clean end
 		var policy string
 		if err := get(unit, "Service", "Restart", &policy); err != nil {
-			return false, err
+			return false, 0, err
 		}
-		return policy == "always" || policy == "on-success", nil
+		return policy == "always" || policy == "on-success", int(files), nil
 	}
 	var kind string
 	if err := get(job.Path, "Job", "JobType", &kind); err != nil {
-		return false, err
+		return false, 0, err
 	}
-	return kind != "stop", nil // a start that has overtaken a stop is a restart too
+	return kind != "stop", int(files), nil // a start that has overtaken a stop is a restart too
 }

@@ -130,13 +130,14 @@ func TestRestartIsToldFromStop(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			newBus(t, map[string]any{
-				busPath + " GetUnitByPID":                                  unit,
-				string(unit) + " org.freedesktop.systemd1.Unit.Job":        tt.job,
-				string(unit) + " org.freedesktop.systemd1.Service.Restart": tt.policy,
-				string(job) + " org.freedesktop.systemd1.Job.JobType":      tt.kind,
+				busPath + " GetUnitByPID":                                               unit,
+				string(unit) + " org.freedesktop.systemd1.Unit.Job":                     tt.job,
+				string(unit) + " org.freedesktop.systemd1.Service.Restart":              tt.policy,
+				string(unit) + " org.freedesktop.systemd1.Service.NFileDescriptorStore": uint32(4),
+				string(job) + " org.freedesktop.systemd1.Job.JobType":                   tt.kind,
 			})
-			if got, err := Restarting(t.Context()); got != tt.want || err != nil {
-				t.Errorf("got %v, %v; want %v", got, err, tt.want)
+			if got, stored, err := Restarting(t.Context()); got != tt.want || stored != 4 || err != nil {
+				t.Errorf("got %v, %d stored, %v; want %v, 4", got, stored, err, tt.want)
 			}
 		})
 	}
@@ -145,7 +146,7 @@ func TestRestartIsToldFromStop(t *testing.T) {
 func TestWithoutAnAnswerItIsARestart(t *testing.T) {
 	want := func(t *testing.T, ctx context.Context, what string) {
 		t.Helper()
-		if again, err := Restarting(ctx); !again || err == nil || !strings.Contains(err.Error(), what) {
+		if again, stored, err := Restarting(ctx); !again || stored < 1000 || err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("got %v, %v; want a restart, and %q", again, err, what)
 		}
 	}
