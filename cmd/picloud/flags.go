@@ -12,13 +12,14 @@ import (
 
 type settings struct {
 	url, key, name string
-	json           bool
+	json, watch    bool
 	count          int
 	help, version  bool
 	bench          load
 
 	terminal bool // the output is one
 	watched  bool // stderr is one
+	colour   bool // the output is a terminal that has colours, and they are wanted
 }
 
 // takes says which flags belong to some commands only.
@@ -26,6 +27,8 @@ var takes = map[string][]string{
 	"json": {"pub", "sub", "info", "bench"},
 	"n":    {"sub"},
 	"name": {"pub", "sub", "info", "version", "help"},
+
+	"watch": {"info"},
 
 	"subscribers": {"bench"},
 	"size":        {"bench"},
@@ -45,6 +48,7 @@ func parse(args []string) (settings, []string, error) {
 	flags.StringVar(&s.key, "key", "", "")
 	flags.StringVar(&s.name, "name", "", "")
 	flags.BoolVar(&s.json, "json", false, "")
+	flags.BoolVar(&s.watch, "watch", false, "")
 	count := func(name string, to *int) {
 		flags.Func(name, "", func(text string) error {
 			n, err := strconv.Atoi(text)

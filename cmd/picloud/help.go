@@ -23,6 +23,9 @@ flags, before or after the words:
                   cannot see. The line that picloudd prints at its start sets it.
   --name NAME     how this client is called. Without it PICLOUD_NAME counts, then user@host
 
+Colours, and what moves on the screen, are for terminals only; NO_COLOR and TERM=dumb
+turn them off there too.
+
 exit status: 0 done, 1 it failed, 2 the command line is wrong, 130 interrupted before the end
 `
 
@@ -59,13 +62,17 @@ asked for more.
   picloud sub --json door bell | jq .client_name
   picloud sub -n 1 door && notify-send 'Somebody is at the door'
 `,
-	"info": `usage: picloud info [--json]
+	"info": `usage: picloud info [--json] [--watch]
 
 Shows the server's counts, who is connected, and who is subscribed to what.
 
-  --json   the snapshot as the server gives it, on one line
+  --json    the snapshot as the server gives it, on one line
+  --watch   look again every two seconds, until SIGINT (Ctrl-C): on a terminal a table in
+            place, else the counts on a line each time. When the server goes away it is
+            waited for.
 
   picloud info
+  picloud info --watch
   picloud info --json | jq '.subscriptions[].name'
 `,
 	"bench": `usage: picloud bench [flags] [SCENARIO...]

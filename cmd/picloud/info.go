@@ -16,34 +16,22 @@ import (
 )
 
 func info(ctx context.Context, s settings, words []string, stdout, stderr io.Writer) error {
-	if len(words) > 0 {
-		return usageError{fmt.Sprintf("info takes no %q: see picloud help info", words[0])}
+	if err := noWords("info", words); err != nil {
+		return err
 	}
 	c, err := connect(s, stderr, client.Options{})
 	if err != nil {
 		return err
 	}
 	var text string
-	err = oneRequest(ctx, func(ctx context.Context) error {
-		if !s.json {
-			info, err := c.Info(ctx)
-			text = table(info)
+	err = oneRequest(ctx, func(ctx context.Context) (err error) {
+		if s.json {
+			text, err = infoLine(ctx, s, c)
 			return err
 		}
-		raw, err := c.InfoJSON(ctx)
-		if err != nil {
-			return err
-		}
-		var b bytes.Buffer
-		if err := json.Compact(&b, raw); err != nil {
-			return err
-		}
-		text = b.String()
-		if s.terminal {
-			text = visible(text)
-		}
-		text += "\n"
-		return nil
+		info, err := c.Info(ctx)
+		text = table(s, info)
+		return err
 	})
 	if err != nil {
 		return err
@@ -52,36 +40,74 @@ func info(ctx context.Context, s settings, words []string, stdout, stderr io.Wri
 	return err
 }
 
-// table shows a snapshot. Times are as long ago as the server's clock has it.
-func table(i wire.Info) string {
-	var b strings.Builder
-	s := i.Server
-	fmt.Fprintf(&b, "PiCloud %s, up %s\n", cell(cmp.Or(s.Version, "?")), duration(time.Duration(s.UptimeSeconds)*time.Second))
-	fmt.Fprintf(&b, "connections %d of %d, events %d, subscriptions %d\n", s.Connections, s.MaxConnections, s.Events, s.Subscriptions)
-	fmt.Fprintf(&b, "published %d, delivered %d, let go %d, wrong keys %d\n", s.Published, s.Delivered, s.LetGo, s.WrongKeys)
+func noWords(command string, words []string) error {
+	if len(words) > 0 {
+		return usageError{fmt.Sprintf("%s takes no %q: see picloud help %[1]s", command, words[0])}
+	}
+	return nil
+}
 
-	columns := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
-	if len(i.AllConnections) > 0 {
-		fmt.Fprintln(columns, "\nCLIENT\tADDRESS\tCONNECTED")
+// infoLine is a snapshot as the server gives it, on one line.
+func infoLine(ctx context.Context, s settings, c *client.Client) (string, error) {
+	raw, err := c.InfoJSON(ctx)
+	if err != nil {
+		return "", err
 	}
+	var b bytes.Buffer
+	if err := json.Compact(&b, raw); err != nil {
+		return "", err
+	}
+	if s.terminal {
+		return visible(b.String()) + "\n", nil
+	}
+	return b.String() + "\n", nil
+}
+
+// table shows a snapshot. Times are as long ago as the server's clock has it.
+func table(s settings, i wire.Info) string {
+	return fmt.Sprintf("PiCloud %s, up %s\n%s\n%s\n%s", cell(cmp.Or(i.Server.Version, "?")),
+		duration(time.Duration(i.Server.UptimeSeconds)*time.Second), present(i.Server), total(i.Server), lists(s, i))
+}
+
+func present(s wire.ServerInfo) string {
+	return fmt.Sprintf("connections %d of %d, events %d, subscriptions %d", s.Connections, s.MaxConnections, s.Events, s.Subscriptions)
+}
+
+func total(s wire.ServerInfo) string {
+	return fmt.Sprintf("published %d, delivered %d, let go %d, wrong keys %d", s.Published, s.Delivered, s.LetGo, s.WrongKeys)
+}
+
+func lists(s settings, i wire.Info) string {
+	var clients, events [][]string
 	for _, c := range i.AllConnections {
-		fmt.Fprintln(columns, row(c, i.CreatedAt))
-	}
-	columns.Flush()
-	if len(i.Subscriptions) > 0 {
-		fmt.Fprintln(columns, "\nEVENT\tCLIENT\tADDRESS\tCONNECTED")
+		clients = append(clients, row(c, i.CreatedAt))
 	}
 	for _, sub := range i.Subscriptions {
 		for _, c := range sub.Connections {
-			fmt.Fprintf(columns, "%s\t%s\n", cell(sub.Name), row(c, i.CreatedAt))
+			events = append(events, append([]string{cell(sub.Name)}, row(c, i.CreatedAt)...))
 		}
 	}
-	columns.Flush()
-	return b.String()
+	return columns(s, []string{"CLIENT", "ADDRESS", "CONNECTED"}, clients) +
+		columns(s, []string{"EVENT", "CLIENT", "ADDRESS", "CONNECTED"}, events)
 }
 
-func row(c wire.Connection, now time.Time) string {
-	return fmt.Sprintf("%s\t%s\t%s ago", cell(c.ClientName), cell(c.IPAddress), duration(now.Sub(c.ConnectedAt)))
+// columns is an empty line, the heading and the rows, or nothing where there are none.
+func columns(s settings, heading []string, rows [][]string) string {
+	if len(rows) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
+	for _, row := range append([][]string{heading}, rows...) {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	w.Flush()
+	first, rest, _ := strings.Cut(b.String(), "\n")
+	return "\n" + s.paint(bold, first) + "\n" + rest
+}
+
+func row(c wire.Connection, now time.Time) []string {
+	return []string{cell(c.ClientName), cell(c.IPAddress), duration(now.Sub(c.ConnectedAt)) + " ago"}
 }
 
 // cell makes s one cell of one line, on paper as on a terminal.

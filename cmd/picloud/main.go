@@ -85,6 +85,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	s.key = cmp.Or(s.key, getenv("API_KEY"))
 	s.name = cmp.Or(s.name, getenv("PICLOUD_NAME"))
 	s.terminal, s.watched = isTerminal(stdout), isTerminal(stderr)
+	s.colour = s.terminal && !isPlain(getenv)
+	screen := screenOn(stdout, isDumb(getenv))
 	stdout = output{stdout}
 	stderr = &lines{w: stderr}
 
@@ -99,6 +101,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = pub(ctx, s, words, stdin, stderr)
 	case command == "sub":
 		err = sub(ctx, s, words, stdout, stderr)
+	case command == "info" && s.watch:
+		err = watch(ctx, s, words, screen, stdout, stderr)
 	case command == "info":
 		err = info(ctx, s, words, stdout, stderr)
 	case command == "bench":

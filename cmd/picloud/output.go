@@ -3,11 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
-	"io/fs"
+	"os"
 	"strings"
 	"sync"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
 // output marks its errors.
@@ -34,12 +36,29 @@ func (l *lines) Write(p []byte) (int, error) {
 }
 
 func isTerminal(w io.Writer) bool {
-	file, ok := w.(interface{ Stat() (fs.FileInfo, error) })
-	if !ok {
-		return false
+	file, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
+// isPlain says of a terminal that it wants nothing but text: https://no-color.org has NO_COLOR.
+func isPlain(getenv func(string) string) bool { return getenv("NO_COLOR") != "" || isDumb(getenv) }
+
+// isDumb says of a terminal that it cannot move its cursor, an editor's for one.
+func isDumb(getenv func(string) string) bool { return getenv("TERM") == "dumb" || getenv("TERM") == "" }
+
+const (
+	bold  = "1"
+	red   = "31"
+	green = "32"
+	amber = "33"
+)
+
+// paint has text in a colour where colours are wanted.
+func (s settings) paint(colour, text string) string {
+	if !s.colour {
+		return text
 	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&fs.ModeCharDevice != 0
+	return "\x1b[" + colour + "m" + text + "\x1b[m"
 }
 
 // visible returns s in one line that a terminal shows as it is: what would move the cursor,

@@ -432,7 +432,7 @@ func TestInfoTable(t *testing.T) {
 	now := time.Date(2015, 11, 25, 3, 40, 39, 0, time.UTC)
 	porch := wire.Connection{ClientName: "Porch", IPAddress: "192.168.99.1:62178", ConnectedAt: now.Add(-26 * time.Second)}
 	attic := wire.Connection{ClientName: "The attic", IPAddress: "local", ConnectedAt: now.Add(-50*time.Hour - time.Minute)}
-	got := table(wire.Info{
+	got := table(settings{}, wire.Info{
 		Subscriptions:  []wire.Subscription{{Name: "door", Connections: []wire.Connection{porch, attic}}},
 		AllConnections: []wire.Connection{porch, attic},
 		CreatedAt:      now,

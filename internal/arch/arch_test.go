@@ -60,6 +60,7 @@ var owners = map[string][]string{
 	"github.com/julienschmidt/httprouter": {"internal/server"},
 	"golang.org/x/sync":                   {"cmd/picloudd"},
 	"golang.org/x/sys":                    {"internal/conn", "internal/front", "internal/handover", "internal/poll"},
+	"golang.org/x/term":                   {"cmd/picloud"},
 	"golang.org/x/time":                   {"internal/server"},
 	"periph.io/x":                         {"internal/led"},
 }

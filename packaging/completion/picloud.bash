@@ -33,7 +33,8 @@ _picloud() {
 	local flags='--url --key --name --help'
 	case $command in
 	'') flags+=' --version' ;;
-	pub | info) flags+=' --json' ;;
+	pub) flags+=' --json' ;;
+	info) flags+=' --json --watch' ;;
 	sub) flags+=' --json -n' ;;
 	bench) flags='--url --key --help --json --subscribers --size --window --rate --duration --messages' ;;
 	esac
