@@ -27,6 +27,8 @@ var takes = map[string][]string{
 	"json": {"pub", "sub", "info", "bench"},
 	"n":    {"sub"},
 	"name": {"pub", "sub", "info", "version", "help"},
+	"url":  {"pub", "sub", "info", "bench", "version", "help"},
+	"key":  {"pub", "sub", "info", "bench", "version", "help"},
 
 	"watch": {"info"},
 

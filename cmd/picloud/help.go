@@ -2,15 +2,18 @@ package main
 
 import (
 	"io"
+	"slices"
 	"strings"
 )
 
-const mainHelp = `picloud publishes to a PiCloud server, subscribes to its events, shows who is connected and measures it.
+const mainHelp = `picloud publishes to a PiCloud server, subscribes to its events, shows who is connected,
+measures it, and looks after the one on this machine.
 
 usage: picloud pub EVENT DATA    publish
        picloud sub EVENT...      print what is published, as it comes
        picloud info              show who is connected
        picloud bench             measure the server
+       picloud key show|new      show the key of this machine's service, or make a new one
        picloud version
        picloud help COMMAND      say more about a command
 
@@ -112,6 +115,19 @@ order, the exit status is 1. Ctrl-C ends it and shows what was measured.
   picloud bench --subscribers 20 --size 4096 --window 8 --duration 1m fanout
   picloud bench --json pairs | jq .server_cpu_us
 `,
+	"key": `usage: picloud key show
+       picloud key new
+
+The key of this machine's service, in ` + keyFile + `. Root and the group
+picloud may see it, root may make a new one.
+
+  show   print it
+  new    make a new random one, have the service take it, and print it. Who was connected
+         with the old one is listed: these clients need the new one.
+
+  export API_KEY=$(sudo picloud key show)
+  sudo picloud key new
+`,
 	"version": `usage: picloud version
 
 Prints the version of this client.
@@ -126,11 +142,15 @@ func help(stdout io.Writer, command string) error {
 	case !ok:
 		return unknown(command)
 	default:
-		general := "--url, --key and --name are"
-		if command == "bench" {
-			general = "--url and --key are"
+		var general []string
+		for _, flag := range []string{"url", "key", "name"} {
+			if slices.Contains(takes[flag], command) {
+				general = append(general, "--"+flag)
+			}
 		}
-		text = strings.TrimSuffix(text, "\n") + "\n\n" + general + " in picloud help.\n"
+		if len(general) > 0 {
+			text += "\n" + strings.Join(general, " and ") + ": see picloud help.\n"
+		}
 	}
 	_, err := io.WriteString(stdout, text)
 	return err

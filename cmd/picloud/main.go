@@ -1,4 +1,5 @@
-// Command picloud publishes to a PiCloud server, subscribes to its events, shows who is connected and measures it.
+// Command picloud publishes to a PiCloud server, subscribes to its events, shows who is connected, measures it, and
+// looks after the one on this machine.
 package main
 
 import (
@@ -81,7 +82,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if len(words) > 0 {
 		command, words = words[0], words[1:]
 	}
-	s.url = cmp.Or(s.url, getenv("PICLOUD_URL"), defaultURL(localSocket))
+	s.url = cmp.Or(s.url, getenv("PICLOUD_URL"), defaultURL(at(localSocket)))
 	s.key = cmp.Or(s.key, getenv("API_KEY"))
 	s.name = cmp.Or(s.name, getenv("PICLOUD_NAME"))
 	s.terminal, s.watched = isTerminal(stdout), isTerminal(stderr)
@@ -105,6 +106,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = watch(ctx, s, words, screen, stdout, stderr)
 	case command == "info":
 		err = info(ctx, s, words, stdout, stderr)
+	case command == "key":
+		err = serviceKey(ctx, s, words, stdout, stderr)
 	case command == "bench":
 		err = bench(ctx, s, words, stdout, stderr)
 	case command == "":

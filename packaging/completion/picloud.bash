@@ -38,14 +38,16 @@ _picloud() {
 	sub) flags+=' --json -n' ;;
 	bench) flags='--url --key --help --json --subscribers --size --window --rate --duration --messages' ;;
 	esac
+	[[ $command != key ]] || flags=--help
 	if [[ $cur == -* ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
 		return
 	fi
 	case $command in
-	'') mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench version help' -- "$cur") ;;
+	'') mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench key version help' -- "$cur") ;;
 	bench) mapfile -t COMPREPLY < <(compgen -W 'memory connect fanout pairs latency' -- "$cur") ;;
-	help) mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench version' -- "$cur") ;;
+	key) mapfile -t COMPREPLY < <(compgen -W 'show new' -- "$cur") ;;
+	help) mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench key version' -- "$cur") ;;
 	esac
 } &&
 	complete -F _picloud picloud
