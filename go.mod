@@ -22,3 +22,4 @@ require (
 require github.com/godbus/dbus/v5 v5.2.4
 
 require github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
+require rsc.io/qr v0.2.0

@@ -17,6 +17,7 @@ type settings struct {
 	help, version  bool
 	bench          load
 
+	chosen   bool // url was given, and is not only this machine's
 	terminal bool // the output is one
 	watched  bool // stderr is one
 	colour   bool // the output is a terminal that has colours, and they are wanted
@@ -27,8 +28,8 @@ var takes = map[string][]string{
 	"json": {"pub", "sub", "info", "bench"},
 	"n":    {"sub"},
 	"name": {"pub", "sub", "info", "version", "help"},
-	"url":  {"pub", "sub", "info", "bench", "version", "help"},
-	"key":  {"pub", "sub", "info", "bench", "version", "help"},
+	"url":  {"pub", "sub", "info", "open", "bench", "version", "help"},
+	"key":  {"pub", "sub", "info", "open", "bench", "version", "help"},
 
 	"watch": {"info"},
 

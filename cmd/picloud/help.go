@@ -13,6 +13,7 @@ usage: picloud pub EVENT DATA    publish
        picloud sub EVENT...      print what is published, as it comes
        picloud info              show who is connected
        picloud bench             measure the server
+       picloud open              print the link that opens the dashboard, and a QR code
        picloud key show|new      show the key of this machine's service, or make a new one
        picloud version
        picloud help COMMAND      say more about a command
@@ -114,6 +115,20 @@ order, the exit status is 1. Ctrl-C ends it and shows what was measured.
   picloud bench --url http://raspberrypi.local:9000 fanout latency
   picloud bench --subscribers 20 --size 4096 --window 8 --duration 1m fanout
   picloud bench --json pairs | jq .server_cpu_us
+`,
+	"open": `usage: picloud open
+
+Prints the link that opens the dashboard and signs in, and on a terminal the same as a QR
+code for a phone's camera. Its address is one that the network knows: where --url is not
+given or is localhost, it is this machine's own. Without --key and API_KEY the key is that of
+this machine's service, which root and the group picloud may see.
+
+The link has the key in it, behind a #, which browsers do not send to servers. Whoever gets
+the link can do all that a client can.
+
+  sudo picloud open
+  picloud open --url http://raspberrypi.local:9000 --key THE_KEY
+  xdg-open "$(picloud open)"
 `,
 	"key": `usage: picloud key show
        picloud key new

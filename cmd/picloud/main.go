@@ -82,7 +82,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if len(words) > 0 {
 		command, words = words[0], words[1:]
 	}
-	s.url = cmp.Or(s.url, getenv("PICLOUD_URL"), defaultURL(at(localSocket)))
+	s.url = cmp.Or(s.url, getenv("PICLOUD_URL"))
+	s.chosen = s.url != ""
+	s.url = cmp.Or(s.url, defaultURL(at(localSocket)))
 	s.key = cmp.Or(s.key, getenv("API_KEY"))
 	s.name = cmp.Or(s.name, getenv("PICLOUD_NAME"))
 	s.terminal, s.watched = isTerminal(stdout), isTerminal(stderr)
@@ -106,6 +108,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = watch(ctx, s, words, screen, stdout, stderr)
 	case command == "info":
 		err = info(ctx, s, words, stdout, stderr)
+	case command == "open":
+		err = openPage(ctx, s, words, screen, stdout, stderr)
 	case command == "key":
 		err = serviceKey(ctx, s, words, stdout, stderr)
 	case command == "bench":

@@ -299,13 +299,15 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
-func TestTLS(t *testing.T) {
+// selfSigned makes a certificate for the names, and its key.
+func selfSigned(t *testing.T, names ...string) (certFile, keyFile string) {
+	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(1), DNSNames: names, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
@@ -316,12 +318,17 @@ func TestTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	certFile, keyFile := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	certFile, keyFile = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
 	for name, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
 		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return certFile, keyFile
+}
+
+func TestTLS(t *testing.T) {
+	certFile, keyFile := selfSigned(t, "localhost")
 	d := serve(t, "0", "USE_TLS=1", "CERT_FILE="+certFile, "KEY_FILE="+keyFile)
 
 	env := environment(d, map[string]string{"SSL_CERT_FILE": certFile})

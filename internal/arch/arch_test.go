@@ -63,6 +63,7 @@ var owners = map[string][]string{
 	"golang.org/x/term":                   {"cmd/picloud"},
 	"golang.org/x/time":                   {"internal/server"},
 	"periph.io/x":                         {"internal/led"},
+	"rsc.io/qr":                           {"cmd/picloud"},
 }
 
 // shared is what more than one package may own: gorilla speaks for both ends of

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 )
@@ -109,6 +110,17 @@ func splitHostPort(s string) (host, port string, err error) {
 		return "", "", errors.New("the host is neither a name nor an IP address")
 	}
 	return host, port, nil
+}
+
+// Page returns the address at which a browser finds the server's page; nil for a Unix socket.
+func (c *Client) Page() *url.URL {
+	switch {
+	case c.address.network == "unix":
+		return nil
+	case c.address.tls:
+		return &url.URL{Scheme: "https", Host: c.address.host}
+	}
+	return &url.URL{Scheme: "http", Host: c.address.host}
 }
 
 func isIP(s string) bool {

@@ -85,3 +85,26 @@ func FuzzAddress(f *testing.F) {
 		}
 	})
 }
+
+func TestPageIsWhereABrowserGoes(t *testing.T) {
+	for url, want := range map[string]string{
+		"http://pi.local:9000":     "http://pi.local:9000",
+		"pi":                       "http://pi:9000",
+		"wss://[fe80::1%eth0]:443": "https://[fe80::1]:443",
+	} {
+		c, err := New(Options{URL: url})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Page().String(); got != want {
+			t.Errorf("%s: got %q, want %q", url, got, want)
+		}
+	}
+	c, err := New(Options{URL: "unix:/p.sock"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Page(); got != nil {
+		t.Errorf("a socket has the page %s", got)
+	}
+}

@@ -36,18 +36,19 @@ _picloud() {
 	pub) flags+=' --json' ;;
 	info) flags+=' --json --watch' ;;
 	sub) flags+=' --json -n' ;;
+	key) flags=--help ;;
+	open) flags='--url --key --help' ;;
 	bench) flags='--url --key --help --json --subscribers --size --window --rate --duration --messages' ;;
 	esac
-	[[ $command != key ]] || flags=--help
 	if [[ $cur == -* ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
 		return
 	fi
 	case $command in
-	'') mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench key version help' -- "$cur") ;;
+	'') mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench open key version help' -- "$cur") ;;
 	bench) mapfile -t COMPREPLY < <(compgen -W 'memory connect fanout pairs latency' -- "$cur") ;;
 	key) mapfile -t COMPREPLY < <(compgen -W 'show new' -- "$cur") ;;
-	help) mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench key version' -- "$cur") ;;
+	help) mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench open key version' -- "$cur") ;;
 	esac
 } &&
 	complete -F _picloud picloud

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"picloud/internal/client"
+
+	"golang.org/x/term"
+	"rsc.io/qr"
+)
+
+// openPage prints the link that signs a browser in, its key included, once the server has answered there.
+func openPage(ctx context.Context, s settings, words []string, screen *screen, stdout, stderr io.Writer) error {
+	if err := noWords("open", words); err != nil {
+		return err
+	}
+	page, own, err := dashboard(ctx, s)
+	if err != nil {
+		return err
+	}
+	if s.key == "" && own {
+		if s.key, err = ownKey(); err != nil {
+			return err
+		}
+	}
+	s.url = page.String()
+	c, err := connect(s, stderr, client.Options{})
+	if err != nil {
+		return err
+	}
+	err = oneRequest(ctx, func(ctx context.Context) error {
+		_, err := c.Info(ctx)
+		return err
+	})
+	if isUntrusted(err) {
+		// So it stays unknown whether the key is right: it is not sent to who knows whom.
+		fmt.Fprintf(stderr, "picloud: the browser will warn of the certificate: %s\n", visible(err.Error()))
+	} else if err != nil {
+		return err
+	}
+	link := page.Scheme + "://" + page.Host + "/#key=" + url.QueryEscape(s.key)
+	fmt.Fprintln(stderr, "picloud: whoever has this link can publish, subscribe and see who is connected")
+	if _, err := fmt.Fprintln(stdout, link); err != nil || screen == nil {
+		return err
+	}
+	code, err := qr.Encode(link, qr.L)
+	if err != nil {
+		return nil // too long for one; the link is there
+	}
+	text, width := drawCode(code, s.colour)
+	if columns, _, err := term.GetSize(int(screen.Fd())); err == nil && columns < width {
+		fmt.Fprintf(stderr, "picloud: for a QR code the window has to be %d characters wide\n", width)
+		return nil
+	}
+	_, err = io.WriteString(stdout, "\n"+text)
+	return err
+}
+
+// ownKey is the key that this machine's service takes.
+func ownKey() (string, error) {
+	service, err := readSettings()
+	if err != nil {
+		return "", err
+	}
+	if service.APIKey != "" {
+		return service.APIKey, nil
+	}
+	key, err := readKey()
+	if err != nil {
+		return "", fmt.Errorf("which key? Neither --key nor API_KEY is given, and %w", err)
+	}
+	return key, nil
+}
+
+// dashboard returns where others find the page, and whether it is this machine's.
+func dashboard(ctx context.Context, s settings) (page *url.URL, own bool, err error) {
+	if strings.HasPrefix(s.url, "unix:") || !s.chosen {
+		service, err := readSettings()
+		if err != nil {
+			return nil, true, err
+		}
+		page = &url.URL{Scheme: "http", Host: net.JoinHostPort("localhost", strconv.Itoa(service.Port))}
+		if service.UseTLS {
+			page.Scheme = "https"
+		}
+	} else {
+		c, err := client.New(client.Options{URL: s.url})
+		if err != nil {
+			return nil, false, usageError{err.Error()}
+		}
+		page = c.Page()
+	}
+	if !isLoopback(page.Hostname()) {
+		return page, false, nil
+	}
+	host, err := ownAddress(ctx)
+	if err != nil {
+		return nil, true, err
+	}
+	if page.Scheme == "https" {
+		host = nameInCertificate(ctx, net.JoinHostPort(host, page.Port()), host)
+	}
+	page.Host = net.JoinHostPort(host, page.Port())
+	return page, true, nil
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// ownAddress returns this machine's address for others on its network.
+func ownAddress(ctx context.Context) (string, error) {
+	// Connecting a datagram socket sends nothing: the kernel says which way it would go. These
+	// addresses are for documentation, and lead out (RFC 5737, RFC 3849).
+	for _, far := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} {
+		conn, err := new(net.Dialer).DialContext(ctx, "udp", far)
+		if err == nil {
+			conn.Close()
+			return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil
+		}
+	}
+	return lonelyAddress()
+}
+
+// lonelyAddress is for a network that leads nowhere, such as the one that a Pi makes itself.
+func lonelyAddress() (string, error) {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", fmt.Errorf("find this machine's address: %w", err)
+	}
+	var other string
+	for _, a := range addresses {
+		ip, ok := a.(*net.IPNet)
+		switch {
+		case !ok || !ip.IP.IsGlobalUnicast():
+		case ip.IP.To4() != nil:
+			return ip.IP.String(), nil
+		default:
+			other = cmp.Or(other, ip.IP.String())
+		}
+	}
+	if other == "" {
+		return "", errors.New("this machine has no address that others could reach: is it on a network?")
+	}
+	return other, nil
+}
+
+// nameInCertificate returns what the server at an address is called there: host itself where that may be, else the first
+// name that others can look up.
+func nameInCertificate(ctx context.Context, address, host string) string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	// Nothing is sent over this connection.
+	conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return host
+	}
+	defer conn.Close()
+	leaf := conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+	if leaf.VerifyHostname(host) == nil {
+		return host
+	}
+	for _, name := range leaf.DNSNames {
+		if !isLoopback(name) && !strings.Contains(name, "*") {
+			return name
+		}
+	}
+	return host
+}
+
+// isUntrusted says whether err is about a certificate that this machine does not trust.
+func isUntrusted(err error) bool {
+	_, isUnknown := errors.AsType[x509.UnknownAuthorityError](err)
+	_, isOther := errors.AsType[x509.HostnameError](err)
+	_, isInvalid := errors.AsType[x509.CertificateInvalidError](err)
+	return isUnknown || isOther || isInvalid
+}
+
+// drawCode draws a QR code, two of its squares in a character, and says how wide that is. Without colours
+// it counts on a dark terminal: what is light in a code is what is drawn.
+func drawCode(code *qr.Code, colour bool) (text string, width int) {
+	const quiet = 4 // squares of nothing around it, ISO/IEC 18004
+	light := func(x, y int) bool { return !code.Black(x, y) }
+	var b strings.Builder
+	for y := -quiet; y < code.Size+quiet; y += 2 {
+		if colour {
+			b.WriteString("\x1b[38;5;231;48;5;16m")
+		}
+		for x := -quiet; x < code.Size+quiet; x++ {
+			switch {
+			case light(x, y) && light(x, y+1):
+				b.WriteRune('█')
+			case light(x, y):
+				b.WriteRune('▀')
+			case light(x, y+1):
+				b.WriteRune('▄')
+			default:
+				b.WriteRune(' ')
+			}
+		}
+		if colour {
+			b.WriteString("\x1b[m")
+		}
+		b.WriteByte('\n')
+	}
+	return b.String(), code.Size + 2*quiet
+}
