@@ -25,7 +25,7 @@ type settings struct {
 
 // takes says which flags belong to some commands only.
 var takes = map[string][]string{
-	"json": {"pub", "sub", "info", "bench"},
+	"json": {"pub", "sub", "info", "discover", "bench"},
 	"n":    {"sub"},
 	"name": {"pub", "sub", "info", "version", "help"},
 	"url":  {"pub", "sub", "info", "open", "bench", "version", "help"},

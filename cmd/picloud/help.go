@@ -14,6 +14,7 @@ usage: picloud pub EVENT DATA    publish
        picloud info              show who is connected
        picloud bench             measure the server
        picloud open              print the link that opens the dashboard, and a QR code
+       picloud discover          find the servers of the network
        picloud key show|new      show the key of this machine's service, or make a new one
        picloud version
        picloud help COMMAND      say more about a command
@@ -129,6 +130,18 @@ the link can do all that a client can.
   sudo picloud open
   picloud open --url http://raspberrypi.local:9000 --key THE_KEY
   xdg-open "$(picloud open)"
+`,
+	"discover": `usage: picloud discover [--json]
+
+Finds the servers of the local network, which takes three seconds: each that Avahi
+announces as _picloud._tcp, with its URL, and one with its address for machines that do not
+know names that end in .local. When none answers, the exit status is 1.
+
+  --json   an object on a line of its own for each: name, url, and addresses, which are all
+           URLs with an address
+
+  picloud discover
+  export PICLOUD_URL=$(picloud discover --json | jq -r .url | head -1)
 `,
 	"key": `usage: picloud key show
        picloud key new

@@ -110,6 +110,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = info(ctx, s, words, stdout, stderr)
 	case command == "open":
 		err = openPage(ctx, s, words, screen, stdout, stderr)
+	case command == "discover":
+		err = discoverServers(ctx, s, words, stdout)
 	case command == "key":
 		err = serviceKey(ctx, s, words, stdout, stderr)
 	case command == "bench":

@@ -1,0 +1,177 @@
+// Package discover finds PiCloud servers on the local network by multicast DNS (RFC 6762, RFC 6763).
+package discover
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	service = "_picloud._tcp.local."
+	port    = 5353
+	patient = 3 * time.Second // radio loses some of what goes to all, and answers may wait 0.1 s
+)
+
+// askAgain is when the questions are put again, after the first time.
+var askAgain = []time.Duration{300 * time.Millisecond, time.Second, 2 * time.Second}
+
+// Server is one that announces itself. What it says is from the network: nothing of it is checked.
+type Server struct {
+	Name      string // what people call it, such as "PiCloud on raspberrypi"
+	Host      string // raspberrypi.local
+	Port      uint16
+	TLS       bool
+	Addresses []netip.Addr // IPv4 first; a link-local one with its zone
+}
+
+// Servers asks on every interface and listens for some seconds, or until ctx ends. The list is in order of the names.
+func Servers(ctx context.Context) ([]Server, error) {
+	sockets, err := open()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patient)
+	defer cancel()
+
+	type packet struct {
+		text []byte
+		zone string
+	}
+	packets := make(chan packet)
+	var reading sync.WaitGroup
+	for _, s := range sockets {
+		reading.Go(func() {
+			p := make([]byte, 9000) // RFC 6762 §17
+			for {
+				n, err := s.conn.Read(p)
+				if err != nil {
+					if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+						return
+					}
+					continue // an ICMP error of some host
+				}
+				select {
+				case packets <- packet{slices.Clone(p[:n]), s.zone}:
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	stop := context.AfterFunc(ctx, func() {
+		for _, s := range sockets {
+			s.conn.Close()
+		}
+	})
+	defer func() {
+		cancel()
+		stop()
+		for _, s := range sockets {
+			s.conn.Close()
+		}
+		reading.Wait()
+	}()
+
+	k := newKnowledge()
+	var refused []error
+	ask := func() {
+		question, err := k.question()
+		if err != nil {
+			refused = append(refused, err)
+			return
+		}
+		for _, s := range sockets {
+			if _, err := s.conn.WriteToUDPAddrPort(question, s.group); err != nil {
+				refused = append(refused, err)
+			}
+		}
+	}
+	ask()
+	if len(refused) == len(sockets) && ctx.Err() == nil {
+		return nil, fmt.Errorf("ask the network: %w", refused[0])
+	}
+	again := make(chan struct{})
+	for _, after := range askAgain {
+		defer time.AfterFunc(after, func() {
+			select {
+			case again <- struct{}{}:
+			case <-ctx.Done():
+			}
+		}).Stop()
+	}
+	for {
+		select {
+		case p := <-packets:
+			k.learn(p.text, p.zone)
+		case <-again:
+			ask()
+		case <-ctx.Done():
+			return k.servers(), nil
+		}
+	}
+}
+
+// socket asks the group of one interface. As its port is not mDNS's own, answers come to it alone (RFC 6762 §6.7), and
+// whatever else on this machine speaks mDNS is not in the way.
+type socket struct {
+	conn  *net.UDPConn
+	group netip.AddrPort
+	zone  string
+}
+
+func open() ([]socket, error) {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list the network's interfaces: %w", err)
+	}
+	var sockets []socket
+	var last error
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagMulticast == 0 {
+			continue
+		}
+		addresses, err := i.Addrs()
+		if err != nil {
+			last = err
+			continue
+		}
+		var has4, has6 bool
+		for _, a := range addresses {
+			network, ok := a.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			ip, _ := netip.AddrFromSlice(network.IP)
+			ip = ip.Unmap()
+			// The kernel takes the interface for a group from the socket's own address, or from the group's zone.
+			group := netip.AddrFrom4([4]byte{224, 0, 0, 251})
+			switch {
+			case ip.Is4() && !has4:
+				has4 = true
+			case ip.Is6() && ip.IsLinkLocalUnicast() && !has6:
+				has6 = true
+				ip = ip.WithZone(i.Name)
+				group = netip.MustParseAddr("ff02::fb").WithZone(i.Name)
+			default:
+				continue
+			}
+			conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
+			if err != nil {
+				last = err
+				continue
+			}
+			sockets = append(sockets, socket{conn, netip.AddrPortFrom(group, port), i.Name})
+		}
+	}
+	if len(sockets) == 0 {
+		return nil, cmp.Or(last, errors.New("this machine is on no network with multicast"))
+	}
+	return sockets, nil
+}

@@ -1,0 +1,142 @@
+package discover
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+const most = 256 // servers, and addresses of a host: what a network says is bounded
+
+// knowledge is what the answers have told so far. DNS's names are the same whatever their case.
+type knowledge struct {
+	instances map[string]*instance
+	hosts     map[string][]netip.Addr
+}
+
+type instance struct {
+	name string // as it was first written
+	host string // empty: not known yet
+	port uint16
+	tls  bool
+}
+
+func newKnowledge() *knowledge {
+	return &knowledge{make(map[string]*instance), make(map[string][]netip.Addr)}
+}
+
+// question asks for the servers, and for what is missing of those that are known.
+func (k *knowledge) question() ([]byte, error) {
+	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{})
+	b.EnableCompression()
+	if err := b.StartQuestions(); err != nil {
+		return nil, err
+	}
+	ask := func(name string, kind dnsmessage.Type) error {
+		n, err := dnsmessage.NewName(name)
+		if err != nil {
+			return nil // too long to be asked for
+		}
+		return b.Question(dnsmessage.Question{Name: n, Type: kind, Class: dnsmessage.ClassINET})
+	}
+	err := ask(service, dnsmessage.TypePTR)
+	for _, i := range k.instances {
+		switch {
+		case i.host == "":
+			err = cmp.Or(err, ask(i.name, dnsmessage.TypeSRV), ask(i.name, dnsmessage.TypeTXT))
+		case len(k.hosts[strings.ToLower(i.host)]) == 0:
+			err = cmp.Or(err, ask(i.host, dnsmessage.TypeA), ask(i.host, dnsmessage.TypeAAAA))
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b.Finish()
+}
+
+// learn reads an answer that came in over the interface. One that is damaged counts as far as it can be read.
+func (k *knowledge) learn(packet []byte, zone string) {
+	var p dnsmessage.Parser
+	header, err := p.Start(packet)
+	if err != nil || !header.Response || p.SkipAllQuestions() != nil {
+		return
+	}
+	k.read(p.Answer, zone)
+	if p.SkipAllAnswers() == nil && p.SkipAllAuthorities() == nil {
+		k.read(p.Additional, zone)
+	}
+}
+
+func (k *knowledge) read(next func() (dnsmessage.Resource, error), zone string) {
+	for {
+		r, err := next()
+		if err != nil {
+			return
+		}
+		name := r.Header.Name.String()
+		switch body := r.Body.(type) {
+		case *dnsmessage.PTRResource:
+			if strings.EqualFold(name, service) {
+				k.instance(body.PTR.String())
+			}
+		case *dnsmessage.SRVResource:
+			// The target . is a service that is decidedly not there (RFC 2782).
+			if i := k.instance(name); i != nil && body.Target.String() != "." {
+				i.host, i.port = body.Target.String(), body.Port
+			}
+		case *dnsmessage.TXTResource:
+			if i := k.instance(name); i != nil {
+				i.tls = slices.Contains(body.TXT, "tls=1")
+			}
+		case *dnsmessage.AResource:
+			k.address(name, netip.AddrFrom4(body.A))
+		case *dnsmessage.AAAAResource:
+			ip := netip.AddrFrom16(body.AAAA)
+			if ip.IsLinkLocalUnicast() {
+				ip = ip.WithZone(zone)
+			}
+			k.address(name, ip)
+		}
+	}
+}
+
+// instance returns nil for what is no PiCloud server, or one too many.
+func (k *knowledge) instance(name string) *instance {
+	folded := strings.ToLower(name)
+	if !strings.HasSuffix(folded, "."+service) {
+		return nil
+	}
+	i := k.instances[folded]
+	if i == nil && len(k.instances) < most {
+		i = &instance{name: name}
+		k.instances[folded] = i
+	}
+	return i
+}
+
+func (k *knowledge) address(host string, ip netip.Addr) {
+	host = strings.ToLower(host)
+	known := k.hosts[host]
+	if ip.Is4In6() || slices.Contains(known, ip) || len(known) >= most || known == nil && len(k.hosts) >= most {
+		return
+	}
+	k.hosts[host] = append(known, ip)
+}
+
+// servers lists those that can be reached.
+func (k *knowledge) servers() []Server {
+	var list []Server
+	for _, i := range k.instances {
+		if i.host == "" {
+			continue
+		}
+		addresses := slices.Clone(k.hosts[strings.ToLower(i.host)])
+		slices.SortFunc(addresses, func(a, b netip.Addr) int { return a.Compare(b) }) // IPv4 is less
+		list = append(list, Server{i.name[:len(i.name)-len("."+service)], strings.TrimSuffix(i.host, "."), i.port, i.tls, addresses})
+	}
+	slices.SortFunc(list, func(a, b Server) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Host, b.Host)) })
+	return list
+}
