@@ -65,6 +65,12 @@ func serve(t *testing.T, port string, settings ...string) *daemon {
 	t.Helper()
 	cmd := exec.Command(binary(t, "picloudd"))
 	cmd.Env = append([]string{"PORT=" + port, "API_KEY=" + key}, settings...)
+	return launch(t, cmd)
+}
+
+// launch starts a picloudd and waits until it says where it listens.
+func launch(t *testing.T, cmd *exec.Cmd) *daemon {
+	t.Helper()
 	cmd.Stderr = t.Output()
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {

@@ -28,8 +28,8 @@ var takes = map[string][]string{
 	"json": {"pub", "sub", "info", "discover", "bench"},
 	"n":    {"sub"},
 	"name": {"pub", "sub", "info", "version", "help"},
-	"url":  {"pub", "sub", "info", "open", "bench", "version", "help"},
-	"key":  {"pub", "sub", "info", "open", "bench", "version", "help"},
+	"url":  {"pub", "sub", "info", "open", "doctor", "bench", "version", "help"},
+	"key":  {"pub", "sub", "info", "open", "doctor", "bench", "version", "help"},
 
 	"watch": {"info"},
 

@@ -14,6 +14,7 @@ usage: picloud pub EVENT DATA    publish
        picloud info              show who is connected
        picloud bench             measure the server
        picloud open              print the link that opens the dashboard, and a QR code
+       picloud doctor            look what is wrong, and say what to do
        picloud discover          find the servers of the network
        picloud key show|new      show the key of this machine's service, or make a new one
        picloud version
@@ -130,6 +131,23 @@ the link can do all that a client can.
   sudo picloud open
   picloud open --url http://raspberrypi.local:9000 --key THE_KEY
   xdg-open "$(picloud open)"
+`,
+	"doctor": `usage: picloud doctor
+
+Looks at this machine's service: whether it runs, listens, answers and has its key, its
+settings, TLS files and their dates, the LED's permission, clock, disk, the address and the
+name that others use. Each finding is a line, and where something is to be done, what:
+
+  ok       it is as it should be
+  look     it works, and might not for long, or not for everybody
+  wrong    it does not work; the exit status is 1 then
+  hidden   this user may not see it: sudo picloud doctor sees more
+
+With --url or PICLOUD_URL it looks at that server as a client can: whether it answers, its
+certificate, whether the key is right, and whether the clocks agree.
+
+  sudo picloud doctor
+  picloud doctor --url http://raspberrypi.local:9000
 `,
 	"discover": `usage: picloud discover [--json]
 

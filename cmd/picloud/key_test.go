@@ -78,10 +78,8 @@ func (a *appliance) serve(settings ...string) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ := net.SplitHostPort(public.Addr().String())
 	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=picloud:picloud exec "$0"`, binary(t, "picloudd"))
 	cmd.Env = append([]string{"API_KEY=" + key}, settings...)
-	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
 	for _, l := range []interface{ File() (*os.File, error) }{local, public.(*net.TCPListener)} {
 		f, err := l.File()
 		if err != nil {
@@ -93,12 +91,7 @@ func (a *appliance) serve(settings ...string) *daemon {
 	local.SetUnlinkOnClose(false)
 	local.Close()
 	public.Close()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	d := &daemon{url: "http://localhost:" + port, cmd: cmd}
-	t.Cleanup(func() { d.stop(t) })
-	return d
+	return launch(t, cmd)
 }
 
 func TestKeyIsShown(t *testing.T) {

@@ -24,12 +24,14 @@ const (
 	settingsFile = "/etc/default/picloud"
 )
 
+var errUnreadable = errors.New("read the service's settings")
+
 // readSettings returns what the service's settings are: those of its file, read as systemd reads
 // an EnvironmentFile=, as far as PiCloud's settings need. Without the file they are the defaults.
 func readSettings() (config.Config, error) {
 	text, err := os.ReadFile(at(settingsFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return config.Config{}, fmt.Errorf("read the service's settings: %w", err)
+		return config.Config{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	values := make(map[string]string)
 	for line := range strings.Lines(string(text)) {

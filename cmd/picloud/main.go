@@ -112,6 +112,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = openPage(ctx, s, words, screen, stdout, stderr)
 	case command == "discover":
 		err = discoverServers(ctx, s, words, stdout)
+	case command == "doctor":
+		err = doctor(ctx, s, words, stdout)
 	case command == "key":
 		err = serviceKey(ctx, s, words, stdout, stderr)
 	case command == "bench":

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"picloud/internal/client"
 
@@ -161,16 +159,8 @@ func lonelyAddress() (string, error) {
 // nameInCertificate returns what the server at an address is called there: host itself where that may be, else the first
 // name that others can look up.
 func nameInCertificate(ctx context.Context, address, host string) string {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	// Nothing is sent over this connection.
-	conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", address)
-	if err != nil {
-		return host
-	}
-	defer conn.Close()
-	leaf := conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
-	if leaf.VerifyHostname(host) == nil {
+	leaf := shownCertificate(ctx, address)
+	if leaf == nil || leaf.VerifyHostname(host) == nil {
 		return host
 	}
 	for _, name := range leaf.DNSNames {

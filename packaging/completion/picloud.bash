@@ -38,7 +38,7 @@ _picloud() {
 	sub) flags+=' --json -n' ;;
 	key) flags=--help ;;
 	discover) flags='--help --json' ;;
-	open) flags='--url --key --help' ;;
+	open | doctor) flags='--url --key --help' ;;
 	bench) flags='--url --key --help --json --subscribers --size --window --rate --duration --messages' ;;
 	esac
 	if [[ $cur == -* ]]; then
@@ -46,10 +46,10 @@ _picloud() {
 		return
 	fi
 	case $command in
-	'') mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench open discover key version help' -- "$cur") ;;
+	'') mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench open doctor discover key version help' -- "$cur") ;;
 	bench) mapfile -t COMPREPLY < <(compgen -W 'memory connect fanout pairs latency' -- "$cur") ;;
 	key) mapfile -t COMPREPLY < <(compgen -W 'show new' -- "$cur") ;;
-	help) mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench open discover key version' -- "$cur") ;;
+	help) mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench open doctor discover key version' -- "$cur") ;;
 	esac
 } &&
 	complete -F _picloud picloud

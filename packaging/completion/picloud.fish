@@ -1,17 +1,18 @@
 # fish completion for picloud(1)
 
-set -l commands pub sub info bench open discover key version help
+set -l commands pub sub info bench open doctor discover key version help
 complete -c picloud -f
 complete -c picloud -n "not __fish_seen_subcommand_from $commands" -a pub -d 'Publish'
 complete -c picloud -n "not __fish_seen_subcommand_from $commands" -a sub -d 'Print what is published'
 complete -c picloud -n "not __fish_seen_subcommand_from $commands" -a info -d 'Show who is connected'
 complete -c picloud -n "not __fish_seen_subcommand_from $commands" -a bench -d 'Measure the server'
 complete -c picloud -n "not __fish_seen_subcommand_from $commands" -a open -d 'Print the link that opens the dashboard'
+complete -c picloud -n "not __fish_seen_subcommand_from $commands" -a doctor -d 'Look what is wrong'
 complete -c picloud -n "not __fish_seen_subcommand_from $commands" -a discover -d 'Find the servers of the network'
 complete -c picloud -n "not __fish_seen_subcommand_from $commands" -a key -d 'Show or renew the key of the service'
 complete -c picloud -n "not __fish_seen_subcommand_from $commands" -a version -d 'Print the version'
 complete -c picloud -n "not __fish_seen_subcommand_from $commands" -a help -d 'Say more about a command'
-complete -c picloud -n '__fish_seen_subcommand_from help' -a 'pub sub info bench open discover key version'
+complete -c picloud -n '__fish_seen_subcommand_from help' -a 'pub sub info bench open doctor discover key version'
 complete -c picloud -n '__fish_seen_subcommand_from key' -a 'show new'
 complete -c picloud -n '__fish_seen_subcommand_from bench' -a 'memory connect fanout pairs latency'
 complete -c picloud -l url -x -a 'http:// https:// unix:/run/picloud/picloud.sock' -d 'The server'

@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"picloud/internal/client"
+	"picloud/internal/config"
+)
+
+type verdict int
+
+const (
+	fine   verdict = iota
+	look           // it works, and might not for long or for everybody
+	wrong          // it does not work
+	hidden         // this user may not see it
+)
+
+// finding is what one look has shown. A remedy is a command, or what to do.
+type finding struct {
+	verdict      verdict
+	what         string
+	says, remedy string
+}
+
+const sudoDoctor = "sudo picloud doctor sees it"
+
+// doctor looks at this machine's service, or with an address at a server as its clients see it.
+func doctor(ctx context.Context, s settings, words []string, stdout io.Writer) error {
+	if err := noWords("doctor", words); err != nil {
+		return err
+	}
+	var looks []func(context.Context) []finding
+	m := new(machine)
+	if s.chosen {
+		c, err := connect(s, io.Discard, client.Options{})
+		if err != nil {
+			return err
+		}
+		r := remote{s, c}
+		looks = append(looks, r.answer, r.certificate, r.info)
+	} else {
+		m = readMachine()
+		looks = append(looks, m.service, m.settings, m.socket, m.answer, m.key, m.tls, m.led, m.clock, m.disk, m.network, m.user)
+	}
+	count := 0
+	for _, look := range looks {
+		if m.isAbsent {
+			break // there is nothing else to look at
+		}
+		findings := look(ctx)
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		for _, f := range findings {
+			if f.verdict == wrong {
+				count++
+			}
+			if _, err := io.WriteString(stdout, s.finding(f)); err != nil {
+				return err
+			}
+		}
+	}
+	switch count {
+	case 0:
+		return nil
+	case 1:
+		return errors.New("one thing is wrong")
+	}
+	return fmt.Errorf("%d things are wrong", count)
+}
+
+func (s settings) finding(f finding) string {
+	word := [...]string{"ok", "look", "wrong", "hidden"}[f.verdict]
+	colour := [...]string{green, amber, red, amber}[f.verdict]
+	line := fmt.Sprintf("%s%s %-9s %s\n", s.paint(colour, word), strings.Repeat(" ", len("hidden")-len(word)), f.what, visible(f.says))
+	if f.remedy != "" {
+		line += fmt.Sprintf("%17s→ %s\n", "", visible(f.remedy))
+	}
+	return line
+}
+
+// remote is a server of which nothing is known but its address.
+type remote struct {
+	settings
+	c *client.Client
+}
+
+// answer asks what needs no key.
+func (r remote) answer(ctx context.Context) []finding {
+	if r.c.Page() == nil {
+		return nil // a socket: info tells
+	}
+	if err := healthy(ctx, r.c.Page()); err != nil {
+		return []finding{{wrong, "answer", err.Error(), "on the server: sudo picloud doctor"}}
+	}
+	return []finding{{fine, "answer", r.c.Page().String() + " answers", ""}}
+}
+
+func (r remote) certificate(ctx context.Context) []finding {
+	if page := r.c.Page(); page != nil && page.Scheme == "https" {
+		return servedCertificate(ctx, page.Host)
+	}
+	return nil
+}
+
+// info shows whether the key is right, and what the clocks say of each other.
+func (r remote) info(ctx context.Context) []finding {
+	before := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	i, err := r.c.Info(ctx)
+	if err != nil {
+		return []finding{{wrong, "key", strings.TrimPrefix(err.Error(), "info: "), ""}}
+	}
+	after := time.Now()
+	list := []finding{{fine, "key", fmt.Sprintf("the server lets us in: PiCloud %s, %s", i.Server.Version, present(i.Server)), ""}}
+	const apart = 5 * time.Second
+	switch {
+	case i.CreatedAt.Before(before.Add(-apart)):
+		list = append(list, finding{look, "clock", "the server's clock is " + duration(before.Sub(i.CreatedAt)) + " behind this machine's",
+			"timedatectl, on both, says which of them is synchronized"})
+	case i.CreatedAt.After(after.Add(apart)):
+		list = append(list, finding{look, "clock", "the server's clock is " + duration(i.CreatedAt.Sub(after)) + " ahead of this machine's",
+			"timedatectl, on both, says which of them is synchronized"})
+	default:
+		list = append(list, finding{fine, "clock", "the server's and this machine's agree", ""})
+	}
+	return list
+}
+
+// healthy asks a server whether it serves. Who it is is not checked, as nothing is told to it.
+func healthy(ctx context.Context, page *url.URL) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page.JoinPath("/healthz").String(), nil)
+	if err != nil {
+		return err
+	}
+	answers := http.Client{Transport: &http.Transport{TLSClientConfig: unchecked()}}
+	defer answers.CloseIdleConnections()
+	resp, err := answers.Do(req)
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s does not answer within 5 seconds", page)
+	case err != nil:
+		return fmt.Errorf("%s does not answer: %w", page, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s: is it PiCloud?", page, resp.Status)
+	}
+	return nil
+}
+
+// machine is this one, as far as its settings can be read.
+type machine struct {
+	config   config.Config
+	problem  error // why config is not what the service has
+	groups   map[string]group
+	listens  int  // the port that systemd listens on; 0: not known
+	isAbsent bool // PiCloud is not installed
+}
+
+func readMachine() *machine {
+	m := &machine{groups: readGroups()}
+	m.config, m.problem = readSettings()
+	if m.problem != nil {
+		// What is wrong is told once; the others may still be looked at.
+		m.config = config.Config{Port: 9000}
+	}
+	return m
+}
+
+// page is where the service is found on a host.
+func (m *machine) page(host string) *url.URL {
+	port := m.config.Port
+	if m.listens != 0 {
+		port = m.listens
+	}
+	scheme := "http"
+	if m.config.UseTLS {
+		scheme = "https"
+	}
+	return &url.URL{Scheme: scheme, Host: net.JoinHostPort(host, strconv.Itoa(port))}
+}
+
+func (m *machine) settings(context.Context) []finding {
+	switch {
+	case errors.Is(m.problem, errUnreadable):
+		return []finding{{hidden, "settings", m.problem.Error(), sudoDoctor}}
+	case m.problem != nil:
+		return []finding{{wrong, "settings", m.problem.Error(), "sudo nano " + settingsFile + " && sudo systemctl restart picloud"}}
+	}
+	return []finding{{fine, "settings", "those of " + settingsFile + " can be used", ""}}
+}
+
+func (m *machine) service(ctx context.Context) []finding {
+	const what, log = "service", "sudo journalctl -u picloud -n 20"
+	unit, err := showUnit(ctx, "picloud.service", "LoadState", "ActiveState", "SubState", "ExecMainStatus", "NRestarts", "UnitFileState", "StatusText")
+	if err != nil {
+		return []finding{{hidden, what, err.Error(), "is this the server's machine? Otherwise: picloud doctor --url http://ADDRESS:9000"}}
+	}
+	var list []finding
+	switch {
+	case unit["LoadState"] == "not-found":
+		m.isAbsent = true
+		return []finding{{wrong, what, "PiCloud is not installed as a service on this machine", "is it elsewhere? picloud doctor --url http://ADDRESS:9000"}}
+	case unit["LoadState"] == "masked":
+		return []finding{{wrong, what, "picloud.service is masked", "sudo systemctl unmask picloud.service picloud.socket && sudo systemctl start picloud"}}
+	case unit["ActiveState"] == "active":
+		says := "running"
+		if unit["StatusText"] != "" {
+			says += ": " + unit["StatusText"]
+		}
+		list = append(list, finding{fine, what, says, ""})
+		if n := unit["NRestarts"]; n != "0" && n != "" {
+			list = append(list, finding{look, what, "it has ended by itself and been restarted, so often: " + n, log})
+		}
+	case unit["SubState"] == "auto-restart" || unit["ActiveState"] == "failed":
+		list = append(list, finding{wrong, what, "it ends as soon as it is started: " + exitReason(ctx, unit["ExecMainStatus"]), log})
+	case unit["ActiveState"] == "inactive":
+		list = append(list, finding{look, what, "it is stopped; while its socket listens, the first client starts it", "sudo systemctl start picloud"})
+	default:
+		list = append(list, finding{look, what, "it is " + unit["ActiveState"] + " (" + unit["SubState"] + ")", log})
+	}
+	if unit["UnitFileState"] == "disabled" {
+		list = append(list, finding{look, what, "it is not started with the machine", "sudo systemctl enable picloud"})
+	}
+	return list
+}
+
+// exitReason is what the service itself said last, or what systemd means by a status (systemd.exec(5)).
+func exitReason(ctx context.Context, status string) string {
+	switch status {
+	case "203":
+		return "systemd cannot run /usr/bin/picloudd (status 203): sudo apt install --reinstall picloud"
+	case "216":
+		return "a group is missing (status 216): sudo systemd-sysusers"
+	case "217":
+		return "the user picloud is missing (status 217): sudo systemd-sysusers"
+	case "226":
+		return "systemd cannot build its sandbox (status 226): systemctl cat picloud shows what was added to it"
+	case "243":
+		return "the key file is missing (status 243): sudo systemctl restart picloud-key picloud"
+	}
+	if line := lastWords(ctx); line != "" {
+		return line
+	}
+	return "exit status " + status
+}
+
+func (m *machine) socket(ctx context.Context) []finding {
+	const what = "socket"
+	unit, err := showUnit(ctx, "picloud.socket", "LoadState", "ActiveState", "Result", "Listen", "UnitFileState")
+	if err != nil || unit["LoadState"] == "not-found" {
+		return nil // the service tells
+	}
+	m.listens = portOf(unit["Listen"])
+	port := strconv.Itoa(m.config.Port)
+	const moves = "sudo systemctl daemon-reload && sudo systemctl restart picloud.socket"
+	switch {
+	case unit["ActiveState"] != "active" && isTaken(m.page("").Port()):
+		return []finding{{wrong, what, "another program has port " + m.page("").Port(), "sudo ss -ltnp 'sport = :" + m.page("").Port() +
+			"' tells which: stop it, then sudo systemctl start picloud; or set another PORT in " + settingsFile}}
+	case unit["ActiveState"] == "failed":
+		return []finding{{wrong, what, "systemd could not listen: " + unit["Result"], "sudo journalctl -u picloud.socket -n 20"}}
+	case unit["ActiveState"] != "active":
+		return []finding{{wrong, what, "nothing listens: the socket is " + unit["ActiveState"], "sudo systemctl start picloud"}}
+	case m.listens == 0:
+		return []finding{{look, what, "it listens on no port: only this machine's programs reach it", "systemctl cat picloud.socket"}}
+	case m.problem == nil && m.listens != m.config.Port && m.config.Port != 0:
+		return []finding{{wrong, what, fmt.Sprintf("it listens on port %d, and PORT is %s", m.listens, port), moves}}
+	case m.config.Port == 0:
+		return []finding{{look, what, fmt.Sprintf("PORT=0 is for a run by hand: the service keeps port %d", m.listens), "sudo nano " + settingsFile}}
+	case unit["UnitFileState"] == "disabled":
+		return []finding{{look, what, "it listens now, and not after the machine's next start", "sudo systemctl enable picloud"}}
+	}
+	return []finding{{fine, what, fmt.Sprintf("listening on port %d", m.listens), ""}}
+}
+
+// answer asks the server itself, which systemd's word on its sockets does not replace.
+func (m *machine) answer(ctx context.Context) []finding {
+	if m.listens == 0 {
+		return nil
+	}
+	if err := healthy(ctx, m.page("localhost")); err != nil {
+		return []finding{{wrong, "answer", err.Error(), "sudo journalctl -u picloud -n 20; while the server does not run, clients wait"}}
+	}
+	list := []finding{{fine, "answer", "it answers on this machine", ""}}
+	key, err := ownKey()
+	if err != nil {
+		return list // what is wrong with the key is told with the key
+	}
+	c, err := client.New(client.Options{URL: m.page("localhost").String(), Key: key, TLS: unchecked()})
+	if err != nil {
+		return append(list, finding{wrong, "key", err.Error(), "sudo picloud key new"})
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err = c.Info(ctx)
+	if e, ok := errors.AsType[*client.StatusError](err); ok && e.Code == http.StatusUnauthorized {
+		list = append(list, finding{wrong, "key", "the service has another key: this one has come after its start", "sudo systemctl restart picloud"})
+	}
+	return list
+}
