@@ -14,17 +14,30 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
 )
 
 const key = "open-sesame"
 
+// tidy runs the tests, and removes what they have built.
+type tidy struct{ *testing.M }
+
+func (m tidy) Run() int {
+	defer func() {
+		if built {
+			dir, _ := build()
+			os.RemoveAll(dir)
+		}
+	}()
+	return m.M.Run()
+}
+
 func TestMain(m *testing.M) {
-	status := m.Run()
-	if built {
-		dir, _ := build()
-		os.RemoveAll(dir)
-	}
-	os.Exit(status)
+	testscript.Main(tidy{m}, map[string]func(){"picloud": func() {
+		root = os.Getenv(scriptRoot)
+		main()
+	}})
 }
 
 var (
@@ -72,40 +85,50 @@ func serve(t *testing.T, port string, settings ...string) *daemon {
 func launch(t *testing.T, cmd *exec.Cmd) *daemon {
 	t.Helper()
 	cmd.Stderr = t.Output()
+	d, err := begin(cmd)
+	if d != nil {
+		t.Cleanup(func() { d.stop(t) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// begin is launch without a test. A daemon that it returns is to be stopped, also after an error.
+func begin(cmd *exec.Cmd) (*daemon, error) {
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	d := &daemon{cmd: cmd}
-	t.Cleanup(func() { d.stop(t) })
 	r := bufio.NewReader(stdout)
 	first, err := r.ReadString('\n')
-	if err != nil {
-		t.Fatalf("picloudd said %q, then %v", first, err)
-	}
 	go io.Copy(io.Discard, r) // ends with the process
 	_, url, ok := strings.Cut(strings.TrimSpace(first), " listens on ")
 	if !ok {
-		t.Fatalf("picloudd said %q", first)
+		err = fmt.Errorf("picloudd said %q, then %v", first, err)
 	}
-	d.url = url
-	return d
+	return &daemon{url, cmd}, err
 }
 
 func (d *daemon) port() string { return d.url[strings.LastIndex(d.url, ":")+1:] }
 
 // stop may be called twice.
 func (d *daemon) stop(t *testing.T) {
-	if d.cmd.ProcessState != nil {
-		return
-	}
-	d.cmd.Process.Signal(syscall.SIGTERM)
-	if err := d.cmd.Wait(); err != nil {
+	if err := d.halt(); err != nil {
 		t.Errorf("picloudd: %v", err)
 	}
+}
+
+func (d *daemon) halt() error {
+	if d.cmd.ProcessState != nil {
+		return nil
+	}
+	d.cmd.Process.Signal(syscall.SIGTERM)
+	return d.cmd.Wait()
 }
 
 // job is a picloud that runs: run in this process, or the real binary.

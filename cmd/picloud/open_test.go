@@ -72,7 +72,7 @@ func TestOpenDoesNotInventAServer(t *testing.T) {
 func TestOpenShowsACodeThatACameraReads(t *testing.T) {
 	d := serve(t, "0")
 	for _, plain := range []string{"", "1"} {
-		s := onTerminal(t, environment(d, map[string]string{"TERM": plainTerminal, "NO_COLOR": plain}), "open")
+		s := picloudOnTerminal(t, environment(d, map[string]string{"TERM": plainTerminal, "NO_COLOR": plain}), "open")
 		all := strings.ReplaceAll(s.ends(0), "\r\n", "\n")
 		link := regexp.MustCompile(`(?m)^http://\S+$`).FindString(all)
 		_, code, ok := strings.Cut(all, link+"\n\n")

@@ -25,7 +25,7 @@ func resize(t *testing.T, outside *os.File, width, height uint16) {
 	}
 }
 
-// session is a real picloud on a terminal of its own.
+// session is a real program on a terminal of its own.
 type session struct {
 	t       *testing.T
 	outside *os.File
@@ -34,14 +34,20 @@ type session struct {
 	seen    string
 }
 
-func onTerminal(t *testing.T, env map[string]string, args ...string) *session {
+// picloudOnTerminal starts the real picloud there.
+func picloudOnTerminal(t *testing.T, env map[string]string, args ...string) *session {
 	t.Helper()
-	outside, inside := terminal(t)
-	resize(t, outside, 80, 24)
 	cmd := exec.Command(binary(t, "picloud"), args...)
 	for name, value := range env {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
+	return onTerminal(t, cmd)
+}
+
+func onTerminal(t *testing.T, cmd *exec.Cmd) *session {
+	t.Helper()
+	outside, inside := terminal(t)
+	resize(t, outside, 80, 24)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = inside, inside, inside
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := cmd.Start(); err != nil {
@@ -74,7 +80,7 @@ func (s *session) shows(want string) string {
 		select {
 		case chunk, ok := <-s.chunks:
 			if !ok {
-				s.t.Fatalf("picloud ended and had shown %q, want %q", s.seen, want)
+				s.t.Fatalf("%s ended and had shown %q, want %q", s.cmd, s.seen, want)
 			}
 			s.seen += chunk
 		case <-timeout:
@@ -103,7 +109,7 @@ const (
 
 func TestWatchIsALiveTableThatLeavesTheTerminalAsItWas(t *testing.T) {
 	d := serve(t, "0")
-	w := onTerminal(t, environment(d, map[string]string{"TERM": plainTerminal}), "info", "--watch")
+	w := picloudOnTerminal(t, environment(d, map[string]string{"TERM": plainTerminal}), "info", "--watch")
 	w.shows(screenOpens)
 	w.shows("\x1b[H\x1b[1mPiCloud dev\x1b[m at " + d.url)
 	w.shows("connections 0 of ")
@@ -128,7 +134,7 @@ func TestWatchIsALiveTableThatLeavesTheTerminalAsItWas(t *testing.T) {
 
 func TestWatchWaitsForAServerThatWentAway(t *testing.T) {
 	d := serve(t, "0")
-	w := onTerminal(t, environment(d, map[string]string{"TERM": plainTerminal}), "info", "--watch")
+	w := picloudOnTerminal(t, environment(d, map[string]string{"TERM": plainTerminal}), "info", "--watch")
 	w.shows("connections 0 of ")
 	d.stop(t)
 	w.shows("\x1b[31minfo: connect to " + d.url)
@@ -145,14 +151,14 @@ func TestWatchWaitsForAServerThatWentAway(t *testing.T) {
 
 func TestWatchHasNoColoursWhereTheyAreNotWanted(t *testing.T) {
 	d := serve(t, "0")
-	w := onTerminal(t, environment(d, map[string]string{"TERM": plainTerminal, "NO_COLOR": "1"}), "info", "--watch")
+	w := picloudOnTerminal(t, environment(d, map[string]string{"TERM": plainTerminal, "NO_COLOR": "1"}), "info", "--watch")
 	first := w.shows("wrong keys 0")
 	w.outside.Write([]byte{3})
 	if all := first + w.ends(0); regexp.MustCompile(`\x1b\[[0-9;]*m`).MatchString(all) {
 		t.Errorf("it showed %q", all)
 	}
 
-	w = onTerminal(t, environment(d, map[string]string{"TERM": "dumb"}), "info", "--watch")
+	w = picloudOnTerminal(t, environment(d, map[string]string{"TERM": "dumb"}), "info", "--watch")
 	first = w.shows("wrong keys 0\r\n")
 	w.outside.Write([]byte{3})
 	if all := first + w.ends(0); strings.Contains(all, "\x1b") {

@@ -36,7 +36,7 @@ _picloud() {
 	pub) flags+=' --json' ;;
 	info) flags+=' --json --watch' ;;
 	sub) flags+=' --json -n' ;;
-	key) flags=--help ;;
+	key | version | help) flags=--help ;;
 	discover) flags='--help --json' ;;
 	open | doctor) flags='--url --key --help' ;;
 	bench) flags='--url --key --help --json --subscribers --size --window --rate --duration --messages' ;;
@@ -46,10 +46,10 @@ _picloud() {
 		return
 	fi
 	case $command in
-	'') mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench open doctor discover key version help' -- "$cur") ;;
+	'') mapfile -t COMPREPLY < <(compgen -W 'pub sub info open discover doctor key bench version help' -- "$cur") ;;
 	bench) mapfile -t COMPREPLY < <(compgen -W 'memory connect fanout pairs latency' -- "$cur") ;;
 	key) mapfile -t COMPREPLY < <(compgen -W 'show new' -- "$cur") ;;
-	help) mapfile -t COMPREPLY < <(compgen -W 'pub sub info bench open doctor discover key version' -- "$cur") ;;
+	help) mapfile -t COMPREPLY < <(compgen -W 'pub sub info open discover doctor key bench version' -- "$cur") ;;
 	esac
 } &&
 	complete -F _picloud picloud
