@@ -49,6 +49,7 @@ var arrows = map[string][]string{
 	"test/benchmarks":    {},
 	"test/browser":       {},
 	"test/load":          {"internal/client"},
+	"test/recipes":       {},
 	"test/sandbox":       {},
 }
 

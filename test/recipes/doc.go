@@ -1,0 +1,2 @@
+// Package recipes runs the code of docs/recipes, as it stands there, against the real daemon.
+package recipes

@@ -1,0 +1,283 @@
+package recipes
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"picloud/internal/client"
+	"picloud/internal/wire"
+)
+
+var bin string // has the built picloudd and picloud
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		if bin, err = os.MkdirTemp("", "picloud-recipes-"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(bin)
+		if out, err := exec.Command("go", "build", "-o", bin+"/", "picloud/cmd/picloudd", "picloud/cmd/picloud").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+const (
+	apiKey = "a-key-for-tests"
+	late   = 30 * time.Second // long after anything here should have happened
+)
+
+// code returns the n-th block of a language in a recipe.
+func code(t *testing.T, page, language string, n int) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("../../docs/recipes", page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) <= n {
+		t.Fatalf("%s has %d blocks of %s", page, len(blocks), language)
+	}
+	return blocks[n][1]
+}
+
+// put replaces what a reader is told to replace. It has to be there.
+func put(t *testing.T, text string, pairs ...string) string {
+	t.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(text, pairs[i]) {
+			t.Fatalf("there is no %q to be replaced in\n%s", pairs[i], text)
+		}
+		text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
+	}
+	return text
+}
+
+// file writes a program or configuration, and returns its path.
+func file(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// picloudd is a real daemon, and a client of it.
+type picloudd struct {
+	t        *testing.T
+	cmd      *exec.Cmd
+	url      string
+	address  string // host:port
+	client   *client.Client
+	messages chan wire.Delivery
+}
+
+func serve(t *testing.T) *picloudd {
+	t.Helper()
+	p := &picloudd{t: t, address: "127.0.0.1:0"}
+	p.begin()
+	p.messages, p.client = connect(t, client.Options{URL: p.url, Key: apiKey, Name: "test"})
+	return p
+}
+
+// connect returns a client that runs until the end of the test.
+func connect(t *testing.T, options client.Options) (chan wire.Delivery, *client.Client) {
+	t.Helper()
+	messages := make(chan wire.Delivery, 1000)
+	options.OnMessage = func(d wire.Delivery) { messages <- d }
+	c, err := client.New(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return messages, c
+}
+
+// begin starts the daemon, the second time on the port of the first.
+func (p *picloudd) begin() {
+	p.t.Helper()
+	_, port, _ := net.SplitHostPort(p.address)
+	p.cmd = exec.Command(bin + "/picloudd")
+	p.cmd.Env = append(os.Environ(), "PORT="+port, "API_KEY="+apiKey)
+	p.cmd.Stderr = p.t.Output()
+	stdout, err := p.cmd.StdoutPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(p.end)
+	r := bufio.NewReader(stdout)
+	first, err := r.ReadString('\n')
+	go io.Copy(io.Discard, r)
+	_, url, ok := strings.Cut(strings.TrimSpace(first), " listens on http://localhost:")
+	if !ok {
+		p.t.Fatalf("picloudd said %q, then %v", first, err)
+	}
+	p.address = "127.0.0.1:" + url
+	p.url = "http://" + p.address
+}
+
+// end may be called twice.
+func (p *picloudd) end() {
+	if p.cmd.ProcessState == nil {
+		p.cmd.Process.Signal(syscall.SIGTERM)
+		p.cmd.Wait()
+	}
+}
+
+// subscribe returns when the test gets what is published as the event.
+func (p *picloudd) subscribe(event string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), late)
+	defer cancel()
+	if err := p.client.Subscribe(ctx, event); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// publish publishes JSON.
+func (p *picloudd) publish(event, data string) {
+	p.t.Helper()
+	if err := p.client.Post(p.t.Context(), event, json.RawMessage(data)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// gets checks the next message: its event, its data as JSON and who published it.
+func (p *picloudd) gets(event, data, from string) {
+	p.t.Helper()
+	select {
+	case m := <-p.messages:
+		if m.Event != event || string(m.Data) != data || m.ClientName != from {
+			p.t.Errorf("%s published %s as %q, want %s publishing %s as %q", m.ClientName, m.Data, m.Event, from, data, event)
+		}
+	case <-time.After(late):
+		p.t.Fatalf("nobody publishes %s as %q", data, event)
+	}
+}
+
+// hasSubscriber waits until the client of that name is subscribed.
+func (p *picloudd) hasSubscriber(event, name string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), late)
+	defer cancel()
+	for {
+		info, err := p.client.Info(ctx)
+		if err != nil {
+			p.t.Fatalf("%s does not subscribe to %q: %v", name, event, err)
+		}
+		for _, s := range info.Subscriptions {
+			for _, c := range s.Connections {
+				if s.Name == event && c.ClientName == name {
+					return
+				}
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// dish is a recipe's program that runs.
+type dish struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	lines chan string
+	ended chan error
+}
+
+// cook starts a program that finds the server and its key in its environment, and picloud in its PATH.
+func cook(t *testing.T, p *picloudd, env []string, name string, args ...string) *dish {
+	t.Helper()
+	d := &dish{t, exec.Command(name, args...), make(chan string, 1000), make(chan error, 1)}
+	d.cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin", "API_KEY="+apiKey, "PYTHONDONTWRITEBYTECODE=1")
+	if p != nil {
+		d.cmd.Env = append(d.cmd.Env, "PICLOUD_URL="+p.url)
+	}
+	d.cmd.Env = append(d.cmd.Env, env...)
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.cmd.Stdout, d.cmd.Stderr = w, w
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	go func() {
+		defer close(d.lines)
+		for s := bufio.NewScanner(r); s.Scan(); {
+			d.lines <- s.Text()
+		}
+		r.Close()
+	}()
+	go func() { d.ended <- d.cmd.Wait() }()
+	// A shell's pipeline is more than one process, all of one group.
+	t.Cleanup(func() { syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL) })
+	return d
+}
+
+// prints waits for a line with the words, whatever comes before it.
+func (d *dish) prints(words string) {
+	d.t.Helper()
+	timeout := time.After(late)
+	var before []string
+	for {
+		select {
+		case line, ok := <-d.lines:
+			if !ok {
+				d.t.Fatalf("%s ended and printed no %q, but\n%s", d.cmd, words, strings.Join(before, "\n"))
+			}
+			if strings.Contains(line, words) {
+				return
+			}
+			before = append(before, line)
+		case <-timeout:
+			d.t.Fatalf("%s prints no %q, but\n%s", d.cmd, words, strings.Join(before, "\n"))
+		}
+	}
+}
+
+// ends waits for the end, which is a good one or not.
+func (d *dish) ends(good bool) {
+	d.t.Helper()
+	select {
+	case err := <-d.ended:
+		if (err == nil) != good {
+			var all []string
+			for line := range d.lines {
+				all = append(all, line)
+			}
+			d.t.Errorf("%s: %v\n%s", d.cmd, err, strings.Join(all, "\n"))
+		}
+	case <-time.After(late):
+		d.t.Fatalf("%s does not end", d.cmd)
+	}
+}
