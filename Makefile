@@ -5,7 +5,7 @@
 # Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: help run build test test-code setup lint screenshots bench benchmarks fuzz cross deb apt-repo deploy test-package test-systemd test-deploy test-pi \
+.PHONY: help run build test test-code setup lint screenshots bench benchmarks fuzz cross deb apt-repo deploy test-recipes test-package test-systemd test-deploy test-pi \
 	test-clean clean
 
 help: ## list the targets
@@ -17,7 +17,7 @@ run: build ## build and start the server; settings come from the environment
 build: ## build bin/picloudd and bin/picloud
 	@scripts/build bin
 
-test: test-code test-package test-systemd ## test everything but deploy and the emulated Pis (as root)
+test: test-code test-recipes test-package test-systemd ## test everything but deploy and the emulated Pis (as root)
 
 test-code: setup lint ## test the code, race detector on, linters and ARM binaries included
 	CGO_ENABLED=1 go test -race -count=1 -timeout 5m ./...
@@ -54,6 +54,9 @@ apt-repo: deb ## make a signed apt repository of them in dist/apt: SIGN_KEY=… 
 
 deploy: ## install on a Raspberry Pi over ssh: DEPLOY_USER=pi DEPLOY_HOST=raspberrypi.local
 	@scripts/deploy
+
+test-recipes: setup ## test the recipes with nginx, Caddy and Node-RED
+	scripts/test-recipes
 
 test-package: ## test the packages and the apt repository (as root)
 	scripts/test-package

@@ -1,0 +1,155 @@
+//go:build heavy
+
+package recipes
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"picloud/internal/client"
+)
+
+// proxyName stands in for raspberrypi.local, which this machine may not know.
+const proxyName = "localhost"
+
+// freePort is one that nobody has now.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// through checks that clients can do all they do, through a proxy that shows a certificate of the authority.
+func (p *picloudd) through(port string, authority []byte) {
+	t := p.t
+	t.Helper()
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(authority) {
+		t.Fatalf("no certificate in %q", authority)
+	}
+	options := client.Options{URL: "https://" + proxyName + ":" + port, Key: apiKey, Name: "behind", TLS: &tls.Config{RootCAs: roots}}
+	messages, c := connect(t, options)
+	for range 2 {
+		if err := c.Subscribe(t.Context(), "door"); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Post(t.Context(), "door", json.RawMessage(`"by post"`)); err != nil {
+			t.Fatal(err)
+		}
+		long := json.RawMessage(`"` + strings.Repeat("x", 60<<10) + `"`)
+		if err := c.Publish(t.Context(), "door", long); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{`"by post"`, string(long)} {
+			select {
+			case m := <-messages:
+				if string(m.Data) != want || m.ClientName != "behind" {
+					t.Errorf("got %.40s of %s, want %.40s", m.Data, m.ClientName, want)
+				}
+			case <-time.After(late):
+				t.Fatalf("%.40s does not come", want)
+			}
+		}
+		// And again after a restart behind the proxy.
+		p.end()
+		p.begin()
+		p.hasSubscriber("door", "behind")
+	}
+	options.Key = "wrong"
+	stranger, err := client.New(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stranger.Info(t.Context()); err == nil || !strings.Contains(err.Error(), "refuses this key") {
+		t.Errorf("with a wrong key: %v", err)
+	}
+}
+
+// listens waits until the program d shows a certificate.
+func (d *dish) listens(port string) {
+	d.t.Helper()
+	for deadline := time.Now().Add(late); ; time.Sleep(20 * time.Millisecond) {
+		conn, err := tls.Dial("tcp", "127.0.0.1:"+port, &tls.Config{ServerName: proxyName, InsecureSkipVerify: true})
+		if err == nil {
+			conn.Close()
+			return
+		}
+		select {
+		case err := <-d.ended:
+			for line := range d.lines {
+				d.t.Log(line)
+			}
+			d.t.Fatalf("%s: %v", d.cmd, err)
+		default:
+		}
+		if time.Now().After(deadline) {
+			d.t.Fatalf("%s does not listen: %v", d.cmd, err)
+		}
+	}
+}
+
+func TestNginxInFront(t *testing.T) {
+	p := serve(t)
+	port := freePort(t)
+	certificate, key := certificate(t)
+	site := put(t, code(t, "reverse-proxy.md", "nginx", 0), "443", port, "raspberrypi.local", proxyName, "127.0.0.1:9000", p.address,
+		"/etc/ssl/picloud/cert.pem", file(t, "cert.pem", certificate), "/etc/ssl/picloud/key.pem", file(t, "key.pem", key))
+	dir := t.TempDir()
+	conf := file(t, "nginx.conf", "daemon off;\npid "+dir+"/pid;\nerror_log stderr;\nuser root;\nevents {}\nhttp {\n"+
+		"client_body_temp_path "+dir+"/b; proxy_temp_path "+dir+"/p; fastcgi_temp_path "+dir+"/f; uwsgi_temp_path "+dir+"/u; scgi_temp_path "+dir+"/s;\n"+site+"}\n")
+	d := cook(t, nil, nil, "nginx", "-e", "stderr", "-p", dir, "-c", conf)
+	d.listens(port)
+	p.through(port, []byte(certificate))
+}
+
+func TestCaddyInFront(t *testing.T) {
+	p := serve(t)
+	port, home := freePort(t), t.TempDir()
+	site := put(t, code(t, "reverse-proxy.md", "caddyfile", 0), "raspberrypi.local", proxyName, "127.0.0.1:9000", p.address)
+	conf := file(t, "Caddyfile", "{\n\tadmin off\n\tskip_install_trust\n\thttp_port "+freePort(t)+"\n\thttps_port "+port+"\n}\n"+site)
+	d := cook(t, nil, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home}, "caddy", "run", "--adapter", "caddyfile", "--config", conf)
+	d.listens(port)
+	root, err := os.ReadFile(filepath.Join(home, "caddy/pki/authorities/local/root.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.through(port, root)
+}
+
+// certificate makes one for the proxy's name, and its key.
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{proxyName}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+}
