@@ -97,7 +97,7 @@ func (s *stage) daemon(ts *testscript.TestScript, settings []string) {
 func (s *stage) start(ts *testscript.TestScript, args []string) {
 	// Exec would wait for the end, and go's own background is silent until then.
 	path := ""
-	for _, dir := range strings.Split(ts.Getenv("PATH"), ":") {
+	for dir := range strings.SplitSeq(ts.Getenv("PATH"), ":") {
 		if _, err := os.Stat(dir + "/" + args[1]); err == nil {
 			path = dir + "/" + args[1]
 			break
