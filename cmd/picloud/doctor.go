@@ -232,9 +232,12 @@ func (m *machine) service(ctx context.Context) []finding {
 	case unit["SubState"] == "auto-restart" || unit["ActiveState"] == "failed":
 		list = append(list, finding{wrong, what, "it ends as soon as it is started: " + exitReason(ctx, unit["ExecMainStatus"]), log})
 	case unit["ActiveState"] == "inactive":
-		list = append(list, finding{look, what, "it is stopped; while its socket listens, the first client starts it", "sudo systemctl start picloud"})
+		list = append(list, finding{look, what, "it is stopped: the first client starts it, if its socket listens", "sudo systemctl start picloud"})
 	default:
 		list = append(list, finding{look, what, "it is " + unit["ActiveState"] + " (" + unit["SubState"] + ")", log})
+	}
+	if _, ok := m.groups["picloud"]; !ok {
+		list = append(list, finding{wrong, what, "there is no group picloud, which its socket and its user need", "sudo systemd-sysusers && sudo systemctl restart picloud.socket"})
 	}
 	if unit["UnitFileState"] == "disabled" {
 		list = append(list, finding{look, what, "it is not started with the machine", "sudo systemctl enable picloud"})
@@ -268,7 +271,9 @@ func (m *machine) socket(ctx context.Context) []finding {
 	if err != nil || unit["LoadState"] == "not-found" {
 		return nil // the service tells
 	}
-	m.listens = portOf(unit["Listen"])
+	if unit["ActiveState"] == "active" {
+		m.listens = portOf(unit["Listen"]) // otherwise what cannot answer is not asked
+	}
 	port := strconv.Itoa(m.config.Port)
 	const moves = "sudo systemctl daemon-reload && sudo systemctl restart picloud.socket"
 	switch {

@@ -122,6 +122,7 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 
 		"no GPIO":      {[]func(*appliance, *daemon){setting("LED=gpio17")}, "wrong  LED", "no GPIO", "LED=led:NAME"},
 		"closed GPIO":  {[]func(*appliance, *daemon){setting("LED=gpio17"), func(a *appliance, _ *daemon) { a.write("/dev/gpiochip0", "") }}, "wrong  LED", "may not use", "udevadm"},
+		"no groups":    {[]func(*appliance, *daemon){remove("/etc/group")}, "wrong  service", "no group picloud", "systemd-sysusers"},
 		"not in group": {[]func(*appliance, *daemon){setting("LED=gpio17"), func(a *appliance, _ *daemon) { a.write("/etc/group", "gpio:x:5:pi\n") }}, "wrong  LED", "group gpio", "adduser"},
 		"no such LED":  {[]func(*appliance, *daemon){setting("LED=led:ACT")}, "wrong  LED", "no LED ACT", "/sys/class/leds"},
 		"closed LED":   {[]func(*appliance, *daemon){setting("LED=led:ACT"), func(a *appliance, _ *daemon) { a.write("/sys/class/leds/ACT/brightness", "0") }}, "wrong  LED", "may not switch", "udevadm"},
