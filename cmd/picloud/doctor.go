@@ -172,6 +172,7 @@ type machine struct {
 	groups   map[string]group
 	listens  int  // the port that systemd listens on; 0: not known
 	isAbsent bool // PiCloud is not installed
+	isSilent bool // it listens and does not answer
 }
 
 func readMachine() *machine {
@@ -229,7 +230,7 @@ func (m *machine) service(ctx context.Context) []finding {
 		if n := unit["NRestarts"]; n != "0" && n != "" {
 			list = append(list, finding{look, what, "it has ended by itself and been restarted, so often: " + n, log})
 		}
-	case unit["SubState"] == "auto-restart" || unit["ActiveState"] == "failed":
+	case unit["ActiveState"] == "failed", unit["SubState"] == "auto-restart", unit["ActiveState"] != "inactive" && unit["ExecMainStatus"] != "0":
 		list = append(list, finding{wrong, what, "it ends as soon as it is started: " + exitReason(ctx, unit["ExecMainStatus"]), log})
 	case unit["ActiveState"] == "inactive":
 		list = append(list, finding{look, what, "it is stopped: the first client starts it, if its socket listens", "sudo systemctl start picloud"})
@@ -302,6 +303,7 @@ func (m *machine) answer(ctx context.Context) []finding {
 		return nil
 	}
 	if err := healthy(ctx, m.page("localhost")); err != nil {
+		m.isSilent = true
 		return []finding{{wrong, "answer", err.Error(), "sudo journalctl -u picloud -n 20; while the server does not run, clients wait"}}
 	}
 	list := []finding{{fine, "answer", "it answers on this machine", ""}}

@@ -104,6 +104,7 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 		"no credential":    {[]func(*appliance, *daemon){failing("243")}, "wrong  service", "key file is missing", "journalctl"},
 		"no group":         {[]func(*appliance, *daemon){failing("216")}, "wrong  service", "systemd-sysusers", "journalctl"},
 		"wrong and tells":  {[]func(*appliance, *daemon){failing("1"), func(a *appliance, _ *daemon) { a.write("/journal", "LED=x: must be\n") }}, "wrong  service", "LED=x: must be", "journalctl"},
+		"between tries":    {[]func(*appliance, *daemon){unit("ActiveState", "deactivating"), unit("ExecMainStatus", "1")}, "wrong  service", "exit status 1", "journalctl"},
 		"wrong and silent": {[]func(*appliance, *daemon){failing("1")}, "wrong  service", "exit status 1", "journalctl"},
 
 		"wrong setting":    {[]func(*appliance, *daemon){setting("MAX_CONNECTIONS=many")}, "wrong  settings", `MAX_CONNECTIONS="many": must be`, "nano"},
@@ -118,6 +119,7 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 		"empty key":      {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) { a.write(keyFile, "\n") }}, "wrong  key", "is empty", "sudo rm"},
 		"other key":      {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) { a.write(keyFile, "other\n") }}, "wrong  key", "another key", "restart picloud"},
 		"open key":       {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) { os.Chmod(a.at(keyFile), 0o644) }}, "look   key", "everybody", "chmod o="},
+		"closed key":     {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) { os.Chmod(a.at(keyFile), 0o600) }}, "look   key", "group picloud may not", "chgrp picloud"},
 		"key in setting": {[]func(*appliance, *daemon){setting("API_KEY=" + key)}, "look   key", "everybody", "move it"},
 
 		"no GPIO":      {[]func(*appliance, *daemon){setting("LED=gpio17")}, "wrong  LED", "no GPIO", "LED=led:NAME"},

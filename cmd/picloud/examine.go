@@ -34,6 +34,8 @@ func (m *machine) key(context.Context) []finding {
 		return []finding{{wrong, what, keyFile + " is empty: nobody on the network gets in", "sudo rm " + keyFile + " && " + again}}
 	case info.Mode().Perm()&0o007 != 0:
 		return []finding{{look, what, "everybody on this machine may read " + keyFile, "sudo chmod o= " + keyFile}}
+	case !m.allows(info, "picloud", 4):
+		return []finding{{look, what, "the group picloud may not read " + keyFile, "sudo chgrp picloud " + keyFile + " && sudo chmod 640 " + keyFile}}
 	}
 	return []finding{{fine, what, keyFile + " is there", ""}}
 }
@@ -217,7 +219,7 @@ func (m *machine) network(ctx context.Context) []finding {
 	}
 	var list []finding
 	page := m.page(host)
-	if m.listens != 0 {
+	if m.listens != 0 && !m.isSilent {
 		if err := healthy(ctx, page); err != nil {
 			list = append(list, finding{wrong, what, err.Error(), "does it listen on that address? systemctl show -P Listen picloud.socket; a firewall: sudo nft list ruleset"})
 		} else {

@@ -52,7 +52,7 @@ func (e *StatusError) Error() string {
 		if e.noKey {
 			what = "the server wants a key and none was given"
 		}
-		return what + `: it is in the line "export API_KEY=…" that picloudd prints when it starts, or in /etc/picloud/api-key on an appliance (sudo cat /etc/picloud/api-key; who is in the group picloud needs none there)`
+		return what + `: it is in the line "export API_KEY=…" that picloudd prints when it starts, or in /etc/picloud/api-key on an appliance (sudo picloud key show; who is in the group picloud needs none there)`
 	case http.StatusBadRequest:
 		// What Go's server answers on a TLS port.
 		if strings.Contains(e.Reason, "HTTPS server") {
