@@ -347,7 +347,7 @@ func TestBenchShowsABarOnATerminalOnly(t *testing.T) {
 		}
 		shown <- string(all)
 	}()
-	env := environment(d, nil)
+	env := environment(d, map[string]string{"TERM": plainTerminal})
 	args := []string{"bench", "fanout", "--subscribers", "2", "--messages", "10"}
 	var stdout bytes.Buffer
 	if err := run(t.Context(), args, nil, &stdout, inside, func(name string) string { return env[name] }); err != nil {

@@ -165,18 +165,23 @@ func healthy(ctx context.Context, page *url.URL) error {
 	return nil
 }
 
+// loopback is not called localhost: not every machine has that name.
+const loopback = "127.0.0.1"
+
 // machine is this one, as far as its settings can be read.
 type machine struct {
 	config   config.Config
 	problem  error // why config is not what the service has
 	groups   map[string]group
-	listens  int  // the port that systemd listens on; 0: not known
-	isAbsent bool // PiCloud is not installed
-	isSilent bool // it listens and does not answer
+	host     string // where programs of this machine reach the port
+	listens  int    // the port that systemd listens on; 0: not known
+	isOpen   bool   // to others
+	isAbsent bool   // PiCloud is not installed
+	isSilent bool   // it listens and does not answer
 }
 
 func readMachine() *machine {
-	m := &machine{groups: readGroups()}
+	m := &machine{groups: readGroups(), host: loopback}
 	m.config, m.problem = readSettings()
 	if m.problem != nil {
 		// What is wrong is told once; the others may still be looked at.
@@ -273,7 +278,7 @@ func (m *machine) socket(ctx context.Context) []finding {
 		return nil // the service tells
 	}
 	if unit["ActiveState"] == "active" {
-		m.listens = portOf(unit["Listen"]) // otherwise what cannot answer is not asked
+		m.host, m.listens, m.isOpen = listensOn(unit["Listen"]) // otherwise what cannot answer is not asked
 	}
 	port := strconv.Itoa(m.config.Port)
 	const moves = "sudo systemctl daemon-reload && sudo systemctl restart picloud.socket"
@@ -302,7 +307,7 @@ func (m *machine) answer(ctx context.Context) []finding {
 	if m.listens == 0 {
 		return nil
 	}
-	if err := healthy(ctx, m.page("localhost")); err != nil {
+	if err := healthy(ctx, m.page(m.host)); err != nil {
 		m.isSilent = true
 		return []finding{{wrong, "answer", err.Error(), "sudo journalctl -u picloud -n 20; while the server does not run, clients wait"}}
 	}
@@ -311,7 +316,7 @@ func (m *machine) answer(ctx context.Context) []finding {
 	if err != nil {
 		return list // what is wrong with the key is told with the key
 	}
-	c, err := client.New(client.Options{URL: m.page("localhost").String(), Key: key, TLS: unchecked()})
+	c, err := client.New(client.Options{URL: m.page(m.host).String(), Key: key, TLS: unchecked()})
 	if err != nil {
 		return append(list, finding{wrong, "key", err.Error(), "sudo picloud key new"})
 	}

@@ -129,9 +129,10 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 		"no such LED":  {[]func(*appliance, *daemon){setting("LED=led:ACT")}, "wrong  LED", "no LED ACT", "/sys/class/leds"},
 		"closed LED":   {[]func(*appliance, *daemon){setting("LED=led:ACT"), func(a *appliance, _ *daemon) { a.write("/sys/class/leds/ACT/brightness", "0") }}, "wrong  LED", "may not switch", "udevadm"},
 
-		"no TLS files": {[]func(*appliance, *daemon){setting("USE_TLS=on\nCERT_FILE=/etc/picloud/c\nKEY_FILE=/etc/picloud/k")}, "wrong  TLS", "/etc/picloud/c is missing", "correct the path"},
-		"no Avahi":     {[]func(*appliance, *daemon){remove("/units/avahi-daemon.service")}, "look   name", "Avahi", "apt install"},
-		"unannounced":  {[]func(*appliance, *daemon){remove("/etc/avahi/services/picloud.service")}, "look   name", "no announcement", "picloud-announce"},
+		"no TLS files":   {[]func(*appliance, *daemon){setting("USE_TLS=on\nCERT_FILE=/etc/picloud/c\nKEY_FILE=/etc/picloud/k")}, "wrong  TLS", "/etc/picloud/c is missing", "correct the path"},
+		"behind a proxy": {[]func(*appliance, *daemon){socket("[::]", "127.0.0.1")}, "look   address", "only programs of this machine", "proxy"},
+		"no Avahi":       {[]func(*appliance, *daemon){remove("/units/avahi-daemon.service")}, "look   name", "Avahi", "apt install"},
+		"unannounced":    {[]func(*appliance, *daemon){remove("/etc/avahi/services/picloud.service")}, "look   name", "no announcement", "picloud-announce"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, d := healthyAppliance(t)
@@ -265,12 +266,18 @@ func TestDoctorsVerdictsHaveColoursOnATerminalOnly(t *testing.T) {
 }
 
 func TestPortsOfASocketUnit(t *testing.T) {
-	for listen, want := range map[string]int{
-		"[::]:9000 (Stream) /run/picloud/picloud.sock (Stream)": 9000,
-		"192.0.2.1:80 (Stream)":                                 80, "/run/a:7 (Stream)": 0, "": 0,
+	for listen, want := range map[string]string{
+		"[::]:9000 (Stream) /run/picloud/picloud.sock (Stream)": "127.0.0.1 9000 true",
+		"0.0.0.0:9000 (Stream)":                                 "127.0.0.1 9000 true",
+		"192.0.2.1:80 (Stream)":                                 "192.0.2.1 80 true",
+		"127.0.0.1:80 (Stream)":                                 "127.0.0.1 80 false",
+		"[::1]:80 (Stream)":                                     "::1 80 false",
+		"/run/a:7 (Stream)":                                     "127.0.0.1 0 false",
+		"":                                                      "127.0.0.1 0 false",
 	} {
-		if got := portOf(listen); got != want {
-			t.Errorf("%q: got %d, want %d", listen, got, want)
+		host, port, isOpen := listensOn(listen)
+		if got := fmt.Sprint(host, " ", port, " ", isOpen); got != want {
+			t.Errorf("%q: got %s, want %s", listen, got, want)
 		}
 	}
 	l, err := net.Listen("tcp", ":0")

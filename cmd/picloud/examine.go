@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,7 +61,7 @@ func (m *machine) tls(ctx context.Context) []finding {
 			list = append(list, f)
 		}
 	}
-	if served := servedCertificate(ctx, m.page("localhost").Host); served != nil {
+	if served := servedCertificate(ctx, m.page(m.host).Host); served != nil {
 		return append(list, served...)
 	}
 	text, err := os.ReadFile(at(m.config.CertFile))
@@ -214,8 +215,13 @@ func space(free, all uint64, readOnly bool) finding {
 func (m *machine) network(ctx context.Context) []finding {
 	const what = "address"
 	host, err := ownAddress(ctx)
-	if err != nil {
+	switch {
+	case err != nil:
 		return []finding{{wrong, what, err.Error(), "ip address"}}
+	case m.listens != 0 && !m.isOpen:
+		return []finding{{look, what, "only programs of this machine reach " + m.page(m.host).String(), "as it should be where a proxy is in front; systemctl cat picloud.socket tells who set it"}}
+	case m.listens != 0 && m.host != loopback:
+		host = m.host // the only one
 	}
 	var list []finding
 	page := m.page(host)
@@ -271,16 +277,20 @@ func showUnit(ctx context.Context, unit string, properties ...string) (map[strin
 	return values, nil
 }
 
-// portOf finds the port in what systemd says of a socket: [::]:9000 (Stream) and paths.
-func portOf(listen string) int {
+// listensOn finds the port in what systemd says of a socket, [::]:9000 (Stream) and paths, and an address of this machine
+// that leads there; isOpen says whether others can reach it.
+func listensOn(listen string) (host string, port int, isOpen bool) {
 	for word := range strings.FieldsSeq(listen) {
-		if i := strings.LastIndexByte(word, ':'); i >= 0 && !strings.HasPrefix(word, "/") {
-			if port, err := strconv.Atoi(word[i+1:]); err == nil {
-				return port
-			}
+		address, err := netip.ParseAddrPort(word)
+		switch {
+		case err != nil:
+		case address.Addr().IsUnspecified():
+			return loopback, int(address.Port()), true
+		default:
+			return address.Addr().String(), int(address.Port()), !address.Addr().IsLoopback()
 		}
 	}
-	return 0
+	return loopback, 0, false
 }
 
 func isTaken(port string) bool {

@@ -19,7 +19,7 @@ type settings struct {
 
 	chosen   bool // url was given, and is not only this machine's
 	terminal bool // the output is one
-	watched  bool // stderr is one
+	watched  bool // stderr is one, and it can move its cursor
 	colour   bool // the output is a terminal that has colours, and they are wanted
 }
 

@@ -87,7 +87,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	s.url = cmp.Or(s.url, defaultURL(at(localSocket)))
 	s.key = cmp.Or(s.key, getenv("API_KEY"))
 	s.name = cmp.Or(s.name, getenv("PICLOUD_NAME"))
-	s.terminal, s.watched = isTerminal(stdout), isTerminal(stderr)
+	s.terminal, s.watched = isTerminal(stdout), isTerminal(stderr) && !isDumb(getenv)
 	s.colour = s.terminal && !isPlain(getenv)
 	screen := screenOn(stdout, isDumb(getenv))
 	stdout = output{stdout}
