@@ -16,14 +16,14 @@ require (
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/coreos/go-systemd/v22 v22.7.0
+	github.com/godbus/dbus/v5 v5.2.4
 	github.com/rogpeppe/go-internal v1.16.0
 	periph.io/x/conn/v3 v3.7.3
 	periph.io/x/host/v3 v3.8.5
 	rsc.io/qr v0.2.0
 )
 
-require github.com/godbus/dbus/v5 v5.2.4
-
-require github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
-require rsc.io/qr v0.2.0
-require golang.org/x/tools v0.26.0 // indirect
+require (
+	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
+	golang.org/x/tools v0.26.0 // indirect
+)
