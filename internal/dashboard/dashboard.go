@@ -96,8 +96,8 @@ var contentTypes = map[string]string{
 	".svg":  "image/svg+xml",
 }
 
-// policy is the page's Content-Security-Policy for a request to that host: only its own files run, and only its own
-// server is talked to.
+// policy is the page's Content-Security-Policy for a request to that host: only its own files run, only its own server is
+// talked to, and no text becomes markup, even by mistake.
 func policy(host string) string {
 	connect := "'self'"
 	// Browsers before about 2022 do not count ws: and wss: to the same host as 'self'. The Host header is the
@@ -106,7 +106,7 @@ func policy(host string) string {
 		connect += " ws://" + host + " wss://" + host
 	}
 	return "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src " + connect +
-		"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+		"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 }
 
 var plainHost = regexp.MustCompile(`^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?$`)

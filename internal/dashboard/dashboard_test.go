@@ -56,7 +56,8 @@ func TestEveryEmbeddedFileIsServedWithItsType(t *testing.T) {
 func TestEveryAnswerCarriesTheSecurityHeaders(t *testing.T) {
 	want := map[string]string{
 		"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
-			"connect-src 'self' ws://pi.local:9000 wss://pi.local:9000; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+			"connect-src 'self' ws://pi.local:9000 wss://pi.local:9000; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " +
+			"require-trusted-types-for 'script'; trusted-types 'none'",
 		"X-Content-Type-Options": "nosniff",
 		"Referrer-Policy":        "no-referrer",
 		"Cache-Control":          "no-cache",
@@ -94,7 +95,7 @@ func TestPolicyNamesTheHostOnlyWhenItIsPlain(t *testing.T) {
 		w := httptest.NewRecorder()
 		Handler().ServeHTTP(w, r)
 		got := w.Header().Get("Content-Security-Policy")
-		if !strings.Contains(got, want) || strings.Count(got, ";") != 7 {
+		if !strings.Contains(got, want) || strings.Count(got, ";") != 9 {
 			t.Errorf("host %q: policy %q, want %q in it and nothing added", host, got, want)
 		}
 	}
