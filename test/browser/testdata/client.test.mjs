@@ -7,8 +7,9 @@ import {once} from 'node:events';
 import {createServer} from 'node:http';
 import {createRequire} from 'node:module';
 import {createInterface} from 'node:readline';
-import {test} from 'node:test';
+import {test as run} from 'node:test';
 
+const test = (name, story) => run(name, {timeout: 30_000}, story);
 const ws = createRequire(import.meta.url)('ws');
 globalThis.WebSocket ??= ws;
 
