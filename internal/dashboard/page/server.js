@@ -26,6 +26,7 @@ export class ServerPanel {
       ['Published since the start', count(server.published)],
       ['Delivered since the start', count(server.delivered)],
       ['Wrong keys', count(server.wrong_keys)],
+      ['Clients kept over the last restart', kept(server)],
     ]);
     const busiest = connections.reduce((most, {events}) => Math.max(most, events.length), 0);
     facts(byId('limits'), [
@@ -87,6 +88,11 @@ function makeFact(name, share) {
   }
   entry.append(make('dt', '', name), value);
   return entry;
+}
+
+/** @param {Server} server */
+function kept({carried_on, not_carried_on}) {
+  return not_carried_on === 0 ? count(carried_on) : `${count(carried_on)}; ${count(not_carried_on)} had to come back`;
 }
 
 /** @param {number} times */

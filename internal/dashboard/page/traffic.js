@@ -19,6 +19,8 @@ import {most} from './chart.js';
  * @property {number} let_go
  * @property {number} wrong_keys
  * @property {number} times_full
+ * @property {number} carried_on
+ * @property {number} not_carried_on
  * @property {number} port
  * @property {boolean} tls
  * @property {string} led
