@@ -38,7 +38,7 @@ benchmarks: build ## measure all of docs/benchmarks.md anew: HARNESS=folder of t
 	go run ./test/benchmarks -harness $(HARNESS)
 
 screenshots: setup ## take pictures of the dashboard into dist/screenshots
-	go test -count=1 ./test/browser -run Screenshots -screenshots=$(CURDIR)/dist/screenshots
+	go test -count=1 ./test/browser -run 'Screenshots|Smooth' -screenshots=$(CURDIR)/dist/screenshots
 
 fuzz: ## fuzz every target for FUZZTIME, three seconds by default
 	scripts/fuzz

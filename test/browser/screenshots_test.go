@@ -13,7 +13,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-var screenshots = flag.String("screenshots", "", "keep the pictures of TestScreenshots in this `directory`")
+var screenshots = flag.String("screenshots", "", "keep the pictures that the tests take in this `directory`")
 
 // dark and light choose the colour scheme that the page is told of.
 func dark() step  { return scheme("dark") }
@@ -31,8 +31,26 @@ func phone() step {
 	return chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile, chromedp.EmulateTouch)
 }
 
-func scrollUp() step {
-	return chromedp.Evaluate[chromedp.Void](`scrollTo(0, 0)`)
+// take takes a picture of the whole page. It is kept with -screenshots.
+func (p *page) take(name string) {
+	p.t.Helper()
+	p.do(chromedp.Evaluate[chromedp.Void](`scrollTo(0, 0)`))
+	picture, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(100))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if len(picture) < 10_000 {
+		p.t.Errorf("%s has %d bytes: an empty page?", name, len(picture))
+	}
+	if *screenshots == "" {
+		return
+	}
+	if err := os.MkdirAll(*screenshots, 0o755); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(*screenshots, name+".png"), picture, 0o644); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // A household is what a home looks like, so that pictures and tests have something to show.
@@ -59,30 +77,9 @@ func everyday(s *server) {
 	s.post("Home Assistant", "lamp/porch", `{"on": true, "level": 40}`)
 }
 
-// TestScreenshots takes the pictures that people look at. They are only kept with -screenshots.
+// TestScreenshots takes the pictures that people look at.
 func TestScreenshots(t *testing.T) {
 	t.Parallel()
-	dir := *screenshots
-	if dir == "" {
-		dir = t.TempDir()
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	take := func(p *page, name string) {
-		t.Helper()
-		p.do(scrollUp())
-		picture, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(100))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(picture) < 10_000 {
-			t.Errorf("%s has %d bytes: an empty page?", name, len(picture))
-		}
-		if err := os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
 	both := func(p *page, name string) {
 		t.Helper()
 		for _, scheme := range []struct {
@@ -90,7 +87,7 @@ func TestScreenshots(t *testing.T) {
 			step step
 		}{{"light", light()}, {"dark", dark()}} {
 			p.do(scheme.step)
-			take(p, name+"-"+scheme.name)
+			p.take(name + "-" + scheme.name)
 		}
 	}
 
@@ -102,7 +99,7 @@ func TestScreenshots(t *testing.T) {
 	both(out, "signed-out-phone")
 
 	p := signedIn(t, s, light())
-	take(p, "nobody-yet")
+	p.take("nobody-yet")
 	household(t, s)
 	p.do(chromedp.Click(`#watch button`))
 	for _, event := range []string{"temperature/porch", "door"} {
@@ -124,12 +121,12 @@ func TestScreenshots(t *testing.T) {
 	p.do(phone())
 	both(p, "home-phone")
 	p.do(chromedp.EmulateViewport(820, 1180))
-	take(p, "home-tablet-dark")
+	p.take("home-tablet-dark")
 
 	s.stop()
 	p.shows("#state", "Trying again")
 	p.do(chromedp.EmulateViewport(1280, 900), light())
-	take(p, "away-light")
+	p.take("away-light")
 	p.forgive("WebSocket")
 	p.forgive("ERR_CONNECTION_REFUSED")
 }
