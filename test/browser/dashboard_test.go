@@ -91,10 +91,19 @@ func TestLinkWithTheKeySignsInAndLeavesNoTrace(t *testing.T) {
 
 	p.do(chromedp.Click(`#sign-out`))
 	p.until(`localStorage.getItem('picloud.key') === null`)
-	// A link that is followed while the page is open signs in too.
-	eval[any](p, `void (location.hash = '#key=`+key+`')`)
-	p.shows("#state", "Live")
-	p.until(`location.hash === ''`)
+	// A link that is followed while the page is open signs in too, signed out or in.
+	for range 2 {
+		eval[any](p, `void (location.hash = '#key=`+key+`')`)
+		p.until(`location.hash === ''`)
+		p.shows("#state", "Live")
+		p.do(chromedp.Click(`#publish button[type="submit"]`))
+		p.shows("#publish-result", "Published at")
+	}
+	eval[any](p, `void (location.hash = '#key=wrong')`)
+	p.shows("#sign-in-error", "The server does not know this key.")
+	p.until(`document.querySelector('#board').hidden && localStorage.getItem('picloud.key') === null`)
+	p.forgive("401")
+	p.forgive("WebSocket")
 }
 
 func TestPublishIsSeenToArrive(t *testing.T) {

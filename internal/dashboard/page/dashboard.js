@@ -24,15 +24,16 @@ const overview = new Overview((event) => {
 function signIn(candidate, remembered) {
   leave();
   showState('', 'Connecting…');
+  let signedIn = false;
   line = new Line(socketAddress(new URL('.', document.baseURI), 'socket/info', {apiKey: candidate}), {
     received: (text) => overview.show(JSON.parse(text)),
     changed: (state, reason) => {
-      const signedIn = !byId('board').hidden;
       if (state === 'closed') {
         key.forget();
         showWelcome(signedIn || remembered ? `${reason} It may have been changed.` : reason);
       } else if (state === 'open' || (state === 'away' && (signedIn || remembered))) {
         if (!signedIn) showBoard(candidate);
+        signedIn = true;
         byId('board').classList.toggle('stale', state === 'away');
         if (state === 'open') showState('live', 'Live');
         else showState('away', `${reason} Trying again…`);
