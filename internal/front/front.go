@@ -72,12 +72,14 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Run wakes connections and ends those that take too long, until ctx ends. It is called once.
+// Run wakes connections and ends those that take too long, until ctx ends or it returns why it cannot. It is called once.
 func (s *Server) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	parts.Go(func() { s.cfg.HTTP.Serve(&s.lending) })
-	parts.Go(func() { s.sweep(ctx) })
+	sweep, end := context.WithCancel(ctx)
+	parts.Go(func() { s.sweep(sweep) })
+	defer end()
 	defer s.lending.Close()
 	return s.poller.Run(ctx)
 }
