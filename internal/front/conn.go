@@ -299,6 +299,10 @@ func (c *Conn) lend(request, behind []byte, missing int) error {
 
 // returned is the end of a loan: the connection goes on. It needs mu.
 func (c *Conn) returned() {
+	if c.server.closed.Load() {
+		c.close()
+		return
+	}
 	c.used, c.head, c.since = true, false, time.Now()
 	if c.server.frozen.Load() {
 		c.state = resting

@@ -51,6 +51,7 @@ type Server struct {
 	frozen   atomic.Bool
 	crowded  atomic.Int32 // connections that wait for a place
 	draining atomic.Bool  // answers are the last ones of their connections
+	closed   atomic.Bool  // nothing goes on
 
 	mu    sync.Mutex
 	conns map[*Conn]struct{}
@@ -159,6 +160,10 @@ func (s *Server) adopt(fd int, remote, local net.Addr, in []byte) {
 	s.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if s.closed.Load() {
+		c.close()
+		return
+	}
 	place, err := s.poller.Add(fd, (*watched)(c))
 	if err != nil {
 		c.close()
@@ -222,8 +227,10 @@ func (s *Server) Drain() {
 	}
 }
 
-// Close ends every connection at once, but for those lent to the http.Server: its own Close ends them.
+// Close ends every connection at once, those too that still come, but for those lent to the http.Server: its own Close ends
+// them, or the end of what they are lent for.
 func (s *Server) Close() {
+	s.closed.Store(true)
 	for _, c := range s.all() {
 		c.abort()
 	}
