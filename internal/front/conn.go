@@ -65,6 +65,16 @@ func (w *watched) Ready(read, _ bool) {
 // rests reports whether nobody is busy with the connection. It needs mu.
 func (c *Conn) rests() bool { return c.state == resting }
 
+// quiet reports whether nobody is busy with the connection, nor will be as soon as Ready tells of what has come. It needs mu.
+func (c *Conn) quiet() bool {
+	if c.state != resting {
+		return false
+	}
+	var b [1]byte
+	n, _, err := unix.Recvfrom(c.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err != nil || n == 0
+}
+
 // idle reports whether nothing has come of a next request. It needs mu.
 func (c *Conn) idle() bool { return c.state == resting && len(c.in) == 0 && c.used }
 

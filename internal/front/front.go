@@ -219,11 +219,12 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 }
 
-// Drain makes the next answer of each connection its last, and ends those that are idle. Calling it again does nothing.
+// Drain makes the next answer of each connection its last, and ends those that are idle: what has come by now is answered.
+// Calling it again does nothing.
 func (s *Server) Drain() {
 	s.draining.Store(true)
 	for _, c := range s.all() {
-		c.closeIf((*Conn).idle)
+		c.closeIf(func(c *Conn) bool { return c.idle() && c.quiet() })
 	}
 }
 
