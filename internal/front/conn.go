@@ -94,12 +94,15 @@ func (c *Conn) late(now time.Time) bool {
 	return now.Sub(c.since) >= limit
 }
 
-func (c *Conn) closeIf(so func(*Conn) bool) {
+// closeIf closes the connection if it is so, and reports that.
+func (c *Conn) closeIf(so func(*Conn) bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if so(c) {
-		c.close()
+	if !so(c) {
+		return false
 	}
+	c.close()
+	return true
 }
 
 // abort ends the connection, whoever has it.
@@ -151,7 +154,7 @@ func (c *Conn) run() {
 		c.mu.Lock()
 		if c.state == awake {
 			c.state = resting
-			if c.idle() && (c.server.draining.Load() || c.server.crowded.Load() > 0) {
+			if c.server.crowded.Load() > 0 || c.idle() && c.server.draining.Load() {
 				c.close()
 			}
 			c.mu.Unlock()

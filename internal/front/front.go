@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,7 +50,7 @@ type Server struct {
 	loans   sync.WaitGroup
 
 	frozen   atomic.Bool
-	crowded  atomic.Int32 // connections that wait for a place
+	crowded  atomic.Int32 // connections that wait for one to come to rest
 	draining atomic.Bool  // answers are the last ones of their connections
 	closed   atomic.Bool  // nothing goes on
 
@@ -140,13 +141,17 @@ func (s *Server) Serve(ctx context.Context, l Listener) error {
 }
 
 // admit makes a Conn of an accepted socket. When there is no place for it, the connection that has been at rest for
-// longest has to make one.
+// longest has to make one, or, when all are busy, the first that comes to rest.
 func (s *Server) admit(fd int, remote, local net.Addr) {
-	if !s.cfg.TryEnter() {
-		s.crowded.Add(1) // first: who comes to rest from now on makes room
-		s.evict()
+	for !s.cfg.TryEnter() {
+		if s.evict() {
+			continue // for that place, which somebody else may have taken
+		}
+		s.crowded.Add(1)
+		s.evict() // who came to rest before it could see that
 		s.cfg.Enter()
 		s.crowded.Add(-1)
+		break
 	}
 	s.adopt(fd, remote, local, nil)
 }
@@ -177,19 +182,25 @@ func (s *Server) adopt(fd int, remote, local net.Addr, in []byte) {
 	s.wg.Go(c.run)
 }
 
-// evict closes the connection that has been at rest for longest, if there is one.
-func (s *Server) evict() {
-	var oldest *Conn
-	var since time.Time
-	for _, c := range s.all() {
-		c.mu.Lock()
-		if c.rests() && (oldest == nil || c.since.Before(since)) {
-			oldest, since = c, c.since
+// evict closes the connection that has been at rest for longest, and reports whether there was one.
+func (s *Server) evict() bool {
+	conns := s.all()
+	for {
+		oldest, since := -1, time.Time{}
+		for i, c := range conns {
+			c.mu.Lock()
+			if c.rests() && (oldest < 0 || c.since.Before(since)) {
+				oldest, since = i, c.since
+			}
+			c.mu.Unlock()
 		}
-		c.mu.Unlock()
-	}
-	if oldest != nil {
-		oldest.closeIf((*Conn).rests)
+		if oldest < 0 {
+			return false
+		}
+		if conns[oldest].closeIf((*Conn).quiet) {
+			return true
+		}
+		conns = slices.Delete(conns, oldest, oldest+1)
 	}
 }
 
