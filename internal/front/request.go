@@ -71,6 +71,9 @@ func (r *Request) scan(in []byte) (f frame, plain bool) {
 		}
 		line = line[:n-1]
 		if first {
+			if !bytes.HasSuffix(line, []byte(" HTTP/1.1")) && !bytes.HasSuffix(line, []byte(" HTTP/1.0")) {
+				return frame{kind: opaque}, false
+			}
 			plain = r.requestLine(line)
 			continue
 		}
