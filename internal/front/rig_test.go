@@ -255,7 +255,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 		refuse()
 		l.Close()
 		close(r.opened)
-		if err := wait(t, accepted, "Serve returns"); err != nil {
+		if err := wait(t, accepted, "Serve returns"); err != nil && !errors.Is(err, net.ErrClosed) { // before it began
 			t.Errorf("Serve: %v", err)
 		}
 	})
@@ -293,20 +293,25 @@ func (r *rig) gone() {
 	}
 }
 
+// count counts the connections that are so.
+func (r *rig) count(so func(*Conn) bool) (n int) {
+	for _, c := range r.all() {
+		c.mu.Lock()
+		if so(c) {
+			n++
+		}
+		c.mu.Unlock()
+	}
+	return n
+}
+
+// begun reports whether something has come of a next request. It needs mu.
+func (c *Conn) begun() bool { return c.rests() && len(c.in) > 0 }
+
 // atRest waits until each connection is.
 func (r *rig) atRest() {
 	r.t.Helper()
-	until(r.t, "all are at rest", func() bool {
-		for _, c := range r.all() {
-			c.mu.Lock()
-			rests := c.rests()
-			c.mu.Unlock()
-			if !rests {
-				return false
-			}
-		}
-		return true
-	})
+	until(r.t, "all are at rest", func() bool { return r.count((*Conn).rests) == int(r.taken()) })
 }
 
 // A client is one connection.

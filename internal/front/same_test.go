@@ -112,6 +112,7 @@ var talks = func() []talk {
 		continued("/echo", 160, ""),
 		continued("/plain", 160, get+plainPost(1)),
 		continued("/echo", 50<<10, plainPost(1)+get),
+		{name: "no version, and no more", parts: []string{"GET /echo\r\n", ""}, half: true},
 		{name: "expects 100, nobody asks", parts: []string{"POST /deaf HTTP/1.1\r\nHost: pi\r\nContent-Length: 16\r\n" + expect + "\r\n"}, half: true},
 		whole("a long head", with("X-Other: "+body(3<<10)), with("X-Other: "+body(5<<10)), get),
 		whole("a plain long head", strings.Replace(plainPost(1), "Host", "User-Agent: "+body(3<<10)+"\r\nHost", 1), plainPost(2)),
