@@ -154,7 +154,7 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.tryEnter()
-			r.Adopt(fd, &net.UnixAddr{}, r.addr, nil)
+			r.adopt(fd, &net.UnixAddr{}, r.addr, nil)
 		},
 		"to no http.Server": func(t *testing.T, r *rig) {
 			r.http.Close()
@@ -174,7 +174,7 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.tryEnter()
-			r.Adopt(fds[0], &net.UnixAddr{}, r.addr, []byte(plainPost(1)+get[:9]))
+			r.adopt(fds[0], &net.UnixAddr{}, r.addr, []byte(plainPost(1)+get[:9]))
 			f := os.NewFile(uintptr(fds[1]), "peer")
 			defer f.Close()
 			io.WriteString(f, get[9:]+lastOne)
