@@ -184,7 +184,8 @@ func (tk talk) with(c *client, cut func(int, *rand.Rand) int) string {
 				said.WriteByte(b)
 			}
 		}
-		if i == len(tk.parts)-1 && !tk.half {
+		last := i == len(tk.parts)-1
+		if last && !tk.half {
 			p += lastOne
 		}
 		go func() { // the server may answer before it has all
@@ -195,7 +196,7 @@ func (tk talk) with(c *client, cut func(int, *rand.Rand) int) string {
 				}
 				p = p[n:]
 			}
-			if tk.half {
+			if last && tk.half {
 				c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 			}
 		}()
