@@ -172,11 +172,12 @@ var (
 
 // look reads until there is no more. Anything but nil and errAgain is the end of the Conn's being awake.
 func (c *Conn) look() error {
-	buf := *c.server.buffers.Get().(*[]byte)
-	defer c.server.buffers.Put(&buf)
+	d := c.server.desks.Get().(*desk)
+	defer c.server.desks.Put(d)
+	buf := d.in[:]
 	held := copy(buf, c.in)
 	if held > 0 { // what came while the connection was lent
-		if err := c.answerAll(buf[:held]); err != nil {
+		if err := c.answerAll(&d.request, buf[:held]); err != nil {
 			return err
 		}
 		held = copy(buf, c.in)
@@ -195,7 +196,7 @@ func (c *Conn) look() error {
 		if held == 0 {
 			c.begins()
 		}
-		if err := c.answerAll(buf[:held+n]); err != nil {
+		if err := c.answerAll(&d.request, buf[:held+n]); err != nil {
 			return err
 		}
 		held = copy(buf, c.in)
@@ -210,9 +211,9 @@ func (c *Conn) begins() {
 	c.mu.Unlock()
 }
 
-// answerAll answers the whole requests in in, in its own way or by lending the connection, and keeps the rest.
-func (c *Conn) answerAll(in []byte) error {
-	var r Request
+// answerAll answers the whole requests in in, in its own way or by lending the connection, and keeps the rest. r is room for
+// one of them.
+func (c *Conn) answerAll(r *Request, in []byte) error {
 	for len(in) > 0 {
 		f, plain := r.scan(in)
 		size := f.head + f.body
@@ -226,7 +227,7 @@ func (c *Conn) answerAll(in []byte) error {
 			r.Remote = c.remote
 			_, r.Local = c.local.(*net.UnixAddr)
 			if !c.server.draining.Load() {
-				if answer, ok := c.server.cfg.Short(&r); ok {
+				if answer, ok := c.server.cfg.Short(r); ok {
 					if err := c.send(answer); err != nil {
 						return err
 					}

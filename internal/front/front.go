@@ -45,7 +45,7 @@ type Server struct {
 	cfg     Config
 	poller  *poll.Poller
 	lending relay
-	buffers sync.Pool      // of *[]byte
+	desks   sync.Pool      // of *desk
 	wg      sync.WaitGroup // goroutines in Conn.run
 	loans   sync.WaitGroup
 
@@ -58,7 +58,11 @@ type Server struct {
 	conns map[*Conn]struct{}
 }
 
-const bufferBytes = 32 << 10
+// A desk is what a connection borrows while it is awake.
+type desk struct {
+	in      [32 << 10]byte
+	request Request
+}
 
 // restBytes is how much of a request a connection at rest may hold; a longer one is net/http's while it comes in.
 const restBytes = 16 << 10
@@ -70,7 +74,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, poller: poller, lending: relay{conns: make(chan net.Conn), done: make(chan struct{})}, conns: make(map[*Conn]struct{})}
-	s.buffers.New = func() any { b := make([]byte, bufferBytes); return &b }
+	s.desks.New = func() any { return new(desk) }
 	return s, nil
 }
 
