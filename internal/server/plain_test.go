@@ -44,11 +44,12 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 		}
 		conn := dial(t, network, addr)
 		defer conn.Close()
-		head := "POST " + p.target + " HTTP/1.1\r\nHost: pi\r\n" + more
+		var head strings.Builder
+		head.WriteString("POST " + p.target + " HTTP/1.1\r\nHost: pi\r\n" + more)
 		for line := range strings.Lines(p.headers) {
-			head += strings.TrimSpace(line) + "\r\n"
+			head.WriteString(strings.TrimSpace(line) + "\r\n")
 		}
-		conn.raw(fmt.Appendf(nil, "%sContent-Length: %d\r\n\r\n%s", head, len(p.body), p.body))
+		conn.raw(fmt.Appendf(nil, "%sContent-Length: %d\r\n\r\n%s", head.String(), len(p.body), p.body))
 		a := conn.response("POST")
 		a.header.Del("Date")
 		if after := a.header.Get("Retry-After"); p.status == http.StatusTooManyRequests && after != "" {
