@@ -50,6 +50,7 @@ var arrows = map[string][]string{
 	"test/browser":       {},
 	"test/load":          {"internal/client"},
 	"test/recipes":       {},
+	"test/restart":       {},
 	"test/sandbox":       {},
 }
 

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"picloud/internal/conn"
+	"picloud/internal/server"
+)
+
+func TestSequenceTellsWhatWentWrong(t *testing.T) {
+	for _, tt := range []struct {
+		name                      string
+		got                       []int
+		lost, doubled, disordered int // of four messages
+	}{
+		{"all", []int{0, 1, 2, 3}, 0, 0, 0},
+		{"none", nil, 4, 0, 0},
+		{"the last is missing", []int{0, 1, 2}, 1, 0, 0},
+		{"the first are missing", []int{2, 3}, 2, 0, 0},
+		{"one is missing", []int{0, 2, 3}, 1, 0, 0},
+		{"one comes twice", []int{0, 1, 1, 2, 3}, 0, 1, 0},
+		{"one comes twice, late", []int{0, 1, 2, 3, 0}, 0, 1, 0},
+		{"two have changed places", []int{0, 2, 1, 3}, 0, 0, 1},
+		{"late, and twice", []int{0, 2, 1, 1, 3}, 0, 1, 1},
+	} {
+		var s sequence
+		for _, n := range tt.got {
+			s.got(n)
+		}
+		e := newEvent("e")
+		for n := range 4 {
+			e.accept(n)
+		}
+		if lost := e.lost(&s); lost != tt.lost || s.doubled != tt.doubled || s.disordered != tt.disordered {
+			t.Errorf("%s: %d lost, %d doubled, %d out of order; want %d, %d, %d", tt.name, lost, s.doubled, s.disordered, tt.lost, tt.doubled, tt.disordered)
+		}
+	}
+}
+
+func TestOnlyWhatWasAcceptedIsLost(t *testing.T) {
+	e := newEvent("e")
+	for _, n := range []int{0, 1, 4, 5} {
+		e.accept(n)
+	}
+	for _, tt := range []struct {
+		got  []int
+		lost int
+	}{
+		{[]int{0, 1, 4, 5}, 0},
+		{[]int{0, 1, 2, 3, 4, 5, 6}, 0},
+		{[]int{0, 2, 5}, 2},
+		{nil, 4},
+	} {
+		var s sequence
+		for _, n := range tt.got {
+			s.got(n)
+		}
+		if lost := e.lost(&s); lost != tt.lost {
+			t.Errorf("of 0, 1, 4 and 5 came %v: %d lost, want %d", tt.got, lost, tt.lost)
+		}
+	}
+}
+
+func TestDelivery(t *testing.T) {
+	for _, tt := range []struct {
+		text, event, data string
+		ok                bool
+	}{
+		{`{"action":"publish","event":"e","data":[12],"created_at":"","client_name":""}`, "e", "12", true},
+		{`{"action":"publish","event":"e","data":[3,"xx"],"created_at":""}`, "e", "3", true},
+		{`{"action":"publish","event":"e","data":["last"]}`, "e", last, true},
+		{`{"action":"error","error":"event is required"}`, "", "", false},
+		{`{"action":"publish","event":"e","data":7}`, "", "", false},
+	} {
+		if event, data, ok := delivery(tt.text); event != tt.event || data != tt.data || ok != tt.ok {
+			t.Errorf("%s: got %q, %q, %v", tt.text, event, data, ok)
+		}
+	}
+}
+
+const key = "sesame"
+
+// serve runs a server on an address, which returns when it is stopped.
+func serve(t *testing.T, addr string) (at string, stop func()) {
+	t.Helper()
+	s, err := server.New(server.Config{
+		Key:     key,
+		Version: "v0",
+		Limits: conn.Limits{
+			Connections: 100, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Minute, PeerTimeout: time.Minute,
+		},
+		Subscriptions: 100,
+		HeaderTimeout: time.Minute,
+		WrongKeys:     8,
+		Requests:      100,
+	}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, l) }()
+	return l.Addr().String(), func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func small(addr string) plan {
+	return plan{tcp: target{network: "tcp", address: addr, key: key}, clients: 30, subscribers: 4, posters: 4, posts: 20, pause: time.Millisecond}
+}
+
+func drives(t *testing.T, p plan, do func(context.Context) error) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var table strings.Builder
+	err := drive(ctx, p, []step{{"step", do}, {"step", do}}, 0, &table, io.Discard)
+	return table.String(), err
+}
+
+func nothing(context.Context) error { return nil }
+
+func TestLoadIsContentWhenNothingHappens(t *testing.T) {
+	addr, stop := serve(t, "127.0.0.1:0")
+	defer stop()
+	table, err := drives(t, small(addr), nothing)
+	if err != nil || !strings.Contains(table, `"ok":true`) {
+		t.Errorf("got %v\n%s", err, table)
+	}
+}
+
+func TestLoadNoticesTheEndOfTheServer(t *testing.T) {
+	addr, stop := serve(t, "127.0.0.1:0")
+	defer func() { stop() }()
+	table, err := drives(t, small(addr), func(context.Context) error {
+		stop()
+		_, stop = serve(t, addr)
+		return nil
+	})
+	if !errors.Is(err, errFound) || !strings.Contains(table, `"ok":false`) {
+		t.Fatalf("got %v\n%s", err, table)
+	}
+	if want := `"closed":{"1001":30}`; !strings.Contains(table, want) {
+		t.Errorf("the report has no %s:\n%s", want, table)
+	}
+}
+
+func TestLoadWaitsForWhatEveryoneIsTold(t *testing.T) {
+	for _, told := range []int{1001, 1012} {
+		addr, stop := serve(t, "127.0.0.1:0")
+		p := small(addr)
+		p.told = told
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var table strings.Builder
+		err := drive(ctx, p, []step{{"stop", func(context.Context) error { stop(); return nil }}}, 0, &table, io.Discard)
+		if ok := err == nil && strings.Contains(table.String(), `"ok":true`); ok != (told == 1001) {
+			t.Errorf("told %d, the server says 1001: got %v\n%s", told, err, table.String())
+		}
+	}
+}
+
+func TestLoadNoticesWhatASubscriberMisses(t *testing.T) {
+	addr, stop := serve(t, "127.0.0.1:0")
+	defer stop()
+	var l *load
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	l, err := begin(ctx, small(addr), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.pulse.accept(1 << 10) // a message that nobody has sent
+	if err := l.finish(); err != nil {
+		t.Fatal(err)
+	}
+	if watchers := len(slices.DeleteFunc(l.follows, func(f *follower) bool { return f.events["pulse"] == nil })); l.tally.lost != watchers || watchers == 0 {
+		t.Errorf("%d lost, want one for each of %d subscribers", l.tally.lost, watchers)
+	}
+}

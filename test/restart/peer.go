@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// Opcodes, RFC 6455 §5.2. What is sent is final but for text that is said to go on.
+const (
+	opMore  = 0x0
+	opText  = 0x1
+	opClose = 0x8
+	opPing  = 0x9
+	opPong  = 0xA
+
+	final = 0x80
+)
+
+// abnormal is the code of a connection that ended without one, RFC 6455 §7.1.5.
+const abnormal = 1006
+
+// A closeError is a connection that the server has ended.
+type closeError struct {
+	code   int
+	reason error
+}
+
+func (e *closeError) Error() string { return fmt.Sprintf("closed with %d: %v", e.code, e.reason) }
+func (e *closeError) Unwrap() error { return e.reason }
+
+// errRefused is a connection that could not be made: nobody listens.
+var errRefused = errors.New("refused")
+
+// A target is a way to the server.
+type target struct {
+	network, address string
+	secure           bool // TLS, whoever the server is
+	key              string
+}
+
+// dial opens a connection, which ends with ctx. receiveBytes, when not 0, is what the kernel may keep of what has not been read.
+func (t target) dial(ctx context.Context, receiveBytes int) (net.Conn, error) {
+	d := &net.Dialer{}
+	if receiveBytes != 0 {
+		d.Control = func(_, _ string, c syscall.RawConn) error {
+			var err error
+			return errors.Join(c.Control(func(fd uintptr) {
+				err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, receiveBytes)
+			}), err)
+		}
+	}
+	var nc net.Conn
+	var err error
+	if t.secure {
+		nc, err = (&tls.Dialer{NetDialer: d, Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, t.network, t.address)
+	} else {
+		nc, err = d.DialContext(ctx, t.network, t.address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errRefused, err)
+	}
+	return &bound{nc, context.AfterFunc(ctx, func() { nc.Close() })}, nil
+}
+
+// A bound connection ends with its context.
+type bound struct {
+	net.Conn
+	stays func() bool
+}
+
+func (b *bound) Close() error {
+	b.stays()
+	return b.Conn.Close()
+}
+
+// A peer is one WebSocket, spoken by hand so that a frame can be cut anywhere. One goroutine reads, and any writes.
+type peer struct {
+	name   string
+	secure bool
+	mute   bool // answers no pings: it is in the middle of a frame
+
+	nc net.Conn
+	br *bufio.Reader
+	mu sync.Mutex // held while a frame is written
+}
+
+// open makes a WebSocket on a route.
+func (t target) open(ctx context.Context, route, name string, receiveBytes int) (*peer, error) {
+	nc, err := t.dial(ctx, receiveBytes)
+	if err != nil {
+		return nil, err
+	}
+	p := &peer{name: name, secure: t.secure, nc: nc, br: bufio.NewReaderSize(nc, 1<<10)}
+	_, err = fmt.Fprintf(nc, "GET /%s HTTP/1.1\r\nHost: picloud\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-API-Key: %s\r\nX-API-Client-Name: %s\r\n\r\n", route, t.key, name)
+	if err == nil {
+		err = p.switched()
+	}
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("open /%s: %w", route, err)
+	}
+	return p, nil
+}
+
+func (p *peer) switched() error {
+	res, err := http.ReadResponse(p.br, nil)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		body, _ := io.ReadAll(io.LimitReader(res.Body, 200)) // to say more than the status, if there is more
+		return fmt.Errorf("%s %s", res.Status, body)
+	}
+	return nil
+}
+
+// frame is one whole frame as a client sends it. The mask is such that a wrong place in it shows.
+func frame(first byte, payload []byte) []byte {
+	mask := [4]byte{0x12, 0x34, 0x56, 0x78}
+	b := []byte{first}
+	switch n := len(payload); {
+	case n < 126:
+		b = append(b, 0x80|byte(n))
+	case n < 1<<16:
+		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
+	}
+	b = append(b, mask[:]...)
+	for i, c := range payload {
+		b = append(b, c^mask[i%4])
+	}
+	return b
+}
+
+// write sends bytes, whole frames or not.
+func (p *peer) write(b []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, err := p.nc.Write(b)
+	return err
+}
+
+func (p *peer) text(format string, args ...any) error {
+	return p.write(frame(final|opText, fmt.Appendf(nil, format, args...)))
+}
+
+// read returns the next message or pong, and a *closeError at the end.
+func (p *peer) read() (op byte, payload []byte, err error) {
+	for {
+		op, payload, err = p.readFrame()
+		switch {
+		case err != nil:
+			return 0, nil, &closeError{abnormal, err}
+		case op == opClose && len(payload) >= 2:
+			return 0, nil, &closeError{int(binary.BigEndian.Uint16(payload)), errors.New(string(payload[2:]))}
+		case op == opClose:
+			return 0, nil, &closeError{1005, errors.New("no code")}
+		case op != opPing:
+			return op, payload, nil
+		case !p.mute:
+			p.write(frame(final|opPong, payload)) // an error shows at the next read
+		}
+	}
+}
+
+// readFrame reads one frame of a server: it masks nothing and, this one, fragments nothing.
+func (p *peer) readFrame() (op byte, payload []byte, err error) {
+	var head [10]byte
+	if _, err := io.ReadFull(p.br, head[:2]); err != nil {
+		return 0, nil, err
+	}
+	n := uint64(head[1])
+	switch n {
+	case 126:
+		if _, err := io.ReadFull(p.br, head[2:4]); err != nil {
+			return 0, nil, err
+		}
+		n = uint64(binary.BigEndian.Uint16(head[2:]))
+	case 127:
+		if _, err := io.ReadFull(p.br, head[2:10]); err != nil {
+			return 0, nil, err
+		}
+		n = binary.BigEndian.Uint64(head[2:])
+	}
+	if head[0]&0xF0 != final || n > 1<<20 {
+		return 0, nil, fmt.Errorf("no frame begins with % x", head)
+	}
+	payload = make([]byte, n)
+	_, err = io.ReadFull(p.br, payload)
+	return head[0] & 0x0F, payload, err
+}
+
+// ask sends a message that ends in an id and waits for the ack, past deliveries.
+func (p *peer) ask(message string) error {
+	if err := p.text("%s", message); err != nil {
+		return err
+	}
+	for {
+		_, payload, err := p.read()
+		if err != nil {
+			return err
+		}
+		switch {
+		case strings.HasPrefix(string(payload), `{"action":"ack"`):
+			return nil
+		case strings.HasPrefix(string(payload), `{"action":"error"`):
+			return fmt.Errorf("%s is answered %s", message, payload)
+		}
+	}
+}
