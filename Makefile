@@ -5,8 +5,8 @@
 # Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: help run build test test-code setup lint screenshots bench benchmarks fuzz cross deb apt-repo deploy test-recipes test-package test-systemd test-deploy test-pi \
-	test-clean clean
+.PHONY: help run build test test-code setup lint screenshots bench benchmarks fuzz cross deb apt-repo deploy test-recipes test-package test-systemd test-restart test-restarts \
+	test-deploy test-pi test-clean clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ run: build ## build and start the server; settings come from the environment
 build: ## build bin/picloudd and bin/picloud
 	@scripts/build bin
 
-test: test-code test-recipes test-package test-systemd ## test everything but deploy and the emulated Pis (as root)
+test: test-code test-recipes test-package test-systemd test-restart ## test everything but deploy and the emulated Pis (as root)
 
 test-code: setup lint ## test the code, race detector on, linters and ARM binaries included
 	CGO_ENABLED=1 go test -race -count=1 -timeout 5m ./...
@@ -63,6 +63,12 @@ test-package: ## test the packages and the apt repository (as root)
 
 test-systemd: ## test the installed service under a real systemd, in a container (as root)
 	scripts/test-systemd
+
+test-restart: ## test that no client notices restarts and upgrades, in a container (as root)
+	scripts/test-restart
+
+test-restarts: ## the same with 1000 clients and 100,000 posts, and measure restarts with up to 8000 (as root)
+	CLIENTS=1000 POSTS=100000 SILENCE='10 1000 8000' scripts/test-restart
 
 test-deploy: ## test deploy with a machine in a container (as root)
 	scripts/test-deploy
