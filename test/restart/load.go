@@ -62,7 +62,6 @@ type load struct {
 	laggards []*follower
 
 	stop      chan struct{}   // closed: the sources end
-	read      chan struct{}   // closed: who has a full queue reads
 	passing   context.Context // that of connections which do not stay
 	endPass   context.CancelFunc
 	sending   sync.WaitGroup
