@@ -4,9 +4,13 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // While a request is being answered net/http reads ahead, to see whether the client is still there. What it has read then
@@ -100,7 +104,7 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 			count := func(in string) (n int) {
 				for _, c := range r.all() {
 					c.mu.Lock()
-					if c.rests() && string(c.in) == in && cap(c.in) < 2*len(half) {
+					if c.rests() && string(c.in) == in && cap(c.in) <= 2*len(in) {
 						n++
 					}
 					c.mu.Unlock()
@@ -121,7 +125,55 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 				}
 				c.want("POST", 201, `"2"`)
 			}
+			until(t, "all are at rest and keep nothing", func() bool { return count("") == 2*n })
 		})
+	}
+}
+
+// What Ready tells while a connection is awake is not lost: it looks again before it rests.
+func TestReadyWhileAwake(t *testing.T) {
+	for state, want := range map[int]int{awake: noted, noted: noted, lent: lent, gone: gone} {
+		c := &Conn{state: state}
+		(*watched)(c).Ready(true, true)
+		if c.state != want {
+			t.Errorf("in state %d: now in %d, want %d", state, c.state, want)
+		}
+	}
+	for _, state := range []int{resting, awake} {
+		c := &Conn{state: state}
+		(*watched)(c).Ready(false, true) // somebody may write: nobody has to
+		if c.state != state {
+			t.Errorf("writable in state %d: now in %d", state, c.state)
+		}
+	}
+
+	r := newRig(t, "tcp")
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := os.NewFile(uintptr(fds[1]), "peer")
+	defer peer.Close()
+	r.tryEnter()
+	c := &Conn{server: r.Server, fd: fds[0], local: r.addr, state: awake} // and not watched
+	r.mu.Lock()
+	r.conns[c] = struct{}{}
+	r.mu.Unlock()
+	c.mu.Lock()
+	r.wg.Go(c.run)
+	until(t, "it has looked and wants to rest", func() bool {
+		for stack := range strings.SplitSeq(allStacks(), "\n\n") {
+			if strings.Contains(stack, "front.(*Conn).run(") && strings.Contains(stack, "sync.(*Mutex).Lock") {
+				return true
+			}
+		}
+		return false
+	})
+	io.WriteString(peer, lastOne)
+	c.state = noted
+	c.mu.Unlock()
+	if said, err := io.ReadAll(peer); err != nil || !strings.HasPrefix(string(said), "HTTP/1.1 200 ") {
+		t.Errorf("got %q, error %v", said, err)
 	}
 }
 
@@ -129,7 +181,8 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 func TestNothingIsLeftOfConnections(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
-			r := newRig(t, network)
+			defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close what is forgotten
+			r := newRig(t, network, func(p *plan) { p.kernel = 16 << 10 })
 			first := r.dial() // so that all is there that the rig itself needs
 			first.send(lastOne)
 			first.want("GET", 200, "last")
