@@ -133,14 +133,14 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 // What Ready tells while a connection is awake is not lost: it looks again before it rests.
 func TestReadyWhileAwake(t *testing.T) {
 	for state, want := range map[int]int{awake: noted, noted: noted, lent: lent, gone: gone} {
-		c := &Conn{state: state}
+		c := &Conn{server: new(Server), state: state}
 		(*watched)(c).Ready(true, true)
 		if c.state != want {
 			t.Errorf("in state %d: now in %d, want %d", state, c.state, want)
 		}
 	}
 	for _, state := range []int{resting, awake} {
-		c := &Conn{state: state}
+		c := &Conn{server: new(Server), state: state}
 		(*watched)(c).Ready(false, true) // somebody may write: nobody has to
 		if c.state != state {
 			t.Errorf("writable in state %d: now in %d", state, c.state)
@@ -222,11 +222,9 @@ func TestNothingIsLeftOfConnections(t *testing.T) {
 				})
 			}
 			lives.Wait()
+			until(t, "all are let in", func() bool { return r.entered.Load() == n+1 }) // who has left may still be in the backlog
 			r.gone()
 			until(t, "all descriptors are closed", func() bool { return descriptors() <= before })
-			if got := r.entered.Load(); got != n+1 {
-				t.Errorf("%d connections were let in, want %d", got, n)
-			}
 		})
 	}
 }
