@@ -787,8 +787,10 @@ func TestHTTPConnectionsAreBounded(t *testing.T) {
 	first.ended()
 
 	// One whose request is being answered does not.
-	busy := []*peer{dial(t, "tcp", sv.addr), dial(t, "tcp", sv.addr)}
-	for _, p := range busy {
+	var busy []*peer
+	for range 2 {
+		p := dial(t, "tcp", sv.addr)
+		busy = append(busy, p)
 		p.raw([]byte(head + "Expect: 100-continue\r\nContent-Length: 22\r\n\r\n"))
 		if a := p.response("POST"); a.status != http.StatusContinue {
 			t.Fatalf("status %d %q, want 100", a.status, a.body)

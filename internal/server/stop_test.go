@@ -21,8 +21,8 @@ func TestStopDeliversWhatIsQueuedThenSays1001(t *testing.T) {
 		p.ask(`{"action":"subscribe","event":"e","id":1}`)
 	}
 	// More than the kernel takes for one who does not read: the rest waits in the queue.
-	const messages, step = 2000, 100
-	blob := strings.Repeat("x", 1<<10)
+	const messages, step = 250, 25
+	blob := strings.Repeat("x", 8<<10)
 	for i := 0; i < messages; i += step {
 		var burst []byte
 		for n := i; n < i+step; n++ {

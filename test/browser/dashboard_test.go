@@ -206,6 +206,7 @@ func TestServerThatGoesAwayIsShownAndComesBack(t *testing.T) {
 	p.shows("#messages", "written while it was away")
 	p.until(`!document.querySelector('#board').classList.contains('stale') && document.querySelector('#watched li:not(.waiting)')`)
 	p.forgive("WebSocket")
+	p.forgive("426 (Upgrade Required)") // why it failed is asked of the server when it is back
 	p.forgive("ERR_CONNECTION_REFUSED")
 }
 
