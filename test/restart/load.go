@@ -39,6 +39,8 @@ const (
 	smallBuffer = 64 << 10 // what the kernel keeps for them
 	progress    = 10       // messages of each source between two steps
 
+	goingAway = 1001 // a server that stops tells it when everything accepted has been delivered
+
 	patience = 15 * time.Second // with a message whose ack a killed server may have lost
 )
 
@@ -64,9 +66,10 @@ type load struct {
 	stop      chan struct{}   // closed: the sources end
 	passing   context.Context // that of connections which do not stay
 	endPass   context.CancelFunc
-	sending   sync.WaitGroup
-	reading   sync.WaitGroup
-	finished  atomic.Bool // what ends now is the load's own doing
+	sending   sync.WaitGroup // of publishers
+	coming    sync.WaitGroup // of posters and newcomers
+	reading   sync.WaitGroup // of followers
+	finished  atomic.Bool    // what ends now is the load's own doing
 	newcomers atomic.Int64
 }
 
@@ -163,9 +166,9 @@ func (l *load) begin() error {
 		if way.secure || n%4 == 3 {
 			way = ways[len(ways)-1]
 		}
-		l.sending.Go(func() { l.post(way, e, n%8 < 4) })
+		l.coming.Go(func() { l.post(way, e, n%8 < 4) })
 	}
-	l.sending.Go(l.comeAndGo)
+	l.coming.Go(l.comeAndGo)
 	l.between()
 	return l.ctx.Err()
 }
@@ -702,12 +705,14 @@ func (l *load) finish() error {
 			e.await((l.posts + l.posters - 1) / l.posters)
 		}
 	}
-	close(l.stop)
 	if l.toldAll() {
+		l.sending.Wait()
 		l.reading.Wait()
 		l.endPass() // there may be no machine any more that would answer
 	}
+	close(l.stop)
 	l.sending.Wait()
+	l.coming.Wait()
 	for _, f := range l.laggards {
 		select {
 		case f.turn <- struct{}{}: // for the last message
@@ -729,7 +734,8 @@ func (l *load) finish() error {
 	l.end()
 	for _, f := range l.follows {
 		for name, e := range f.events {
-			if !f.cut && (!l.tcp.secure || l.want(f.secure) == 0) { // else it was let go while others went on
+			// Who comes back misses what is published until then, by the next server too.
+			if want := l.want(f.secure); !f.cut && (want == 0 || want == goingAway) {
 				l.tally.sequence(f.name, e, f.got[name])
 			}
 		}
