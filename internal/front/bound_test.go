@@ -138,7 +138,7 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 		"taken": func(t *testing.T, r *rig) {
 			c := r.dial()
 			c.send("GET /hijack?n=3 HTTP/1.1\r\nHost: pi\r\n\r\n")
-			r.gone() // while its descriptor lives on
+			until(t, "its place is free, and it lives on", func() bool { return r.left.Load() == 1 })
 			c.send("abc")
 			if said, err := io.ReadAll(c); err != nil || string(said) != `behind: "abc"` {
 				t.Errorf("got %q, error %v", said, err)

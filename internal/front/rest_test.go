@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -169,6 +170,7 @@ func TestReadyWhileAwake(t *testing.T) {
 		}
 		return false
 	})
+	peer.SetDeadline(time.Now().Add(patience))
 	io.WriteString(peer, lastOne)
 	c.state = noted
 	c.mu.Unlock()
