@@ -189,9 +189,11 @@ func (s *Set) gone() {
 
 // Run wakes connections and pings them until ctx ends. It is called once.
 func (s *Set) Run(ctx context.Context) error {
+	pinging, end := context.WithCancel(ctx)
 	var pinger sync.WaitGroup
-	pinger.Go(func() { s.pingAll(ctx) })
+	pinger.Go(func() { s.pingAll(pinging) })
 	defer pinger.Wait()
+	defer end()
 	return s.poller.Run(ctx)
 }
 

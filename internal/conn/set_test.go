@@ -682,3 +682,18 @@ func TestMemoryIsGivenBackOnceACrowdHasSettled(t *testing.T) {
 		t.Errorf("due in the turns %v, want %v", due, want)
 	}
 }
+
+func TestRunReturnsWhenItsPollerFails(t *testing.T) {
+	s, err := New(Limits{Connections: 1, PingEvery: time.Hour}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Release(); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- s.Run(context.Background()) }()
+	if err := wait(t, failed, "Run returns"); err == nil {
+		t.Error("no error of a poller that is closed")
+	}
+}
