@@ -102,6 +102,8 @@ func (s *Server) handOver(endPoll func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), handoverTimeout)
 	defer cancel()
 	s.front.Freeze(ctx)
+	s.joining.Lock()   // whoever has been answered is among conns, for whom Freeze is
+	s.joining.Unlock() //lint:ignore SA2001 to pass is the point
 	s.conns.Freeze(ctx, wire.CloseRestart, "server restarts")
 	// From here on nobody publishes but who is in a TLS request.
 	s.gate.Lock()

@@ -37,6 +37,8 @@ func (s *Server) infoSocket(w http.ResponseWriter, r *http.Request) {
 	if !s.admitted(w, r) {
 		return
 	}
+	s.joining.RLock()
+	defer s.joining.RUnlock()
 	c, ok := s.upgrade(w, r)
 	if !ok {
 		return

@@ -93,6 +93,9 @@ type Server struct {
 	gate     sync.RWMutex
 	stopping bool
 
+	// joining is held for reading from the handshake of a WebSocket until it is among conns: in between nobody else has it.
+	joining sync.RWMutex
+
 	// What Restore has made and Run begins with, and how much of it there was.
 	begin                   []func()
 	requests                []front.Saved

@@ -22,6 +22,8 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, publishOnly boo
 	if !ok {
 		return
 	}
+	s.joining.RLock()
+	defer s.joining.RUnlock()
 	at := time.Now().UTC() // before the client is answered, so that who comes next is later
 	c, ok := s.upgrade(w, r)
 	if !ok {
