@@ -519,7 +519,8 @@ func (l *load) comeAndGo() {
 		switch {
 		case err == nil:
 			l.newcomers.Add(1)
-		case l.crash && !errors.Is(err, errRefused), l.shut, l.toldAll():
+		case l.shut, l.toldAll():
+		case !errors.Is(err, errRefused) && (l.crash || l.want(l.tcp.secure) != 0): // it was there when its like ended
 		default:
 			l.refused("a newcomer", err)
 		}
