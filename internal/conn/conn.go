@@ -67,6 +67,7 @@ type Conn struct {
 	cut     bool   // the queue is to be cut when the write under way returns
 	dead    bool   // nothing is to be done with sock any more; it is closed when users is 0
 	stuck   bool   // stalled, at the last ping
+	lenient bool   // the kernel does not watch over the peer
 	users   int32  // calls into sock under way, one until Start returns and one until Closed has been called
 	batch   uint64 // the last batch number seen, see hub.Sink
 	why     error  // set: the connection is being closed, nothing more is queued
@@ -186,7 +187,7 @@ func (c *Conn) write() {
 			c.out.took(n)
 			c.taken += uint64(n)
 		}
-		c.ends(markWritten, c.taken, c.out.left == 0)
+		c.ends(markWritten, c.taken, c.out.size == 0)
 		if c.cut {
 			c.cut = false
 			c.out.cut()
@@ -197,6 +198,7 @@ func (c *Conn) write() {
 				continue
 			}
 			c.writing, c.stalled = false, true
+			c.patient(true)
 			c.out.own()
 			if c.out.behind() > c.set.limits.QueueBytes && c.why == nil {
 				c.letGo(ErrTooSlow)
@@ -210,6 +212,7 @@ func (c *Conn) write() {
 		}
 	}
 	c.writing, c.stalled = false, false
+	c.patient(false)
 	if c.out.size == 0 && c.goodbye != nil && !c.dead {
 		c.timer.Reset(answerGrace)
 		c.mu.Unlock()
@@ -217,6 +220,21 @@ func (c *Conn) write() {
 		c.mu.Lock()
 	}
 	c.leave()
+}
+
+// patient suspends the kernel's watch over a peer who has stalled, or resumes it. A peer whose window is shut acknowledges
+// nothing new, however alive it is, and the kernel would take it for gone, tcp(7): whether it reads on is ping's to judge.
+// It needs mu.
+func (c *Conn) patient(on bool) {
+	if c.lenient == on || c.sock.stream != nil || c.addr == Local || c.dead {
+		return
+	}
+	c.lenient = on
+	timeout := c.set.limits.PeerTimeout
+	if on {
+		timeout = 0
+	}
+	watchPeer(c.sock.fd, timeout)
 }
 
 // ready is the poller's word that the socket may be read, or takes bytes again.

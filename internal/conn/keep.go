@@ -67,7 +67,7 @@ func (c *Conn) count() {
 	}
 	c.read, c.taken = read, written
 	c.ends(markRead, read, len(c.partial) == 0)
-	c.ends(markWritten, written, c.out.left == 0)
+	c.ends(markWritten, written, c.out.size == 0)
 }
 
 func (c *Conn) word(w word) *atomic.Uint32 {
@@ -84,7 +84,7 @@ func (c *Conn) begins(w word) {
 	}
 }
 
-// ends notes where a stream stands, whole when nothing is unfinished.
+// ends notes where a stream stands, whole when nothing is unfinished: no message half read, nothing waiting to be written.
 func (c *Conn) ends(w word, position uint64, whole bool) {
 	switch {
 	case c.mark == nil:

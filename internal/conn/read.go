@@ -34,9 +34,9 @@ func (c *Conn) look() {
 	if !c.ended {
 		c.begins(markRead)
 		err := c.receive()
-		c.ends(markRead, c.read, len(c.partial) == 0)
 		c.handler.Rest()
 		c.Flush()
+		c.ends(markRead, c.read, len(c.partial) == 0) // the answers are out, or Written tells that they are not
 		if err != nil {
 			c.end(err)
 		}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // narrow makes the kernel hold little, so that a client that does not read is felt soon.
@@ -299,6 +301,40 @@ func TestSlowButSteadyReaderIsNotTakenForStalled(t *testing.T) {
 			s.ping()
 			s.wantEnded(ErrStalled)
 		})
+	}
+}
+
+// A window that is shut would count as silence: the kernel would end a client that reads slowly, however alive it is.
+func TestKernelDoesNotTakeAStalledClientForGone(t *testing.T) {
+	r := newRig(t, "tcp", narrow, func(p *plan) { p.PeerTimeout = 30 * time.Second; p.QueueBytes = 16 << 20 })
+	p, s := r.connect()
+	timeout := func() time.Duration {
+		ms := locked(s.Conn, func(c *Conn) int {
+			ms, err := unix.GetsockoptInt(c.sock.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
+			if err != nil {
+				t.Error(err)
+			}
+			return ms
+		})
+		return time.Duration(ms) * time.Millisecond
+	}
+	if got := timeout(); got != 30*time.Second {
+		t.Fatalf("the kernel waits %v for a client at rest", got)
+	}
+	for range 2 {
+		var pub publisher
+		pub.publish(strings.Repeat("x", 8<<20), s)
+		until(t, "stalled", func() bool { return locked(s.Conn, isStalled) })
+		if got := timeout(); got != 0 {
+			t.Errorf("the kernel waits %v for a stalled client", got)
+		}
+		if _, err := io.CopyN(io.Discard, p.br, 8<<20+10); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "not stalled", func() bool { return !locked(s.Conn, isStalled) })
+		if got := timeout(); got != 30*time.Second {
+			t.Errorf("the kernel waits %v for a client that has read on", got)
+		}
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 // For a connection whose bytes the kernel does not count a word is 1 while its stream is being worked on, or unfinished.
 type Mark struct {
 	Read    atomic.Uint32 // bytes read at the end of a message, modulo 2^32
-	Written atomic.Uint32 // bytes written at the end of a frame
+	Written atomic.Uint32 // bytes written when nothing was left to be
 }
 
 // Marks are the marks of all connections, by place, in a memfd that is mapped and stored. Marks beyond what there is room for
