@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -209,6 +211,9 @@ func (m *machine) settings(context.Context) []finding {
 		return []finding{{hidden, "settings", m.problem.Error(), sudoDoctor}}
 	case m.problem != nil:
 		return []finding{{wrong, "settings", m.problem.Error(), "sudo nano " + settingsFile + " && sudo systemctl restart picloud"}}
+	}
+	if _, err := os.Stat(at(settingsFile)); errors.Is(err, fs.ErrNotExist) {
+		return []finding{{fine, "settings", "there is no " + settingsFile + ": the defaults are used", ""}}
 	}
 	return []finding{{fine, "settings", "those of " + settingsFile + " can be used", ""}}
 }

@@ -148,6 +148,7 @@ certificate, whether the key is right, and whether the clocks agree.
 
   sudo picloud doctor
   picloud doctor --url http://raspberrypi.local:9000
+  picloud doctor --url http://localhost:9000      # a server that was started by hand
 `,
 	"discover": `usage: picloud discover [--json]
 

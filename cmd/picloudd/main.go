@@ -328,7 +328,7 @@ Then, each in a terminal of its own: subscribe, publish, and see who is connecte
   curl %[4]s-H "X-API-Key: $API_KEY" "%[3]s/publish?clientName=Porch" -d '{"event":"temperature","data":"76.5 F"}'
   %[1]s info%[2]s
 
-Or open %[3]s/ in a browser.
+Or open %[3]s/ in a browser, and sign in with the key.
 `, g.client, flag, g.url, curl)
 }
 

@@ -30,7 +30,7 @@ export class ServerPanel {
     ]);
     const busiest = connections.reduce((most, {events}) => Math.max(most, events.length), 0);
     facts(byId('limits'), [
-      ['Connections', `${count(server.connections)} of ${count(server.max_connections)}${full(server.times_full)}`,
+      ['Connections, with this page’s', `${count(server.connections)} of ${count(server.max_connections)}${full(server.times_full)}`,
         server.connections / server.max_connections],
       ['Subscriptions of one client', `at most ${count(busiest)} of ${count(server.max_subscriptions)}`, busiest / server.max_subscriptions],
       ['One message', `up to ${bytes(server.max_message_bytes)}`],

@@ -68,6 +68,8 @@ export class TryIt {
 
   /** @param {string} event */
   watch(event) {
+    input('watch-event').value = event;
+    this.#showCode();
     if (this.#watched.has(event)) {
       setText(byId('watch-state'), `Already watching ${event}.`);
       return;
@@ -256,6 +258,7 @@ export class TryIt {
   #showCode() {
     const checked = /** @type {HTMLInputElement | null} */ (document.querySelector('#languages input:checked'));
     const language = /** @type {import('./snippets.js').Language} */ (checked?.value);
+    byId('key-note').hidden = language === 'javascript';
     const name = this.#name() || 'Dashboard';
     const text = input('publish-data').value;
     let json = JSON.stringify(text);
