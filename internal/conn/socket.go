@@ -10,11 +10,13 @@ import (
 	"time"
 	"unsafe"
 
+	"picloud/internal/poll"
+
 	"golang.org/x/sys/unix"
 )
 
 // errAgain says that a read or write would have to wait.
-var errAgain = errors.New("try again")
+var errAgain = poll.ErrAgain
 
 // A socket is a non-blocking descriptor that no other part of the program knows or, where that is not enough, a stream.
 // It is a value, so that a delivery finds it in the connection itself.
@@ -42,18 +44,7 @@ func (s socket) read(p []byte) (int, error) {
 	if s.stream != nil {
 		return s.stream.read(p)
 	}
-	for {
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
-		switch errno {
-		case 0:
-			return int(n), nil
-		case unix.EINTR:
-		case unix.EAGAIN:
-			return 0, errAgain
-		default:
-			return 0, fmt.Errorf("read: %w", errno)
-		}
-	}
+	return poll.Read(s.fd, p)
 }
 
 // write takes from 1 to maxSlices buffers.
@@ -61,8 +52,11 @@ func (s socket) write(bufs [][]byte) (int, error) {
 	if s.stream != nil {
 		return s.stream.write(slices.Clone(bufs)) // a clone, so that bufs itself stays on its stack
 	}
+	if len(bufs) == 1 {
+		return poll.Write(s.fd, bufs[0])
+	}
 	for {
-		n, errno := writeNow(s.fd, bufs)
+		n, errno := writev(s.fd, bufs)
 		switch errno {
 		case 0:
 			return n, nil
@@ -75,14 +69,8 @@ func (s socket) write(bufs [][]byte) (int, error) {
 	}
 }
 
-// writeNow makes one system call. Like read it does not tell Go's scheduler, which a call that never waits need not
-// trouble.
-func writeNow(fd int, bufs [][]byte) (int, syscall.Errno) {
-	if len(bufs) == 1 {
-		b := bufs[0]
-		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
-		return int(n), errno
-	}
+// writev makes one system call, as poll.Write does.
+func writev(fd int, bufs [][]byte) (int, syscall.Errno) {
 	var vec [maxSlices]unix.Iovec
 	for i, b := range bufs {
 		vec[i].Base = unsafe.SliceData(b)

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-	"unsafe"
 
 	"picloud/internal/poll"
 
@@ -135,16 +134,13 @@ func (c *Conn) release() {
 	c.server.cfg.Leave()
 }
 
-// errAgain says that a call would have to wait.
-var errAgain = errors.New("try again")
-
 // run is the goroutine of a Conn that is awake: it answers what is at hand.
 func (c *Conn) run() {
 	for {
 		switch err := c.look(); err {
 		case errLent:
 			return
-		case nil, errAgain:
+		case nil, poll.ErrAgain:
 		default:
 			c.mu.Lock()
 			c.close()
@@ -170,7 +166,7 @@ var (
 	errEnded = errors.New("the client has ended it")
 )
 
-// look reads until there is no more. Anything but nil and errAgain is the end of the Conn's being awake.
+// look reads until there is no more. Anything but nil and poll.ErrAgain is the end of the Conn's being awake.
 func (c *Conn) look() error {
 	d := c.server.desks.Get().(*desk)
 	defer c.server.desks.Put(d)
@@ -183,7 +179,7 @@ func (c *Conn) look() error {
 		held = copy(buf, c.in)
 	}
 	for !c.server.frozen.Load() {
-		n, err := read(c.fd, buf[held:])
+		n, err := poll.Read(c.fd, buf[held:])
 		if err != nil {
 			return err
 		}
@@ -269,8 +265,8 @@ func (c *Conn) keep(in []byte, head bool) {
 
 // send writes an answer, and waits for a client that takes it slowly.
 func (c *Conn) send(p []byte) error {
-	n, err := write(c.fd, p)
-	if err != nil && err != errAgain {
+	n, err := poll.Write(c.fd, p)
+	if err != nil && err != poll.ErrAgain {
 		return err
 	}
 	if n == len(p) {
@@ -324,35 +320,4 @@ func (c *Conn) returned() {
 	}
 	c.state = awake
 	c.server.wg.Go(c.run)
-}
-
-// read and write make one system call that does not wait.
-func read(fd int, p []byte) (int, error) {
-	for {
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
-		switch errno {
-		case 0:
-			return int(n), nil
-		case unix.EINTR:
-		case unix.EAGAIN:
-			return 0, errAgain
-		default:
-			return 0, os.NewSyscallError("read", errno)
-		}
-	}
-}
-
-func write(fd int, p []byte) (int, error) {
-	for {
-		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
-		switch errno {
-		case 0:
-			return int(n), nil
-		case unix.EINTR:
-		case unix.EAGAIN:
-			return 0, errAgain
-		default:
-			return 0, os.NewSyscallError("write", errno)
-		}
-	}
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"picloud/internal/poll"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -102,8 +104,8 @@ func (l *loan) Write(p []byte) (int, error) {
 	n := 0
 	if l.file == nil {
 		var err error
-		n, err = write(l.conn.fd, p)
-		if n == len(p) || err != nil && err != errAgain {
+		n, err = poll.Write(l.conn.fd, p)
+		if n == len(p) || err != nil && err != poll.ErrAgain {
 			l.mu.Unlock()
 			return n, err
 		}

@@ -1,7 +1,6 @@
 package systemd
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -17,8 +16,8 @@ var ErrNoManager = errors.New("there is no service manager")
 // sendTimeout is how long a manager may be too busy to take a notification.
 const sendTimeout = 5 * time.Second
 
-// Store gives the manager a copy of f, sd_notify(3): the service's next process gets it from Handed, under the name. That it arrives is known
-// after Barrier; whether it is kept, never: the unit's FileDescriptorStoreMax= may be too small, and is by default 0. A file that is
+// Store gives the manager a copy of f, sd_notify(3): the service's next process gets it from Handed, under the name. Whether it is kept
+// only Restarting tells: the unit's FileDescriptorStoreMax= may be too small, and is by default 0. A file that is
 // stored already, under whatever name, is not stored again.
 func Store(name string, f *os.File) error {
 	if name == "" || len(name) > 255 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) {
@@ -35,27 +34,6 @@ func Store(name string, f *os.File) error {
 func Forget(name string) error {
 	if err := send("FDSTOREREMOVE=1\nFDNAME="+name, nil); err != nil {
 		return fmt.Errorf("forget stored %q: %w", name, err)
-	}
-	return nil
-}
-
-// Barrier returns when the manager has dealt with all that it was told before.
-func Barrier(ctx context.Context) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("wait for the service manager: %w", err)
-	}
-	defer r.Close()
-	err = send("BARRIER=1", w)
-	w.Close()
-	if err != nil {
-		return fmt.Errorf("wait for the service manager: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	// The manager writes nothing: it closes its copy.
-	if _, err := r.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("wait for the service manager: %w", context.Cause(ctx))
 	}
 	return nil
 }

@@ -1,9 +1,7 @@
 package systemd
 
 import (
-	"context"
 	"errors"
-	"io"
 	"os"
 	"strings"
 	"syscall"
@@ -72,39 +70,5 @@ func TestNamesThatTheManagerWouldNotTake(t *testing.T) {
 		if err := Store(name, os.Stdin); err == nil {
 			t.Errorf("%q was sent", name)
 		}
-	}
-}
-
-func TestBarrierWaitsForTheManager(t *testing.T) {
-	m := newManager(t)
-	if err := Forget("before"); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- Barrier(t.Context()) }()
-	if got := m.next(t); got != "FDSTOREREMOVE=1\nFDNAME=before" {
-		t.Errorf("got %q", got)
-	}
-	state, f := m.nextWith(t)
-	if state != "BARRIER=1" || f == nil {
-		t.Fatalf("got %q and %v, want a barrier with a file", state, f)
-	}
-	select {
-	case err := <-done:
-		t.Fatalf("it did not wait: %v", err)
-	default:
-	}
-	f.Close()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestBarrierEndsWithItsContext(t *testing.T) {
-	newManager(t) // takes the message and never looks at it
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(io.ErrNoProgress)
-	if err := Barrier(ctx); !errors.Is(err, io.ErrNoProgress) {
-		t.Errorf("got %v, want the context's cause", err)
 	}
 }

@@ -172,7 +172,7 @@ func TestWithoutAManagerNothingHappens(t *testing.T) {
 	if err := errors.Join(Ready("x"), Stopping()); err != nil {
 		t.Error(err)
 	}
-	for _, err := range []error{Store("x", os.Stdin), Forget("x"), Barrier(t.Context())} {
+	for _, err := range []error{Store("x", os.Stdin), Forget("x")} {
 		if !errors.Is(err, ErrNoManager) {
 			t.Errorf("got %v, want %v", err, ErrNoManager)
 		}
