@@ -8,6 +8,7 @@ package conn
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,43 +60,50 @@ const (
 
 // A Conn is one WebSocket connection. All exported methods are safe for concurrent use, and none of them waits.
 type Conn struct {
-	// What a delivery touches comes first, in as few cache lines as it can.
-	mu      sync.Mutex
-	writing bool   // a goroutine is in write: it alone takes from out
-	stalled bool   // the socket takes no more; the poller (TLS: the writer) goes on
-	again   bool   // the socket became writable since the write began
-	cut     bool   // the queue is to be cut when the write under way returns
-	dead    bool   // nothing is to be done with sock any more; it is closed when users is 0
-	stuck   bool   // stalled, at the last ping
-	lenient bool   // the kernel does not watch over the peer
-	users   int32  // calls into sock under way, one until Start returns and one until Closed has been called
-	batch   uint64 // the last batch number seen, see hub.Sink
-	why     error  // set: the connection is being closed, nothing more is queued
-	out     outbox
-	taken   uint64 // bytes that the socket has taken in all; while kept, as the kernel counts them
-	mark    *handover.Mark
-	pinged  uint64      // taken, at the last ping
-	goodbye []byte      // the close frame, with why
-	timer   *time.Timer // bounds the closing
+	// What a delivery touches lies in the first two cache lines, up to the descriptor in sock, and a test holds it there:
+	// with many subscribers, fetching those lines is most of what a delivery costs outside the kernel.
+	mu        sync.Mutex
+	writing   bool    // a goroutine is in write: it alone takes from out
+	stalled   bool    // the socket takes no more; the poller (TLS: the writer) goes on
+	again     bool    // the socket became writable since the write began
+	cut       bool    // the queue is to be cut when the write under way returns
+	dead      bool    // nothing is to be done with sock any more; it is closed when users is 0
+	lenient   bool    // the kernel does not watch over the peer
+	secure    bool    // sock is a TLS connection
+	uncounted bool    // kept, with a mark, and the kernel does not count its bytes
+	users     int32   // calls into sock under way, one until Start returns and one until Closed has been called
+	taken     uint32  // bytes that the socket has taken in all; while kept, as the kernel counts them
+	batch     uint64  // the last batch number seen, see hub.Sink
+	ending    *ending // set: the connection is being closed, nothing more is queued
+	mark      *handover.Mark
+	out       outbox
+	sock      socket
 
-	sock    socket
 	set     *Set
 	handler Handler
 	addr    string
 	kept    Kept
 	place   poll.Place
-	slot    int  // place in the set
-	secure  bool // sock is a TLS connection
-
-	uncounted bool // kept, with a mark, and the kernel does not count its bytes
+	slot    int    // place in the set
+	pinged  uint32 // taken, at the last ping
+	stuck   bool   // stalled, at the last ping
 
 	state atomic.Int32
 
 	// Of the reading side only: whoever set state to awake.
 	ended   bool   // Closed has been called, input is thrown away
-	read    uint64 // bytes in all, while kept
+	read    uint32 // bytes in all, while kept
 	gather  gather
 	partial []byte // what was read of an unfinished message, from its first byte
+
+	_ [24]byte // up to a size of which the allocator begins each at a cache line
+}
+
+// An ending is what a connection that is being closed needs.
+type ending struct {
+	why   error
+	frame []byte      // the close frame, if one is to be sent
+	timer *time.Timer // bounds the closing
 }
 
 // Local is the address of a client of a Unix socket.
@@ -109,7 +117,7 @@ func (c *Conn) Addr() string { return c.addr }
 func (c *Conn) Queue(frame []byte, batch uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.why != nil {
+	if c.ending != nil {
 		return false
 	}
 	if c.stalled && c.out.size > 0 && c.out.size+len(frame) > c.set.limits.QueueBytes {
@@ -124,11 +132,14 @@ func (c *Conn) Queue(frame []byte, batch uint64) bool {
 	return true
 }
 
-// Flush writes what is queued, as far as the socket takes it now; the rest follows by itself.
-func (c *Conn) Flush() {
+// Flush writes what is queued, as far as the socket takes it now; the rest follows by itself. It reports whether the
+// memory of all frames that have been queued is free: each was written, copied or dropped.
+func (c *Conn) Flush() (free bool) {
 	c.mu.Lock()
 	c.flush()
+	free = !c.writing && !c.out.lent
 	c.mu.Unlock()
+	return free
 }
 
 // flush is Flush with mu held, which it gives up while it writes.
@@ -185,13 +196,13 @@ func (c *Conn) write() {
 		}
 		if n > 0 {
 			c.out.took(n)
-			c.taken += uint64(n)
+			c.taken += uint32(n)
 		}
 		c.ends(markWritten, c.taken, c.out.size == 0)
 		if c.cut {
 			c.cut = false
 			c.out.cut()
-			c.out.push(c.goodbye, false)
+			c.out.push(c.ending.frame, false)
 		}
 		if err == errAgain {
 			if c.again {
@@ -200,7 +211,7 @@ func (c *Conn) write() {
 			c.writing, c.stalled = false, true
 			c.patient(true)
 			c.out.own()
-			if c.out.behind() > c.set.limits.QueueBytes && c.why == nil {
+			if c.out.behind() > c.set.limits.QueueBytes && c.ending == nil {
 				c.letGo(ErrTooSlow)
 			}
 			c.leave()
@@ -213,8 +224,8 @@ func (c *Conn) write() {
 	}
 	c.writing, c.stalled = false, false
 	c.patient(false)
-	if c.out.size == 0 && c.goodbye != nil && !c.dead {
-		c.timer.Reset(answerGrace)
+	if e := c.ending; e != nil && e.frame != nil && c.out.size == 0 && !c.dead {
+		e.timer.Reset(answerGrace)
 		c.mu.Unlock()
 		c.sock.closeWrite()
 		c.mu.Lock()
@@ -258,7 +269,7 @@ func (c *Conn) ready(read, write bool) {
 func (c *Conn) ping() {
 	c.mu.Lock()
 	switch {
-	case c.why != nil:
+	case c.ending != nil:
 	case c.stalled && c.stuck && c.taken == c.pinged:
 		c.letGo(ErrStalled)
 	default:
@@ -289,11 +300,11 @@ func (c *Conn) reply(frame []byte) {
 func (c *Conn) sayGoodbye(frame []byte, why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.why != nil {
+	if c.ending != nil {
 		return
 	}
 	c.closing(frame, why)
-	c.out.push(c.goodbye, c.stalled)
+	c.out.push(c.ending.frame, c.stalled)
 }
 
 // letGo drops what is queued, but for the rest of a frame that is half out, and says 1013. It needs mu.
@@ -303,26 +314,24 @@ func (c *Conn) letGo(why error) {
 		c.cut = true
 	} else {
 		c.out.cut()
-		c.out.push(c.goodbye, false)
+		c.out.push(c.ending.frame, false)
 	}
 	c.kick()
 }
 
 // closing begins the end of the connection. It needs mu.
 func (c *Conn) closing(goodbye []byte, why error) {
-	c.why = why
-	c.goodbye = append([]byte(nil), goodbye...)
-	c.timer = time.AfterFunc(flushGrace, c.kill)
+	c.ending = &ending{why, slices.Clone(goodbye), time.AfterFunc(flushGrace, c.kill)}
 	c.sock.interrupt() // a reader that waits is to look
 }
 
 // fail notes that the socket is broken. It needs mu.
 func (c *Conn) fail(err error) {
-	if c.why == nil {
-		c.why = err
+	if c.ending == nil {
+		c.ending = &ending{why: err}
 	}
+	c.ending.frame = nil
 	c.out = outbox{}
-	c.goodbye = nil
 	c.dead = true
 	c.sock.abort()
 	c.kick()
@@ -344,11 +353,16 @@ func (c *Conn) kill() {
 func (c *Conn) leave() {
 	c.users--
 	if c.users == 0 && c.dead {
-		if c.timer != nil {
-			c.timer.Stop()
-		}
+		c.stopTimer()
 		c.set.remove(c)
 		c.sock.close()
+	}
+}
+
+// stopTimer needs mu.
+func (c *Conn) stopTimer() {
+	if c.ending != nil && c.ending.timer != nil {
+		c.ending.timer.Stop()
 	}
 }
 
@@ -373,5 +387,8 @@ func (c *Conn) kick() {
 func (c *Conn) closed() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.why
+	if c.ending == nil {
+		return nil
+	}
+	return c.ending.why
 }

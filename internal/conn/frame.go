@@ -57,8 +57,14 @@ const (
 )
 
 // An Arena holds the frames of one publisher one behind the other, so that a burst to one subscriber is one run of
-// bytes. Its memory lives as long as a queue refers to it. The zero Arena is ready; it is used by one goroutine at a time.
-type Arena struct{ buf []byte }
+// bytes. The zero Arena is ready; it is used by one goroutine at a time.
+//
+// Once everybody has been flushed its memory is used again: it is in the processor's cache then, and nothing is left
+// for the garbage collector. What a queue still refers to stays as it is.
+type Arena struct {
+	buf  []byte
+	used int // of buf, by frames that a queue may still refer to
+}
 
 // Text returns payload as one text frame. The frame is shared by all who queue it and must not be changed or appended to.
 func (a *Arena) Text(payload []byte) []byte {
@@ -67,9 +73,19 @@ func (a *Arena) Text(payload []byte) []byte {
 		return appendFrame(make([]byte, 0, need), opText, payload)
 	}
 	if cap(a.buf)-len(a.buf) < need {
-		a.buf = make([]byte, 0, arenaSize)
+		*a = Arena{buf: make([]byte, 0, arenaSize)}
 	}
 	start := len(a.buf)
 	a.buf = appendFrame(a.buf, opText, payload)
 	return a.buf[start:]
+}
+
+// Flushed ends the frames made since the last call. free says that no queue refers to one of them any more: all that a
+// Flush was owed to for them have said so.
+func (a *Arena) Flushed(free bool) {
+	if free {
+		a.buf = a.buf[:a.used]
+	} else {
+		a.used = len(a.buf)
+	}
 }

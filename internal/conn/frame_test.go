@@ -89,3 +89,32 @@ func TestFullArenaIsLeftToItsFrames(t *testing.T) {
 		}
 	}
 }
+
+// What nobody refers to is overwritten, and nothing else.
+func TestArenaMemoryIsUsedAgain(t *testing.T) {
+	var a Arena
+	held := a.Text([]byte("held"))
+	a.Flushed(false)
+	first := a.Text([]byte("first"))
+	a.Text(make([]byte, 100))
+	a.Flushed(true)
+	for range 2 * arenaSize / 1000 {
+		again := a.Text(make([]byte, 1000))
+		if &again[0] != &first[0] {
+			t.Fatal("a frame does not lie where those lay that are free")
+		}
+		a.Flushed(true)
+	}
+	a.Text(make([]byte, arenaSize-2000)) // which has memory of its own
+	for len(a.buf)+1010 <= cap(a.buf) {
+		a.Text(make([]byte, 1000))
+	}
+	a.Text(make([]byte, 1000)) // in an arena of its own
+	a.Flushed(true)
+	if len(a.buf) != 0 {
+		t.Errorf("%d bytes of the second arena are kept from those of the first", len(a.buf))
+	}
+	if want := appendFrame(nil, opText, []byte("held")); !bytes.Equal(held, want) {
+		t.Errorf("a frame that a queue refers to became % x, want % x", held, want)
+	}
+}

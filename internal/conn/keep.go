@@ -65,9 +65,9 @@ func (c *Conn) count() {
 		c.mark = nil
 		return
 	}
-	c.read, c.taken = read, written
-	c.ends(markRead, read, len(c.partial) == 0)
-	c.ends(markWritten, written, c.out.size == 0)
+	c.read, c.taken = uint32(read), uint32(written)
+	c.ends(markRead, c.read, len(c.partial) == 0)
+	c.ends(markWritten, c.taken, c.out.size == 0)
 }
 
 func (c *Conn) word(w word) *atomic.Uint32 {
@@ -85,7 +85,7 @@ func (c *Conn) begins(w word) {
 }
 
 // ends notes where a stream stands, whole when nothing is unfinished: no message half read, nothing waiting to be written.
-func (c *Conn) ends(w word, position uint64, whole bool) {
+func (c *Conn) ends(w word, position uint32, whole bool) {
 	switch {
 	case c.mark == nil:
 	case c.uncounted && whole:
@@ -93,8 +93,8 @@ func (c *Conn) ends(w word, position uint64, whole bool) {
 	case c.uncounted:
 		c.word(w).Store(1)
 	case whole:
-		c.word(w).Store(uint32(position))
+		c.word(w).Store(position)
 	default:
-		c.word(w).Store(uint32(position) - 1) // which cannot be
+		c.word(w).Store(position - 1) // which cannot be
 	}
 }

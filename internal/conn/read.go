@@ -55,11 +55,14 @@ func (c *Conn) end(err error) {
 	c.ended = true
 	c.partial = nil
 	c.mu.Lock()
-	if c.why == nil || c.why == ErrProtocol {
-		c.why = err
+	if c.ending == nil {
+		c.ending = &ending{}
 	}
-	err = c.why
-	if c.goodbye == nil && !c.dead {
+	if c.ending.why == nil || c.ending.why == ErrProtocol {
+		c.ending.why = err
+	}
+	err = c.ending.why
+	if c.ending.frame == nil && !c.dead {
 		c.fail(err)
 	}
 	c.mu.Unlock()
@@ -99,7 +102,7 @@ func (c *Conn) receive() error {
 			err = io.EOF
 		}
 		if err == nil {
-			c.read += uint64(n)
+			c.read += uint32(n)
 			err = c.handle(r, in[:len(c.partial)+n])
 		}
 		if err != nil {

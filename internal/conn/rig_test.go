@@ -176,7 +176,7 @@ func (r *rig) dismantle() {
 		if n := s.ends.Load(); n != 1 {
 			r.t.Errorf("Closed was called %d times", n)
 		}
-		if s.timer != nil && s.timer.Stop() {
+		if e := s.ending; e.timer != nil && e.timer.Stop() {
 			r.t.Error("the timer of a connection that is gone still runs")
 		}
 	}
@@ -270,9 +270,11 @@ func (p *publisher) publish(text string, to ...*session) {
 	for _, s := range to {
 		s.Queue(frame, p.batch)
 	}
+	free := true
 	for _, s := range to {
-		s.Flush()
+		free = s.Flush() && free
 	}
+	p.arena.Flushed(free)
 }
 
 // A peer is the client's end of a connection, written by hand: it can do what no library would.

@@ -53,10 +53,10 @@ func (c *Conn) Save() (Saved, bool) {
 		runtime.Gosched()
 		c.mu.Lock()
 	}
-	if c.why != nil || c.dead || c.secure {
+	if c.ending != nil || c.dead || c.secure {
 		return Saved{}, false
 	}
-	c.why = ErrSaved
+	c.ending = &ending{why: ErrSaved}
 	sv := Saved{Addr: c.addr, Partial: c.partial, Frames: c.gather.pos, Payload: c.gather.payload, Left: c.out.left}
 	if c.out.size > 0 {
 		sv.Queued = slices.Concat(append([][]byte{c.out.first}, c.out.rest...)...)
@@ -116,9 +116,7 @@ func (s *Set) Abandon() {
 	for _, c := range conns {
 		c.mu.Lock()
 		c.dead = true
-		if c.timer != nil {
-			c.timer.Stop()
-		}
+		c.stopTimer()
 		c.mu.Unlock()
 		s.poller.Remove(c.place)
 		unix.Close(c.sock.fd)

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"picloud/internal/poll"
 
@@ -431,6 +432,53 @@ func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
 	s.wg.Wait()
 }
 
+// A frame's memory is free when a Flush has seen all of it out, or copied: not while another goroutine writes it.
+func TestFlushTellsWhetherFramesAreFree(t *testing.T) {
+	s := lines(t, 1000)
+	var c *Conn
+	var answers []error // of the socket
+	var wrote []string
+	var nested bool
+	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) {
+		if c.Flush() {
+			nested = true
+		}
+		if len(answers) > 0 {
+			err := answers[0]
+			answers = answers[1:]
+			return 0, err
+		}
+		wrote = append(wrote, string(slices.Concat(bufs...)))
+		return total(bufs), nil
+	}}
+	c = reserve(s, socket{stream: sock}, nil)
+	c.Start(&line{t: t, conn: c})
+	s.wg.Wait()
+	var a Arena
+	for n, stall := range []bool{false, true, true, false} {
+		if stall {
+			answers = []error{errAgain}
+		}
+		text := fmt.Sprint("text ", n)
+		c.Queue(a.Text([]byte(text)), uint64(n+1))
+		free := c.Flush()
+		if !free {
+			t.Fatalf("%s: nobody writes it, and it is not free", text)
+		}
+		a.Flushed(free)
+		a.Text([]byte("other"))
+		if c.ready(false, true); len(wrote) != n+1 || wrote[n][2:] != text {
+			t.Errorf("%s: written as %q", text, wrote[n:])
+		}
+		a.Flushed(true)
+	}
+	if nested {
+		t.Error("a frame is free while it is written")
+	}
+	c.kill()
+	s.wg.Wait()
+}
+
 // Timers and Set.Close may come late: the socket's descriptor may be another client's by then, its place too.
 func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	s := lines(t, 1000)
@@ -569,6 +617,25 @@ func TestBrokenSocketEndsTheConnection(t *testing.T) {
 	}
 	if c.out.size != 0 {
 		t.Error("a queue is kept for a broken socket")
+	}
+}
+
+// The lines are those of a 64-bit processor; of ARMv6's, which are half as long, it is four.
+func TestDeliveryTouchesTwoCacheLines(t *testing.T) {
+	const line = 64
+	var c Conn
+	if unsafe.Sizeof(uintptr(0)) != 8 {
+		t.Skip("of a 64-bit processor")
+	}
+	if end := unsafe.Offsetof(c.sock) + unsafe.Sizeof(c.sock.fd); unsafe.Offsetof(c.sock.fd) != 0 || end > 2*line {
+		t.Errorf("the last byte that a delivery needs is byte %d of a connection", end)
+	}
+	conns := make([]*Conn, 100) // which are not on the stack
+	for i := range conns {
+		conns[i] = new(Conn)
+		if p := uintptr(unsafe.Pointer(conns[i])); p%line != 0 {
+			t.Fatalf("a connection of %d bytes begins %d bytes behind the beginning of a line", unsafe.Sizeof(c), p%line)
+		}
 	}
 }
 

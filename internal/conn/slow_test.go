@@ -282,7 +282,7 @@ func TestSlowButSteadyReaderIsNotTakenForStalled(t *testing.T) {
 			p, s := r.connect()
 			var pub publisher
 			pub.publish(strings.Repeat("x", 8<<20), s)
-			taken := func() uint64 { return locked(s.Conn, func(c *Conn) uint64 { return c.taken }) }
+			taken := func() uint32 { return locked(s.Conn, func(c *Conn) uint32 { return c.taken }) }
 			for range 5 {
 				s.ping()
 				for before := taken(); taken() == before; {
@@ -293,7 +293,7 @@ func TestSlowButSteadyReaderIsNotTakenForStalled(t *testing.T) {
 				until(t, "stalled again", func() bool { return locked(s.Conn, isStalled) })
 			}
 			s.ping()
-			if why := locked(s.Conn, func(c *Conn) error { return c.why }); why != nil {
+			if why := s.closed(); why != nil {
 				t.Fatalf("a client that reads was let go: %v", why)
 			}
 			r.pause() // or what the kernel still takes would count
@@ -331,7 +331,7 @@ func TestKernelDoesNotTakeAStalledClientForGone(t *testing.T) {
 		if _, err := io.CopyN(io.Discard, p.br, 8<<20+10); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "not stalled", func() bool { return !locked(s.Conn, isStalled) })
+		until(t, "all is written", func() bool { return locked(s.Conn, func(c *Conn) bool { return !c.writing && c.out.size == 0 }) })
 		if got := timeout(); got != 30*time.Second {
 			t.Errorf("the kernel waits %v for a client that has read on", got)
 		}

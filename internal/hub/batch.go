@@ -35,14 +35,19 @@ func (b *Batch) Added(n int) bool {
 	return b.bytes >= flushBytes
 }
 
-// Flush flushes every listed sink and begins a new batch.
-func (b *Batch) Flush() {
+// Flush flushes every listed sink and begins a new batch. It reports whether the memory of the frames is free: no sink
+// refers to one that was queued since the last Flush.
+func (b *Batch) Flush() (free bool) {
+	free = true
 	for i, s := range b.sinks {
-		s.Flush()
+		if !s.Flush() {
+			free = false
+		}
 		b.sinks[i] = nil
 	}
 	if cap(b.sinks) > 16<<10 {
 		b.sinks = nil
 	}
 	*b = Batch{sinks: b.sinks[:0]}
+	return free
 }

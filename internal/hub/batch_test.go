@@ -71,6 +71,27 @@ func TestTwoPublishersOnTheSameSinksBothFlush(t *testing.T) {
 	flushed(3)
 }
 
+// A frame's memory may be used again only when nobody is left who refers to it.
+func TestFramesAreFreeWhenNoSinkHoldsOne(t *testing.T) {
+	h := New()
+	var sinks []*recorder
+	for range 3 {
+		c, r := join(h, "porch")
+		subscribe(t, h, c, "heat")
+		sinks = append(sinks, r)
+	}
+	var b Batch
+	for i := range 4 {
+		for k, r := range sinks {
+			r.holds = k == i
+		}
+		h.Publish(&b, []byte("heat"), stamp{}.frame(), Note{})
+		if free, want := b.Flush(), i == 3; free != want {
+			t.Errorf("free: %t, want %t: of 3 sinks, number %d holds its frame", free, want, i)
+		}
+	}
+}
+
 // A sink that was told the number already, or wants no flush, is not listed.
 func TestQueueListsWhoAsksForIt(t *testing.T) {
 	var b Batch

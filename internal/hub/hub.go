@@ -21,14 +21,16 @@ var ErrGone = errors.New("client has left")
 // A Sink takes the frames for one client.
 type Sink interface {
 	// Queue appends one frame and returns at once: it is called with an event's lock held, so it does no I/O and
-	// never calls the hub. The frame's bytes are shared with other sinks and never change.
+	// never calls the hub. The frame's bytes are shared with other sinks, and do not change before a Flush has
+	// said that they are free.
 	//
 	// batch is the number of the publisher's current Batch. Queue reports whether the sink had not been told that
 	// number before; the caller then owes it one Flush.
 	Queue(frame []byte, batch uint64) bool
 
-	// Flush gives what is queued to the client, as far as that goes without waiting. Safe for concurrent use.
-	Flush()
+	// Flush gives what is queued to the client, as far as that goes without waiting. It reports whether the memory of
+	// the frames that have been queued is free: the sink refers to none of them. Safe for concurrent use.
+	Flush() (free bool)
 }
 
 // A Client is one connection that has joined.
@@ -56,16 +58,16 @@ type subscription struct {
 	since  uint64 // what had been published to the event when it began
 }
 
+// What a message touches comes first, as it would be a cache line more.
 type event struct {
-	name      string
-	published atomic.Uint64 // grows under mu
-
 	mu        sync.Mutex
+	published atomic.Uint64 // grows under mu
 	subs      []subscriber
 	one       [1]subscriber // where subs begins: most events have one subscriber, who is at hand here
-	dead      bool          // its last subscriber has left; it is or will be out of the hub's map
 	delivered uint64
 	last      Last
+	dead      bool // its last subscriber has left; it is or will be out of the hub's map
+	name      string
 }
 
 // PreviewBytes is how much of an event's last message is kept at most.

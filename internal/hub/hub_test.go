@@ -20,6 +20,7 @@ type recorder struct {
 	frames   [][]byte
 	batches  map[uint64]bool // the numbers it was told, and whether it still waits for their flush
 	flushes  int
+	holds    bool // it says that it still refers to what was queued
 	unwanted int  // frames of the event it is shut for
 	shut     bool // no frame of the event shutFor may come
 	shutFor  uint16
@@ -42,10 +43,11 @@ func (r *recorder) Queue(frame []byte, batch uint64) bool {
 	return true
 }
 
-func (r *recorder) Flush() {
+func (r *recorder) Flush() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.flushes++
+	return !r.holds
 }
 
 // take returns what has been queued since the last take.
@@ -329,7 +331,7 @@ func TestDeadEventIsForgottenOnce(t *testing.T) {
 type gate struct{ entered, open chan struct{} }
 
 func (g gate) Queue([]byte, uint64) bool { g.entered <- struct{}{}; <-g.open; return false }
-func (gate) Flush()                      {}
+func (gate) Flush() bool                 { return true }
 
 func TestLongFanOutDelaysNobodyElse(t *testing.T) {
 	h := New()

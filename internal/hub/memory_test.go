@@ -105,7 +105,7 @@ func TestListOfACrowdIsReleasedWithIt(t *testing.T) {
 type silent struct{}
 
 func (silent) Queue([]byte, uint64) bool { return false }
-func (silent) Flush()                    {}
+func (silent) Flush() bool               { return true }
 
 // A listed sink asks for a flush each time.
 type listed struct{ n uint64 }
@@ -115,7 +115,7 @@ func (l *listed) Queue(_ []byte, batch uint64) bool {
 	l.n = batch
 	return first
 }
-func (*listed) Flush() {}
+func (*listed) Flush() bool { return true }
 
 func TestDeliveryAllocatesNothing(t *testing.T) {
 	h := New()

@@ -29,7 +29,7 @@ func (s *tap) Queue(frame []byte, _ uint64) bool {
 	return false
 }
 
-func (s *tap) Flush() {}
+func (s *tap) Flush() bool { return true }
 
 // FuzzPost: whatever is posted, the answer is 201, after which exactly that one message was delivered, or a status from
 // 400 to 499 with a JSON error, after which nothing was. Key, name and size decide in this order.

@@ -55,9 +55,12 @@ func (p *publisher) answer(c *conn.Conn, text []byte) {
 	p.sent(len(frame))
 }
 
+// flush gives what was queued to the clients.
+func (p *publisher) flush() { p.arena.Flushed(p.batch.Flush()) }
+
 func (p *publisher) sent(n int) {
 	if p.batch.Added(n) {
-		p.batch.Flush()
+		p.flush()
 	}
 	if cap(p.text) > keepBytes {
 		p.text = nil
@@ -89,7 +92,7 @@ func (s *Server) publishPost(w http.ResponseWriter, r *http.Request) {
 		unavailable(w, err.Error())
 		return
 	}
-	p.batch.Flush()
+	p.flush()
 	w.WriteHeader(http.StatusCreated)
 }
 
@@ -116,7 +119,7 @@ func (s *Server) publishPlain(r *front.Request) (answer []byte, ok bool) {
 	if s.publish(p, &m, name) != nil {
 		return nil, false
 	}
-	p.batch.Flush()
+	p.flush()
 	return s.createdNow(), true
 }
 

@@ -143,7 +143,7 @@ func (ss *session) do(m *wire.Message) error {
 // Rest implements conn.Handler.
 func (ss *session) Rest() {
 	if ss.publisher != nil {
-		ss.publisher.batch.Flush()
+		ss.publisher.flush()
 		ss.server.publishers.Put(ss.publisher)
 		ss.publisher = nil
 	}

@@ -1,6 +1,9 @@
 package wire
 
-import "encoding/json"
+import (
+	"encoding/binary"
+	"encoding/json"
+)
 
 // maxFastDepth bounds the nesting that decodeFast takes, well below encoding/json's limit:
 // that one counts from the top of the message, so the general decoder judges what is near.
@@ -142,7 +145,10 @@ func anyValue(p []byte, i int) (value []byte, end int) {
 // stringEnd finds the end of a string; plain means that it is known to be valid.
 func stringEnd(p []byte, i int) (end int, plain bool) {
 	plain = true
-	for i++; i < len(p); i++ {
+	for i++; i+8 <= len(p) && !hasSpecial(binary.LittleEndian.Uint64(p[i:])); {
+		i += 8
+	}
+	for ; i < len(p); i++ {
 		switch c := p[i]; {
 		case c == '"':
 			return i + 1, plain
@@ -154,6 +160,14 @@ func stringEnd(p []byte, i int) (end int, plain bool) {
 		}
 	}
 	return -1, false
+}
+
+// hasSpecial reports whether one of eight bytes is a quote, a backslash or a control character. Most of a message's bytes
+// are passed here.
+func hasSpecial(w uint64) bool {
+	const each, high = 0x0101010101010101, 0x8080808080808080
+	quote, backslash := w^'"'*each, w^'\\'*each
+	return ((quote-each)&^quote|(backslash-each)&^backslash|(w-' '*each)&^w)&high != 0
 }
 
 // bracketsEnd finds where as many brackets have closed as have opened, whatever their kind.
