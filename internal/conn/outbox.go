@@ -2,8 +2,9 @@ package conn
 
 import "slices"
 
-// chunkSize is what a stalled connection's small frames are gathered in. Every frame that lies in an arena fits.
-const chunkSize = arenaLarge
+// chunkSize is the largest memory that a stalled connection's frames are gathered in: as much at a time as waits already,
+// so that there is little more of it than of them. Every frame that lies in an arena fits.
+const chunkSize = arenaSize
 
 // An outbox is the bytes that one connection is still to be sent, in order: whole frames, but for what is left of the
 // first. It refers to the frames' shared memory, until own copies what a stalled reader would keep alive.
@@ -34,9 +35,9 @@ func (o *outbox) push(frame []byte, copySmall bool) {
 		*last = l[:len(l)+len(frame)] // the arena's next frame: one run
 		return
 	}
-	o.owned = copySmall && len(frame) <= chunkSize
+	o.owned = copySmall && len(frame) <= arenaLarge
 	if o.owned {
-		frame = append(make([]byte, 0, chunkSize), frame...)
+		frame = append(slices.Grow([]byte(nil), max(len(frame), min(o.size, chunkSize))), frame...)
 	} else if len(frame) <= arenaLarge {
 		o.lent = true
 	}
