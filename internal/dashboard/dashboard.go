@@ -2,18 +2,18 @@
 package dashboard
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"net/http"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -22,11 +22,11 @@ import (
 //go:embed page
 var embedded embed.FS
 
-// file is one file of the page, ready to be served.
+// A file is one of the page. It stays in the program's file until somebody asks for it.
 type file struct {
-	body        []byte
+	name        string
 	contentType string
-	etag        string
+	etag        func() string
 }
 
 // Paths lists what [Handler] serves, sorted: "/" and each file that the page loads. Each is for GET and HEAD.
@@ -52,8 +52,12 @@ func Handler() http.Handler {
 		// The files name each other without a version: a browser that used a kept one unasked would, after an upgrade,
 		// mix two pages. So it may keep them but asks each time, and the usual answer is an empty 304.
 		h.Set("Cache-Control", "no-cache")
-		h.Set("ETag", f.etag)
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.body))
+		h.Set("ETag", f.etag())
+		body, err := embedded.Open(f.name)
+		if err != nil { // files has seen it
+			panic("dashboard: " + err.Error())
+		}
+		http.ServeContent(w, r, "", time.Time{}, body.(io.ReadSeeker))
 	})
 }
 
@@ -65,10 +69,6 @@ func files() map[string]file {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		body, err := embedded.ReadFile(name)
-		if err != nil {
-			return err
-		}
 		kind, ok := contentTypes[path.Ext(name)]
 		if !ok {
 			return fmt.Errorf("%s: no content type for this kind of file", name)
@@ -77,14 +77,23 @@ func files() map[string]file {
 		if at == "/index.html" {
 			at = "/"
 		}
-		sum := sha256.Sum256(body)
-		served[at] = file{body: body, contentType: kind, etag: `"` + hex.EncodeToString(sum[:16]) + `"`}
+		served[at] = file{name, kind, sync.OnceValue(func() string { return etag(name) })}
 		return nil
 	})
 	if err != nil {
 		panic("dashboard: " + err.Error())
 	}
 	return served
+}
+
+// etag tells one version of a file from another, RFC 9110 §8.8.3.
+func etag(name string) string {
+	body, err := embedded.ReadFile(name)
+	if err != nil {
+		panic("dashboard: " + err.Error())
+	}
+	sum := sha256.Sum256(body)
+	return `"` + hex.EncodeToString(sum[:16]) + `"`
 }
 
 // contentTypes stands here because package mime also reads the machine's own tables, and a machine that calls .js
@@ -102,11 +111,25 @@ func policy(host string) string {
 	connect := "'self'"
 	// Browsers before about 2022 do not count ws: and wss: to the same host as 'self'. The Host header is the
 	// client's word and may hold a ';', and CSP has no way to write an IPv6 address: hence the check.
-	if plainHost.MatchString(host) {
+	if isPlain(host) {
 		connect += " ws://" + host + " wss://" + host
 	}
 	return "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src " + connect +
 		"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 }
 
-var plainHost = regexp.MustCompile(`^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?$`)
+// isPlain reports whether host is a name or an IPv4 address, with or without a port, and nothing else. (Package regexp would
+// be a hundredth of the daemon for this alone.)
+func isPlain(host string) bool {
+	const digits, letters = "0123456789", "-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	name, port, hasPort := strings.Cut(host, ":")
+	if hasPort && (port == "" || len(port) > 5 || strings.Trim(port, digits) != "") {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || strings.Trim(label, letters+digits) != "" {
+			return false
+		}
+	}
+	return true
+}

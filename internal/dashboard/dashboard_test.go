@@ -89,6 +89,13 @@ func TestPolicyNamesTheHostOnlyWhenItIsPlain(t *testing.T) {
 		"a\r\nSet-Cookie: b":     "connect-src 'self';",
 		"a:":                     "connect-src 'self';",
 		"a:1\n":                  "connect-src 'self';",
+		"a:1:2":                  "connect-src 'self';",
+		"a:123456":               "connect-src 'self';",
+		"a:12345":                "connect-src 'self' ws://a:12345 wss://a:12345;",
+		"a..b":                   "connect-src 'self';",
+		"a.":                     "connect-src 'self';",
+		"ä.local":                "connect-src 'self';",
+		"My-Pi-4.local":          "connect-src 'self' ws://My-Pi-4.local wss://My-Pi-4.local;",
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 		r.Host = host
