@@ -50,7 +50,7 @@ type Handler interface {
 	Closed(why error)
 }
 
-// The states of a connection's reading side. A connection awake has a goroutine in run; notified tells it that the
+// The states of a connection's reading side. A connection awake has a goroutine in reading.Run; notified tells it that the
 // socket has become readable since it looked.
 const (
 	resting int32 = iota
@@ -155,11 +155,18 @@ func (c *Conn) flush() {
 	}
 	// Its writes wait, so they have a goroutine of their own and count as a stall until all is out.
 	c.stalled = true
-	c.set.wg.Go(func() {
-		c.mu.Lock()
-		c.write()
-		c.mu.Unlock()
-	})
+	c.set.crew.Go((*secureWriter)(c))
+}
+
+// A secureWriter is a TLS connection that has something to write.
+type secureWriter Conn
+
+// Run implements poll.Runner.
+func (w *secureWriter) Run() {
+	c := (*Conn)(w)
+	c.mu.Lock()
+	c.write()
+	c.mu.Unlock()
 }
 
 // Idle reports whether everything queued has been given to the socket.
@@ -375,7 +382,7 @@ func (c *Conn) kick() {
 	for {
 		switch s := c.state.Load(); {
 		case s == resting && c.state.CompareAndSwap(resting, awake):
-			c.set.wg.Go(c.run)
+			c.set.crew.Go((*reading)(c))
 			return
 		case s == awake && c.state.CompareAndSwap(awake, notified), s == notified:
 			return

@@ -88,7 +88,7 @@ func lines(t testing.TB, messageBytes int) *Set {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		s.wg.Wait()
+		s.crew.Wait()
 		if n := s.Len(); n != 0 {
 			t.Errorf("%d connections are left", n)
 		}
@@ -107,7 +107,7 @@ func newLine(t testing.TB, s *Set, early []byte) *line {
 	l := &line{t: t, peer: fds[1]}
 	l.conn = reserve(s, socket{fd: fds[0]}, early)
 	l.conn.Start(l)
-	s.wg.Wait()
+	s.crew.Wait()
 	return l
 }
 
@@ -136,7 +136,7 @@ func (l *line) give(p []byte) {
 
 func (l *line) look() {
 	l.conn.ready(true, false)
-	l.conn.set.wg.Wait()
+	l.conn.set.crew.Wait()
 }
 
 // sent returns all that the connection has sent since the last call.

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 // about to.
 func leftovers() string {
 	for deadline := time.Now().Add(patience); ; runtime.Gosched() {
-		left := stacks("picloud/internal/conn.")
+		left := append(stacks("picloud/internal/conn."), stacks("picloud/internal/poll.(*Crew)")...)
 		if len(left) == 0 {
 			return ""
 		}

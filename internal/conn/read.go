@@ -10,9 +10,12 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// run is the reading side's goroutine: it looks until nothing has happened since it looked.
-func (c *Conn) run() {
-	for {
+// reading is a connection's reading side, while it is awake.
+type reading Conn
+
+// Run implements poll.Runner: it looks until nothing has happened since it looked.
+func (r *reading) Run() {
+	for c := (*Conn)(r); ; {
 		c.look()
 		if c.state.CompareAndSwap(awake, resting) {
 			return

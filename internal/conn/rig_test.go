@@ -167,7 +167,7 @@ func (r *rig) dismantle() {
 		within(r.t, "Set.Close returns", func() { r.close(ctx, 1001, "") })
 	}
 	until(r.t, "no connection is left", func() bool { return r.Len() == 0 })
-	r.wg.Wait()
+	r.crew.Wait()
 	r.pause()
 	if err := r.Release(); err != nil {
 		r.t.Error(err)

@@ -33,7 +33,7 @@ func (s *Set) Freeze(ctx context.Context, code int, reason string) {
 		c.mu.Lock()   // whoever was about to start a goroutine has done so
 		c.mu.Unlock() //lint:ignore SA2001 to pass is the point
 	}
-	s.wg.Wait()
+	s.crew.Wait()
 }
 
 // All returns the connections, those being closed included.

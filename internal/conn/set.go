@@ -37,7 +37,7 @@ type Set struct {
 	readers  sync.Pool
 	poller   *poll.Poller
 	watch    func(fd int, w poll.Watcher) (poll.Place, error) // poller.Add, except in tests
-	wg       sync.WaitGroup                                   // goroutines of connections
+	crew     poll.Crew                                        // goroutines of connections
 
 	mu    sync.Mutex
 	slots []*Conn // nil: free
@@ -224,6 +224,7 @@ func (s *Set) pingAll(ctx context.Context) {
 		}
 		clear(conns)
 		conns = conns[:0]
+		s.crew.Trim()
 		if house.due(open) {
 			debug.FreeOSMemory()
 		}
@@ -315,7 +316,7 @@ func (s *Set) Probe(ctx context.Context) error {
 
 // Release waits for the last goroutines and closes the poller. It is called after Close and Run have returned.
 func (s *Set) Release() error {
-	s.wg.Wait()
+	s.crew.Release()
 	return s.poller.Release()
 }
 

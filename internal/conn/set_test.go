@@ -49,7 +49,7 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 					continue
 				}
 				r.pause() // a poller under way might wake somebody for nothing
-				within(t, "all are at rest", r.wg.Wait)
+				within(t, "all are at rest", r.crew.Wait)
 				if left := stacks("conn.(*Conn)."); len(left) != 0 {
 					t.Errorf("round %d: %d goroutines for connections at rest, as\n%s", round, len(left), left[0])
 				}
@@ -325,7 +325,7 @@ func TestConnectionThatIsCutOffWhileItStarts(t *testing.T) {
 		for _, c := range conns {
 			c.kill()
 		}
-		s.wg.Wait()
+		s.crew.Wait()
 		if _, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GETFD, 0); err != nil {
 			t.Errorf("descriptor %d is closed while Start needs it: %v", fds[0], err)
 		}
@@ -333,7 +333,7 @@ func TestConnectionThatIsCutOffWhileItStarts(t *testing.T) {
 	}
 	l := &line{t: t, conn: c}
 	c.Start(l)
-	s.wg.Wait()
+	s.crew.Wait()
 	if len(l.closed) != 1 || l.closed[0] != ErrClosed {
 		t.Errorf("closed with %v, want %v once", l.closed, ErrClosed)
 	}
@@ -393,14 +393,14 @@ func TestSocketTakesBytesAgainBeforeTheStallIsNoted(t *testing.T) {
 	}}
 	c = reserve(s, socket{stream: sock}, nil)
 	c.Start(&line{t: t, conn: c})
-	s.wg.Wait()
+	s.crew.Wait()
 	c.Queue(appendFrame(nil, opText, []byte("hello")), 1)
 	c.Flush()
 	if calls != 2 || !c.Idle() {
 		t.Errorf("after %d writes: stalled for good", calls)
 	}
 	c.kill()
-	s.wg.Wait()
+	s.crew.Wait()
 }
 
 // A frame that is queued while another goroutine writes is that one's to write.
@@ -420,7 +420,7 @@ func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
 	}}
 	c = reserve(s, socket{stream: sock}, nil)
 	c.Start(&line{t: t, conn: c})
-	s.wg.Wait()
+	s.crew.Wait()
 	if !c.Queue(appendFrame(nil, opText, []byte("first")), 1) || c.Queue(appendFrame(nil, opText, nil), 1) {
 		t.Error("a publisher is to be told to flush once for its batch")
 	}
@@ -429,7 +429,7 @@ func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
 		t.Errorf("written: %v", written)
 	}
 	c.kill()
-	s.wg.Wait()
+	s.crew.Wait()
 }
 
 // A frame's memory is free when a Flush has seen all of it out, or copied: not while another goroutine writes it.
@@ -453,7 +453,7 @@ func TestFlushTellsWhetherFramesAreFree(t *testing.T) {
 	}}
 	c = reserve(s, socket{stream: sock}, nil)
 	c.Start(&line{t: t, conn: c})
-	s.wg.Wait()
+	s.crew.Wait()
 	var a Arena
 	for n, stall := range []bool{false, true, true, false} {
 		if stall {
@@ -476,7 +476,7 @@ func TestFlushTellsWhetherFramesAreFree(t *testing.T) {
 		t.Error("a frame is free while it is written")
 	}
 	c.kill()
-	s.wg.Wait()
+	s.crew.Wait()
 }
 
 // Timers and Set.Close may come late: the socket's descriptor may be another client's by then, its place too.
@@ -486,11 +486,11 @@ func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	c := reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
-	s.wg.Wait()
+	s.crew.Wait()
 	c.Close(1001, "")
-	s.wg.Wait()
+	s.crew.Wait()
 	c.kill()
-	s.wg.Wait()
+	s.crew.Wait()
 	if !sock.closed || sock.aborts != 1 || len(l.closed) != 1 {
 		t.Fatalf("socket closed: %t, %d aborts, Closed called with %v", sock.closed, sock.aborts, l.closed)
 	}
@@ -501,7 +501,7 @@ func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	c.Close(1001, "")
 	c.Queue(pingFrame, 7)
 	c.Flush()
-	s.wg.Wait()
+	s.crew.Wait()
 	c.mu.Lock()
 	c.kick()
 	if c.state.Load() != resting { // Set.Close may be waiting for all goroutines to end
@@ -530,7 +530,7 @@ func TestReasonIsTheFirst(t *testing.T) {
 	c = reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
-	s.wg.Wait()
+	s.crew.Wait()
 	if len(l.closed) != 1 || l.closed[0] != ErrClosed {
 		t.Errorf("closed with %v, want %v", l.closed, ErrClosed)
 	}
@@ -549,23 +549,23 @@ func TestStallThatHasJustBegunIsNotLetGo(t *testing.T) {
 	c := reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
-	s.wg.Wait()
+	s.crew.Wait()
 	c.ping()
 	full = true
 	c.Queue(appendFrame(nil, opText, nil), 1)
 	c.Flush()
 	c.ping()
-	s.wg.Wait()
+	s.crew.Wait()
 	if len(l.closed) != 0 {
 		t.Errorf("closed with %v by the first ping of a stall", l.closed)
 	}
 	c.ping()
-	s.wg.Wait()
+	s.crew.Wait()
 	if len(l.closed) != 1 || l.closed[0] != ErrStalled {
 		t.Errorf("closed with %v, want %v", l.closed, ErrStalled)
 	}
 	c.kill()
-	s.wg.Wait()
+	s.crew.Wait()
 }
 
 // One that pings without a pause and never reads keeps the reading side awake: its queue is judged all the same.
@@ -592,12 +592,12 @@ func TestFloodOfPingsIsBounded(t *testing.T) {
 	c = reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
-	s.wg.Wait()
+	s.crew.Wait()
 	if len(l.closed) != 1 || l.closed[0] != ErrTooSlow {
 		t.Errorf("closed with %v, want %v", l.closed, ErrTooSlow)
 	}
 	c.kill()
-	s.wg.Wait()
+	s.crew.Wait()
 }
 
 func TestBrokenSocketEndsTheConnection(t *testing.T) {
@@ -607,11 +607,11 @@ func TestBrokenSocketEndsTheConnection(t *testing.T) {
 	c := reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	c.Start(l)
-	s.wg.Wait()
+	s.crew.Wait()
 	c.Queue(pingFrame, 1)
 	c.Queue(appendFrame(nil, opText, make([]byte, 1000)), 1)
 	c.Flush()
-	s.wg.Wait()
+	s.crew.Wait()
 	if len(l.closed) != 1 || l.closed[0] != broken || !sock.closed {
 		t.Errorf("closed with %v, socket closed: %t", l.closed, sock.closed)
 	}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The states of a Conn. Awake it has a goroutine in run; noted tells that goroutine that the socket has become readable
+// The states of a Conn. Awake it has a goroutine in Run; noted tells that goroutine that the socket has become readable
 // since it looked.
 const (
 	resting = iota
@@ -55,7 +55,7 @@ func (w *watched) Ready(read, _ bool) {
 	switch c.state {
 	case resting:
 		c.state = awake
-		c.server.wg.Go(c.run)
+		c.server.crew.Go(c)
 	case awake:
 		c.state = noted
 	}
@@ -112,7 +112,7 @@ func (c *Conn) abort() {
 	case resting:
 		c.close()
 	case awake, noted:
-		unix.Shutdown(c.fd, unix.SHUT_RDWR) // run will see it
+		unix.Shutdown(c.fd, unix.SHUT_RDWR) // Run will see it
 	}
 }
 
@@ -134,8 +134,8 @@ func (c *Conn) release() {
 	c.server.cfg.Leave()
 }
 
-// run is the goroutine of a Conn that is awake: it answers what is at hand.
-func (c *Conn) run() {
+// Run is the goroutine of a Conn that is awake, a poll.Runner: it answers what is at hand.
+func (c *Conn) Run() {
 	for {
 		switch err := c.look(); err {
 		case errLent:
@@ -319,5 +319,5 @@ func (c *Conn) returned() {
 		return
 	}
 	c.state = awake
-	c.server.wg.Go(c.run)
+	c.server.crew.Go(c)
 }

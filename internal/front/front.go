@@ -45,8 +45,8 @@ type Server struct {
 	cfg     Config
 	poller  *poll.Poller
 	lending relay
-	desks   sync.Pool      // of *desk
-	wg      sync.WaitGroup // goroutines in Conn.run
+	desks   sync.Pool // of *desk
+	crew    poll.Crew // goroutines in Conn.Run
 	loans   sync.WaitGroup
 
 	frozen   atomic.Bool
@@ -183,7 +183,7 @@ func (s *Server) adopt(fd int, remote, local net.Addr, in []byte) {
 		c.state = resting
 		return
 	}
-	s.wg.Go(c.run)
+	s.crew.Go(c)
 }
 
 // evict closes the connection that has been at rest for longest, and reports whether there was one.
@@ -230,6 +230,7 @@ func (s *Server) sweep(ctx context.Context) {
 			for _, c := range s.all() {
 				c.closeIf(func(c *Conn) bool { return c.late(now) })
 			}
+			s.crew.Trim()
 		}
 	}
 }
@@ -255,7 +256,7 @@ func (s *Server) Close() {
 // Release waits for the last goroutines and frees the poller. It is called after Run has returned and all connections are
 // gone.
 func (s *Server) Release() error {
-	s.wg.Wait()
+	s.crew.Release()
 	return s.poller.Release()
 }
 

@@ -22,10 +22,10 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	if code == 0 {
 		deadline := time.Now().Add(patience)
-		for goroutines("picloud/internal/front.") > 1 && time.Now().Before(deadline) { // this one
+		for goroutines("picloud/internal/front.")+goroutines("picloud/internal/poll.(*Crew)") > 1 && time.Now().Before(deadline) { // this one
 			runtime.Gosched()
 		}
-		if goroutines("picloud/internal/front.") > 1 {
+		if goroutines("picloud/internal/front.")+goroutines("picloud/internal/poll.(*Crew)") > 1 {
 			fmt.Fprintf(os.Stderr, "goroutines are left behind:\n%s\n", allStacks())
 			code = 1
 		}

@@ -114,7 +114,7 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 			}
 			until(t, "all are at rest", func() bool { return count("") == n+4*n/5 && count(half) == n/5 })
 			until(t, "net/http has no connection", func() bool { return goroutines("net/http.(*conn)") == 0 })
-			within(t, "no connection has a goroutine", r.wg.Wait)
+			within(t, "no connection has a goroutine", r.crew.Wait)
 			if left := goroutines("front.(*Conn)") + goroutines("front.(*loan)"); left != 0 {
 				t.Errorf("%d goroutines are left for connections at rest", left)
 			}
@@ -161,10 +161,10 @@ func TestReadyWhileAwake(t *testing.T) {
 	r.conns[c] = struct{}{}
 	r.mu.Unlock()
 	c.mu.Lock()
-	r.wg.Go(c.run)
+	r.crew.Go(c)
 	until(t, "it has looked and wants to rest", func() bool {
 		for stack := range strings.SplitSeq(allStacks(), "\n\n") {
-			if strings.Contains(stack, "front.(*Conn).run(") && strings.Contains(stack, "sync.(*Mutex).Lock") {
+			if strings.Contains(stack, "front.(*Conn).Run(") && strings.Contains(stack, "sync.(*Mutex).Lock") {
 				return true
 			}
 		}

@@ -24,7 +24,7 @@ func (s *Server) Freeze(ctx context.Context) {
 	}
 	resting := make(chan struct{})
 	go func() {
-		s.wg.Wait() // they may lend
+		s.crew.Wait() // they may lend
 		s.loans.Wait()
 		close(resting)
 	}()

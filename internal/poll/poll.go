@@ -1,5 +1,5 @@
-// Package poll wakes those whose socket has become readable or writable: one epoll set, nested in Go's own poller, so that
-// waiting costs no thread, and a socket at rest no goroutine.
+// Package poll wakes those whose socket has become readable or writable, and lends them a goroutine while they are awake. It
+// is one epoll set, nested in Go's own poller: waiting costs no thread, and a socket at rest no goroutine.
 package poll
 
 import (
