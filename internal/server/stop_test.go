@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -119,7 +120,8 @@ func TestAcceptedConnectionIsAnsweredDuringAStop(t *testing.T) {
 	early := dial(t, "tcp", sv.addr)
 	half := dial(t, "unix", sv.path)
 	half.raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: te"))
-	for _, p := range []*peer{dial(t, "tcp", sv.addr), dial(t, "unix", sv.path)} { // accepted after those
+	idle := []*peer{dial(t, "tcp", sv.addr), dial(t, "unix", sv.path)} // accepted after those
+	for _, p := range idle {
 		p.raw([]byte("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"))
 		p.response("GET")
 	}
@@ -132,6 +134,9 @@ func TestAcceptedConnectionIsAnsweredDuringAStop(t *testing.T) {
 			break
 		}
 		p.Close()
+	}
+	if _, err := idle[0].in.ReadByte(); err != io.EOF { // from now on an answer is the last
+		t.Fatalf("a connection that is idle gets %v, want an end", err)
 	}
 	early.raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"))
 	half.raw([]byte("st\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"))
