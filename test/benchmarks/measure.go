@@ -37,11 +37,14 @@ type stage struct {
 	duration  string // of what is measured; empty: the scenario has none
 	extra     string // flags for its program
 	without   string // peers that cannot do it, or that would show nothing by it
+	times     int    // as many repetitions as asked for; 0 is 1
 }
 
 // Figures of CPU are taken on one processor, which is the most repeatable; those of time with a processor for each side.
 var stages = []stage{
 	{scenarios: "S1 S1w1 S3", mode: "onecore", duration: "2s"},
+	// To the floors it is a matter of percents, and a server's start decides on 20: where its memory comes to lie.
+	{scenarios: "S1w1 S3", mode: "onecore", duration: "2s", without: "nats centrifugo mosquitto mochi nodews uws", times: 4},
 	{scenarios: "S4n1", mode: "onecore", duration: "2s", without: "floor-cb floor-goraw nats mosquitto mochi"},
 	{scenarios: "S2", mode: "pinned", duration: "4s", without: "floor-cb floor-goraw"},
 	{scenarios: "S5", mode: "pinned", extra: "-counts 10000 -idle 5s", without: "floor-cb floor-goraw"},
@@ -87,14 +90,15 @@ func (m measurement) take(ctx context.Context) ([]byte, error) {
 	}
 	start := time.Now()
 	for i, s := range stages {
+		reps := m.reps * max(1, s.times)
 		out := filepath.Join(dir, fmt.Sprintf("%d.jsonl", i))
 		duration := s.duration
 		if m.quick && duration != "" {
 			duration = "300ms"
 		}
-		args := []string{"-p", m.peersOf(s), "-s", s.scenarios, "-m", s.mode, "-r", fmt.Sprint(m.reps), "-o", out, "-d", duration, "-x", s.extra}
+		args := []string{"-p", m.peersOf(s), "-s", s.scenarios, "-m", s.mode, "-r", fmt.Sprint(reps), "-o", out, "-d", duration, "-x", s.extra}
 		fmt.Fprintf(m.stderr, "benchmarks: %v: %s, %s, %d times, stage %d of %d\n",
-			time.Since(start).Round(time.Second), s.scenarios, m.peersOf(s), m.reps, i+1, len(stages)+1)
+			time.Since(start).Round(time.Second), s.scenarios, m.peersOf(s), reps, i+1, len(stages)+1)
 		cmd := exec.CommandContext(ctx, "./run.sh", args...)
 		cmd.Dir = m.harness
 		cmd.Env = append(os.Environ(), "PICLOUD_BIN="+daemon, "PICLOUD_URL="+string(url[1]),
