@@ -19,8 +19,8 @@ type outbox struct {
 	lent  bool     // something may lie in arenas
 }
 
-// push appends one frame. While the connection is stalled (copySmall) a frame that may lie in an arena is copied, so
-// that it does not keep the arena.
+// push appends one frame. While the connection is stalled (copySmall) a frame that may lie in an arena is copied: its memory
+// may be used for another as soon as push returns.
 func (o *outbox) push(frame []byte, copySmall bool) {
 	o.size += len(frame)
 	last := &o.first
@@ -31,7 +31,7 @@ func (o *outbox) push(frame []byte, copySmall bool) {
 	case o.owned && len(frame) <= cap(l)-len(l):
 		*last = append(l, frame...)
 		return
-	case !o.owned && len(l) > 0 && len(frame) <= cap(l)-len(l) && &l[:len(l)+1][len(l)] == &frame[0]:
+	case !copySmall && !o.owned && len(l) > 0 && len(frame) <= cap(l)-len(l) && &l[:len(l)+1][len(l)] == &frame[0]:
 		*last = l[:len(l)+len(frame)] // the arena's next frame: one run
 		return
 	}

@@ -111,6 +111,24 @@ func TestEmptyOutboxHoldsNoMemory(t *testing.T) {
 	}
 }
 
+// Nobody says when the memory of a frame is free that was queued for a stalled client: it may be at once.
+func TestStalledOutboxRefersToNoFrameQueuedSince(t *testing.T) {
+	var a Arena
+	var o outbox
+	var want []byte
+	for n, copied := range []bool{false, false, true, true, false, true, false} {
+		frame := a.Text(bytes.Repeat([]byte{'0' + byte(n)}, 10+n*1000))
+		want = append(want, frame...)
+		o.push(frame, copied)
+		if copied {
+			clear(frame)
+		}
+	}
+	if got := slices.Concat(append([][]byte{o.first}, o.rest...)...); !bytes.Equal(got, want) {
+		t.Error("what is to be sent has changed since it was queued")
+	}
+}
+
 func TestStalledOutboxIsCopiedOnce(t *testing.T) {
 	var a Arena
 	var o outbox

@@ -25,7 +25,7 @@ type Sink interface {
 	// said that they are free.
 	//
 	// batch is the number of the publisher's current Batch. Queue reports whether the sink had not been told that
-	// number before; the caller then owes it one Flush.
+	// number before; the caller then owes it one Flush. A sink that wants none has copied the frame.
 	Queue(frame []byte, batch uint64) bool
 
 	// Flush gives what is queued to the client, as far as that goes without waiting. It reports whether the memory of
