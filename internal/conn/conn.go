@@ -124,8 +124,8 @@ func (c *Conn) Queue(frame []byte, batch uint64) bool {
 		c.letGo(ErrTooSlow)
 		return false
 	}
-	c.out.push(frame, c.stalled)
-	if c.stalled || c.batch == batch {
+	refers := c.out.push(frame, c.stalled)
+	if c.stalled && !refers || c.batch == batch {
 		return false
 	}
 	c.batch = batch

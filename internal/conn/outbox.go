@@ -2,9 +2,12 @@ package conn
 
 import "slices"
 
-// chunkSize is the largest memory that a stalled connection's frames are gathered in: as much at a time as waits already,
-// so that there is little more of it than of them. Every frame that lies in an arena fits.
-const chunkSize = arenaSize
+// What a stalled connection's small frames are gathered in is as large as what waits already, within bounds: then there is
+// little more of it than of them, and few pieces to write. Every frame that lies in an arena fits.
+const (
+	leastChunk = arenaLarge
+	mostChunk  = arenaSize
+)
 
 // An outbox is the bytes that one connection is still to be sent, in order: whole frames, but for what is left of the
 // first. It refers to the frames' shared memory, until own copies what a stalled reader would keep alive.
@@ -19,9 +22,9 @@ type outbox struct {
 	lent  bool     // something may lie in arenas
 }
 
-// push appends one frame. While the connection is stalled (copySmall) a frame that may lie in an arena is copied: its memory
-// may be used for another as soon as push returns.
-func (o *outbox) push(frame []byte, copySmall bool) {
+// push appends one frame, and reports whether it refers to the frame's memory. While the connection is stalled (copySmall) a
+// frame that may lie in an arena is copied, unless it follows one that is there already: its arena is kept anyway.
+func (o *outbox) push(frame []byte, copySmall bool) (refers bool) {
 	o.size += len(frame)
 	last := &o.first
 	if n := len(o.rest); n > 0 {
@@ -30,14 +33,14 @@ func (o *outbox) push(frame []byte, copySmall bool) {
 	switch l := *last; {
 	case o.owned && len(frame) <= cap(l)-len(l):
 		*last = append(l, frame...)
-		return
-	case !copySmall && !o.owned && len(l) > 0 && len(frame) <= cap(l)-len(l) && &l[:len(l)+1][len(l)] == &frame[0]:
+		return false
+	case !o.owned && len(l) > 0 && len(frame) <= cap(l)-len(l) && &l[:len(l)+1][len(l)] == &frame[0]:
 		*last = l[:len(l)+len(frame)] // the arena's next frame: one run
-		return
+		return true
 	}
 	o.owned = copySmall && len(frame) <= arenaLarge
 	if o.owned {
-		frame = append(slices.Grow([]byte(nil), max(len(frame), min(o.size, chunkSize))), frame...)
+		frame = append(make([]byte, 0, min(max(o.size, leastChunk), mostChunk)), frame...)
 	} else if len(frame) <= arenaLarge {
 		o.lent = true
 	}
@@ -46,6 +49,7 @@ func (o *outbox) push(frame []byte, copySmall bool) {
 	} else {
 		o.rest = append(o.rest, frame)
 	}
+	return !o.owned
 }
 
 // head appends to bufs the slices to be written next, as many as it has room for.

@@ -111,16 +111,30 @@ func TestEmptyOutboxHoldsNoMemory(t *testing.T) {
 	}
 }
 
-// Nobody says when the memory of a frame is free that was queued for a stalled client: it may be at once.
-func TestStalledOutboxRefersToNoFrameQueuedSince(t *testing.T) {
+// A frame whose memory the outbox does not say that it refers to may be overwritten at once.
+func TestOutboxSaysWhetherItRefersToAFrame(t *testing.T) {
 	var a Arena
 	var o outbox
 	var want []byte
-	for n, copied := range []bool{false, false, true, true, false, true, false} {
-		frame := a.Text(bytes.Repeat([]byte{'0' + byte(n)}, 10+n*1000))
+	for n, tt := range []struct{ stalled, another, refers bool }{
+		{false, false, true},
+		{true, false, true},  // follows the one before: its arena is kept anyway
+		{true, true, false},  // another's frame lies between
+		{true, false, false}, // goes behind the copy
+		{false, false, false},
+		{false, true, true}, // there is no room left in the copy's chunk
+		{true, true, false},
+	} {
+		if tt.another {
+			a.Text([]byte("another's"))
+		}
+		frame := a.Text(bytes.Repeat([]byte{'0' + byte(n)}, 10+n*900))
 		want = append(want, frame...)
-		o.push(frame, copied)
-		if copied {
+		refers := o.push(frame, tt.stalled)
+		if refers != tt.refers {
+			t.Errorf("frame %d: refers to its memory: %t, want %t", n, refers, tt.refers)
+		}
+		if !refers {
 			clear(frame)
 		}
 	}
