@@ -107,6 +107,18 @@ func churn(ctx context.Context, l *lab) error {
 				return s.leave(i%2 == 0)
 			})
 		}
+		// Once a crowd has come and gone the daemon gives back what is free: what it has then is what it holds.
+		held := func() (reading, error) {
+			c, err := d.gather(l.crowd, func(int) []string { return []string{"crowd"} })
+			if err == nil {
+				_, err = d.rest(ctx)
+			}
+			c.disperse()
+			if err != nil {
+				return reading{}, err
+			}
+			return d.rest(ctx)
+		}
 		start, err := d.reading(ctx)
 		if err != nil {
 			return err
@@ -123,14 +135,14 @@ func churn(ctx context.Context, l *lab) error {
 			return err
 		}
 		n, server := float64(made.Load()), done.cpu-start.cpu
-		middle, err := d.rest(ctx)
+		middle, err := held()
 		if err != nil {
 			return err
 		}
 		if _, err := round(); err != nil {
 			return err
 		}
-		end, err := d.rest(ctx)
+		end, err := held()
 		if err != nil {
 			return err
 		}
@@ -140,9 +152,9 @@ func churn(ctx context.Context, l *lab) error {
 		l.note(server/processors, "%", "of all processors, taken by the daemon")
 		l.note(client.Seconds()/processors, "%", "of all processors, taken by the clients")
 		l.note(float64(made.Load()), "connections", "in two halves of %.0f s", took.Seconds())
-		l.note(middle.resident, "MiB", "memory after the first half")
-		l.note(end.resident, "MiB", "memory after the second half")
-		l.note(end.peak, "MiB", "memory at the peak")
+		l.note(middle.resident, "MiB", "memory held after the first half")
+		l.note(end.resident, "MiB", "memory held after the second half")
+		l.note(done.peak, "MiB", "memory at the peak of the first half")
 		l.hold(32, (end.resident-middle.resident)*(1<<20)/(float64(made.Load())-n), "bytes", "growth for each connection of the second half")
 		l.hold(0, end.descriptors-start.descriptors, "descriptors", "left behind")
 		l.hold(0, end.goroutines-start.goroutines, "goroutines", "left behind")
