@@ -1,6 +1,7 @@
 // Command benchmarks takes the measurements of docs/benchmarks.md and writes its tables:
 //
 //	go run ./test/benchmarks -harness DIR [-reps N] [-peers "…"]   measure, then write
+//	go run ./test/benchmarks -loads                                measure the loads of our own anew, then write
 //	go run ./test/benchmarks                                       write again from the lines kept
 //
 // DIR is a built copy of the side-by-side harness. Every result is kept as a line of JSON in docs/benchmarks.jsonl.
@@ -41,6 +42,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	flags := flag.NewFlagSet("benchmarks", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&m.harness, "harness", "", "folder of the built harness; without it nothing is measured")
+	loads := flags.Bool("loads", false, "without a harness: measure the loads of our own, and keep the lines of the others")
 	flags.StringVar(&m.bin, "bin", "bin", "folder of the built picloudd and picloud")
 	flags.StringVar(&m.peers, "peers", "picloud floor-go floor-goraw floor-cb nats centrifugo mosquitto nodews", "whom to measure")
 	flags.IntVar(&m.reps, "reps", 3, "how often each is measured, in turn")
@@ -58,17 +60,25 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 			return err
 		}
 	}
-	if m.harness != "" {
-		measured, err := m.take(ctx)
-		if err != nil {
-			return err
+	var measured []byte
+	var err error
+	switch {
+	case m.harness != "":
+		measured, err = m.take(ctx)
+	case *loads:
+		if measured, err = os.ReadFile(kept); err == nil {
+			measured, err = m.takeLoads(ctx, measured)
 		}
+	}
+	if err != nil {
+		return err
+	}
+	if measured != nil {
 		if err := os.WriteFile(kept, measured, 0o644); err != nil {
 			return err
 		}
 	}
-	measured, err := os.ReadFile(kept)
-	if err != nil {
+	if measured, err = os.ReadFile(kept); err != nil {
 		return err
 	}
 	old, err := os.ReadFile(page)

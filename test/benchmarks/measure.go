@@ -27,7 +27,8 @@ type facts struct {
 	MemoryMiB int               `json:"memory_mib"`
 	Kernel    string            `json:"kernel"`
 	Go        string            `json:"go"`
-	Versions  map[string]string `json:"versions"` // by peer, picloud among them
+	Versions  map[string]string `json:"versions"`        // by peer, picloud among them
+	Loads     string            `json:"loads,omitempty"` // when they were measured later: when, and of which PiCloud
 }
 
 // A stage is one call of the harness.
@@ -120,6 +121,38 @@ func (m measurement) take(ctx context.Context) ([]byte, error) {
 	}
 
 	fmt.Fprintf(m.stderr, "benchmarks: %v: test/load, stage %[2]d of %[2]d\n", time.Since(start).Round(time.Second), len(stages)+1)
+	figures, err := m.loads(ctx)
+	return append(all.Bytes(), figures...), err
+}
+
+// takeLoads returns lines with the loads' figures in place of those that are there, and with the version that they are of.
+func (m measurement) takeLoads(ctx context.Context, lines []byte) ([]byte, error) {
+	first, rest, _ := bytes.Cut(lines, []byte("\n"))
+	var f facts
+	if err := json.Unmarshal(first, &f); err != nil {
+		return nil, err
+	}
+	f.Loads = time.Now().UTC().Format("2006-01-02") + ", PiCloud " + m.version(ctx, "picloud")
+	first, err := json.Marshal(f)
+	if err != nil {
+		return nil, err
+	}
+	all := append(first, '\n')
+	for line := range bytes.Lines(rest) {
+		var l runLine
+		if err := json.Unmarshal(line, &l); err != nil {
+			return nil, err
+		}
+		if l["load"] == nil {
+			all = append(all, line...)
+		}
+	}
+	figures, err := m.loads(ctx)
+	return append(all, figures...), err
+}
+
+// loads returns a line for each figure of the loads of our own.
+func (m measurement) loads(ctx context.Context) ([]byte, error) {
 	args := []string{"run", "./test/load", "-json", "-bin", m.bin}
 	if m.quick {
 		args = append(args, "own", "large")
@@ -130,8 +163,7 @@ func (m measurement) take(ctx context.Context) ([]byte, error) {
 	if err != nil && len(figures) == 0 { // the page tells what is not met, and which loads failed
 		return nil, fmt.Errorf("%v: %w", cmd, err)
 	}
-	all.Write(figures)
-	return all.Bytes(), nil
+	return figures, nil
 }
 
 func (m measurement) peersOf(s stage) string {

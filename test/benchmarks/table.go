@@ -52,8 +52,12 @@ func write(page, measured []byte) ([]byte, error) {
 }
 
 func (r results) machine() string {
-	return fmt.Sprintf("%s: %s, %d processors, %d MiB, Linux %s, %s; PiCloud %s.\n",
+	line := fmt.Sprintf("%s: %s, %d processors, %d MiB, Linux %s, %s; PiCloud %s.\n",
 		r.Date, r.Processor, r.Count, r.MemoryMiB, r.Kernel, r.Go, r.Versions["picloud"])
+	if r.Loads != "" {
+		line += fmt.Sprintf("The loads of our own on the same machine: %s.\n", r.Loads)
+	}
+	return line
 }
 
 // of returns a peer's runs of a scenario that ended well: those the rest of the machine left alone, where there are two
