@@ -58,10 +58,10 @@ func (c *Conn) end(err error) {
 	c.ended = true
 	c.partial = nil
 	c.mu.Lock()
-	if c.ending == nil {
-		c.ending = &ending{}
-	}
-	if c.ending.why == nil || c.ending.why == ErrProtocol {
+	switch {
+	case c.ending == nil:
+		c.ending = &ending{why: err}
+	case c.ending.why == ErrProtocol:
 		c.ending.why = err
 	}
 	err = c.ending.why

@@ -620,15 +620,15 @@ func TestBrokenSocketEndsTheConnection(t *testing.T) {
 	}
 }
 
-// The lines are those of a 64-bit processor; of ARMv6's, which are half as long, it is four.
+// The lines are of 64 bytes; of ARMv6's, which are half as long, it is four at most.
 func TestDeliveryTouchesTwoCacheLines(t *testing.T) {
 	const line = 64
 	var c Conn
-	if unsafe.Sizeof(uintptr(0)) != 8 {
-		t.Skip("of a 64-bit processor")
-	}
 	if end := unsafe.Offsetof(c.sock) + unsafe.Sizeof(c.sock.fd); unsafe.Offsetof(c.sock.fd) != 0 || end > 2*line {
 		t.Errorf("the last byte that a delivery needs is byte %d of a connection", end)
+	}
+	if unsafe.Sizeof(uintptr(0)) < 8 {
+		return // sizes differ there, and where a Conn begins is left to the allocator
 	}
 	conns := make([]*Conn, 100) // which are not on the stack
 	for i := range conns {

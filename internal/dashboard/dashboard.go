@@ -61,9 +61,12 @@ func Handler() http.Handler {
 	})
 }
 
-// files returns the embedded files by the path they are served at. What goes wrong here is a fault of the build, not
+// files are the embedded ones by the path they are served at, listed once.
+var files = sync.OnceValue(list)
+
+// list lists them. What goes wrong here is a fault of the build, not
 // of the machine, so it panics: any test that calls it sees it.
-func files() map[string]file {
+func list() map[string]file {
 	served := make(map[string]file)
 	err := fs.WalkDir(embedded, "page", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

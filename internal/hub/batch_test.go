@@ -43,12 +43,7 @@ func TestBatchListsEachSinkOnce(t *testing.T) {
 
 func TestTwoPublishersOnTheSameSinksBothFlush(t *testing.T) {
 	h := New()
-	var sinks []*recorder
-	for range 3 {
-		c, r := join(h, "porch")
-		subscribe(t, h, c, "heat")
-		sinks = append(sinks, r)
-	}
+	sinks := listeners(t, h, 3, "heat")
 	var first, second Batch
 	for range 4 {
 		h.Publish(&first, []byte("heat"), stamp{}.frame(), Note{})
@@ -74,12 +69,7 @@ func TestTwoPublishersOnTheSameSinksBothFlush(t *testing.T) {
 // A frame's memory may be used again only when nobody is left who refers to it.
 func TestFramesAreFreeWhenNoSinkHoldsOne(t *testing.T) {
 	h := New()
-	var sinks []*recorder
-	for range 3 {
-		c, r := join(h, "porch")
-		subscribe(t, h, c, "heat")
-		sinks = append(sinks, r)
-	}
+	sinks := listeners(t, h, 3, "heat")
 	var b Batch
 	for i := range 4 {
 		for k, r := range sinks {

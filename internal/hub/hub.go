@@ -58,7 +58,7 @@ type subscription struct {
 	since  uint64 // what had been published to the event when it began
 }
 
-// What a message touches comes first, as it would be a cache line more.
+// An event is a name that has subscribers. What each message touches comes first: side by side it is fewer cache lines.
 type event struct {
 	mu        sync.Mutex
 	published atomic.Uint64 // grows under mu

@@ -100,6 +100,17 @@ func subscribe(t *testing.T, h *Hub, c *Client, event string) {
 	}
 }
 
+// listeners are the sinks of n clients that subscribe to the event.
+func listeners(t *testing.T, h *Hub, n int, event string) (sinks []*recorder) {
+	t.Helper()
+	for range n {
+		c, r := join(h, "porch")
+		subscribe(t, h, c, event)
+		sinks = append(sinks, r)
+	}
+	return sinks
+}
+
 // publish publishes and flushes one frame, and returns the number of its subscribers.
 func publish(h *Hub, event string, seq uint32) int {
 	var b Batch

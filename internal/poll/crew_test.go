@@ -23,6 +23,25 @@ func who() string {
 	return line
 }
 
+// together has the crew run n tasks, each of which waits for all the others.
+func together(t *testing.T, c *Crew, n int) {
+	t.Helper()
+	var all sync.WaitGroup
+	all.Add(n)
+	var ran atomic.Int32
+	for range n {
+		c.Go(task(func() {
+			all.Done()
+			all.Wait()
+			ran.Add(1)
+		}))
+	}
+	c.Wait()
+	if got := int(ran.Load()); got != n {
+		t.Fatalf("%d of %d tasks have run", got, n)
+	}
+}
+
 func TestGoroutineIsKeptForTheNextTask(t *testing.T) {
 	var c Crew
 	defer c.Release()
@@ -42,22 +61,8 @@ func TestGoroutineIsKeptForTheNextTask(t *testing.T) {
 // A task that takes its time delays no other.
 func TestTasksRunBesideEachOther(t *testing.T) {
 	var c Crew
-	const tasks = 2 * mostIdle
 	for range 2 {
-		var all sync.WaitGroup
-		all.Add(tasks)
-		var ran atomic.Int32
-		for range tasks {
-			c.Go(task(func() {
-				all.Done()
-				all.Wait() // for every one of them
-				ran.Add(1)
-			}))
-		}
-		c.Wait()
-		if n := ran.Load(); n != tasks {
-			t.Fatalf("%d of %d tasks have run", n, tasks)
-		}
+		together(t, &c, 2*mostIdle)
 	}
 	if n := len(c.idle); n > mostIdle {
 		t.Errorf("%d goroutines wait, at most %d may", n, mostIdle)
@@ -72,30 +77,22 @@ func TestTasksRunBesideEachOther(t *testing.T) {
 func TestTrimSendsHomeWhoWasNotNeeded(t *testing.T) {
 	var c Crew
 	defer c.Release()
-	busy := func(n int) {
-		var all sync.WaitGroup
-		all.Add(n)
-		for range n {
-			c.Go(task(func() { all.Done(); all.Wait() }))
-		}
-		c.Wait()
-	}
 	waiting := func(want int) {
 		t.Helper()
 		if n := len(c.idle); n != want {
 			t.Errorf("%d goroutines wait, want %d", n, want)
 		}
 	}
-	busy(5)
+	together(t, &c, 5)
 	waiting(5)
 	c.Trim() // all of them were needed
 	waiting(5)
-	busy(2)
+	together(t, &c, 2)
 	c.Trim()
 	waiting(2)
 	c.Trim()
 	waiting(0)
-	busy(1)
+	together(t, &c, 1)
 	waiting(1)
 }
 

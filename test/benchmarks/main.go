@@ -65,21 +65,18 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	switch {
 	case m.harness != "":
 		measured, err = m.take(ctx)
-	case *loads:
-		if measured, err = os.ReadFile(kept); err == nil {
+	default:
+		if measured, err = os.ReadFile(kept); err == nil && *loads {
 			measured, err = m.takeLoads(ctx, measured)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	if measured != nil {
+	if m.harness != "" || *loads {
 		if err := os.WriteFile(kept, measured, 0o644); err != nil {
 			return err
 		}
-	}
-	if measured, err = os.ReadFile(kept); err != nil {
-		return err
 	}
 	old, err := os.ReadFile(page)
 	if err != nil {
