@@ -44,7 +44,7 @@ func (s socket) read(p []byte) (int, error) {
 	if s.stream != nil {
 		return s.stream.read(p)
 	}
-	return poll.Read(s.fd, p)
+	return poll.Recv(s.fd, p)
 }
 
 // write takes from 1 to maxSlices buffers.
@@ -53,7 +53,7 @@ func (s socket) write(bufs [][]byte) (int, error) {
 		return s.stream.write(slices.Clone(bufs)) // a clone, so that bufs itself stays on its stack
 	}
 	if len(bufs) == 1 {
-		return poll.Write(s.fd, bufs[0])
+		return poll.Send(s.fd, bufs[0])
 	}
 	for {
 		n, errno := writev(s.fd, bufs)
@@ -69,7 +69,7 @@ func (s socket) write(bufs [][]byte) (int, error) {
 	}
 }
 
-// writev makes one system call, as poll.Write does.
+// writev makes one system call, as poll.Send does.
 func writev(fd int, bufs [][]byte) (int, syscall.Errno) {
 	var vec [maxSlices]unix.Iovec
 	for i, b := range bufs {

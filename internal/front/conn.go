@@ -179,7 +179,7 @@ func (c *Conn) look() error {
 		held = copy(buf, c.in)
 	}
 	for !c.server.frozen.Load() {
-		n, err := poll.Read(c.fd, buf[held:])
+		n, err := poll.Recv(c.fd, buf[held:])
 		if err != nil {
 			return err
 		}
@@ -265,7 +265,7 @@ func (c *Conn) keep(in []byte, head bool) {
 
 // send writes an answer, and waits for a client that takes it slowly.
 func (c *Conn) send(p []byte) error {
-	n, err := poll.Write(c.fd, p)
+	n, err := poll.Send(c.fd, p)
 	if err != nil && err != poll.ErrAgain {
 		return err
 	}

@@ -104,7 +104,7 @@ func (l *loan) Write(p []byte) (int, error) {
 	n := 0
 	if l.file == nil {
 		var err error
-		n, err = poll.Write(l.conn.fd, p)
+		n, err = poll.Send(l.conn.fd, p)
 		if n == len(p) || err != nil && err != poll.ErrAgain {
 			l.mu.Unlock()
 			return n, err

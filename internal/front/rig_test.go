@@ -144,11 +144,11 @@ func (p *places) enter() {
 }
 
 func (p *places) leave() {
+	p.left.Add(1) // first, so that who gets the place finds it counted
 	select {
 	case <-p.free:
 	default:
 	}
-	p.left.Add(1)
 }
 
 func (p *places) taken() int64 { return p.entered.Load() - p.left.Load() }
