@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"testing"
 	"time"
+	"unsafe"
 	"weak"
 )
 
@@ -98,6 +99,24 @@ func TestListOfACrowdIsReleasedWithIt(t *testing.T) {
 	}
 	if got := publish(h, "heat", 1); got != 70 {
 		t.Errorf("got %d subscribers, want 70", got)
+	}
+}
+
+func TestMessageFindsItsSubscriberInOneCacheLine(t *testing.T) {
+	const line = 64
+	if unsafe.Sizeof(uintptr(0)) < 8 {
+		t.Skip("sizes differ there, and where an event begins is left to the allocator")
+	}
+	var ev event
+	if end := unsafe.Offsetof(ev.one) + unsafe.Sizeof(ev.one); end > line {
+		t.Errorf("the last byte that a delivery needs is byte %d of an event", end)
+	}
+	events := make([]*event, 100) // which are not on the stack
+	for i := range events {
+		events[i] = new(event)
+		if p := uintptr(unsafe.Pointer(events[i])); p%line != 0 {
+			t.Fatalf("an event of %d bytes begins %d bytes behind the beginning of a line", unsafe.Sizeof(ev), p%line)
+		}
 	}
 }
 

@@ -109,7 +109,14 @@ func TestEventKeepsItsCountsAndItsLastMessage(t *testing.T) {
 		t.Errorf("got %d published, %d delivered, last %+v, want 2, 3 and 26 from the cellar", e.Published, e.Delivered, e.Last)
 	}
 
+	h.Unsubscribe(attic, []byte("heat"))
+	h.Publish(&b, []byte("heat"), stamp{}.frame(), Note{at, "cellar", nil})
+	if e := event(); e.Published != 3 || e.Delivered != 4 || len(e.Last.Data) != 0 {
+		t.Errorf("after one of two subscribers has left: %d published, %d delivered, last %+v, want 3, 4 and nothing", e.Published, e.Delivered, e.Last)
+	}
+
 	h.UnsubscribeAll(porch)
+	subscribe(t, h, attic, "heat")
 	h.UnsubscribeAll(attic)
 	subscribe(t, h, porch, "heat")
 	if e := event(); e.Published != 0 || e.Delivered != 0 || e.Last.Bytes != 0 {
