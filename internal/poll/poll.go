@@ -145,17 +145,18 @@ func (p *Poller) Run(ctx context.Context) error {
 		}
 	}()
 	var events [128]unix.EpollEvent
+	var n int
+	var err error
+	wait := func(ep uintptr) bool { // made once: each turn of the loop would make one
+		n, err = unix.EpollWait(int(ep), events[:], 0)
+		return n > 0 || err != nil && err != unix.EINTR
+	}
 	for {
-		var n int
-		var err error
-		rerr := p.raw.Read(func(ep uintptr) bool {
-			n, err = unix.EpollWait(int(ep), events[:], 0)
-			return n > 0 || err != nil && err != unix.EINTR
-		})
+		rerr := p.raw.Read(wait)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err = errors.Join(rerr, err); err != nil {
+		if err := errors.Join(rerr, err); err != nil {
 			return fmt.Errorf("wait for connections: %w", err)
 		}
 		for _, e := range events[:n] {
