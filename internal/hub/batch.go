@@ -16,8 +16,9 @@ type Batch struct {
 }
 
 // flushBytes is how much may be queued in one batch, for each sink, before Publish's caller should flush although it
-// has more to publish: it bounds what a burst can add to a queue before anybody has tried to write.
-const flushBytes = 64 << 10
+// has more to publish: it bounds what a burst can add to a queue before anybody has tried to write. So much and one frame
+// more fit into a conn.Arena, which is used again after a flush.
+const flushBytes = 24 << 10
 
 // Queue appends frame to the sink's queue and lists the sink for the next Flush.
 func (b *Batch) Queue(s Sink, frame []byte) {

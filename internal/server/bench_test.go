@@ -112,6 +112,22 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 	}
 }
 
+// A burst without end leaves nothing for the garbage collector: its frames lie where those of its beginning lay.
+func TestLongBurstTakesNoMoreMemoryThanAShortOne(t *testing.T) {
+	for _, n := range []int{100, 4000, 8000} {
+		var p publisher
+		lay := make(map[*byte]bool)
+		for range 1 << 20 / n {
+			frame := p.arena.Text(make([]byte, n))
+			lay[&frame[0]] = true
+			p.sent(len(frame))
+		}
+		if places := 32 << 10 / n; len(lay) > places {
+			t.Errorf("the frames of a megabyte of %d bytes each lay in %d places, want %d at most", n, len(lay), places)
+		}
+	}
+}
+
 // BenchmarkFanOut is one delivery of a message to many subscribers: bursts, and one message at a time. Both ends are in
 // this process.
 func BenchmarkFanOut(b *testing.B) {
