@@ -173,7 +173,7 @@ func (c *Conn) look() error {
 	buf := d.in[:]
 	held := copy(buf, c.in)
 	if held > 0 { // what came while the connection was lent
-		if err := c.answerAll(&d.request, buf[:held]); err != nil {
+		if err := c.answerAll(d, buf[:held]); err != nil {
 			return err
 		}
 		held = copy(buf, c.in)
@@ -192,7 +192,7 @@ func (c *Conn) look() error {
 		if held == 0 {
 			c.begins()
 		}
-		if err := c.answerAll(&d.request, buf[:held+n]); err != nil {
+		if err := c.answerAll(d, buf[:held+n]); err != nil {
 			return err
 		}
 		held = copy(buf, c.in)
@@ -207,9 +207,9 @@ func (c *Conn) begins() {
 	c.mu.Unlock()
 }
 
-// answerAll answers the whole requests in in, in its own way or by lending the connection, and keeps the rest. r is room for
-// one of them.
-func (c *Conn) answerAll(r *Request, in []byte) error {
+// answerAll answers the whole requests in in, in its own way or by lending the connection, and keeps the rest.
+func (c *Conn) answerAll(d *desk, in []byte) error {
+	r := &d.request
 	for len(in) > 0 {
 		f, plain := r.scan(in)
 		size := f.head + f.body
@@ -234,6 +234,9 @@ func (c *Conn) answerAll(r *Request, in []byte) error {
 			}
 			fallthrough
 		case f.kind == framed && size <= len(in):
+			if f.upgrade && f.body == 0 && f.head <= c.server.cfg.HeadBytes && !c.server.draining.Load() && c.join(d, in[:size], in[size:]) {
+				return errLent
+			}
 			return c.lend(in[:size], in[size:], 0)
 		case f.kind == framed, f.kind == expecting:
 			return c.lend(in[:min(size, len(in))], in[min(size, len(in)):], max(0, size-len(in)))
@@ -295,16 +298,22 @@ func (c *Conn) file() (net.Conn, error) {
 
 // lend gives the connection to net/http for the request of which it has begun, and keeps what follows it.
 func (c *Conn) lend(request, behind []byte, missing int) error {
-	loan := newLoan(c, slices.Clone(request), missing)
+	loan := c.loan(slices.Clone(request), behind, missing)
+	if !c.server.lending.give(loan) {
+		loan.Close()
+	}
+	return errLent
+}
+
+// loan makes the connection a loan, from which request can be read, and keeps what follows it.
+func (c *Conn) loan(request, behind []byte, missing int) *loan {
+	l := newLoan(c, request, missing)
 	c.keep(behind, false)
 	c.mu.Lock()
 	c.state = lent
 	c.mu.Unlock()
 	c.server.loans.Add(1)
-	if !c.server.lending.give(loan) {
-		loan.Close()
-	}
-	return errLent
+	return l
 }
 
 // returned is the end of a loan: the connection goes on. It needs mu.

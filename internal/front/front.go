@@ -6,6 +6,8 @@
 package front
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +31,10 @@ type Config struct {
 	// Short answers a plain request, or says no: then HTTP answers the same bytes. The answer is a whole response
 	// that keeps the connection. It must not wait, and may be called by many goroutines.
 	Short func(*Request) (answer []byte, ok bool)
+	// Join may take over a connection by a request that asks for a WebSocket: it hijacks w, and the net.Conn is one to
+	// Take. If it does not, HTTP answers the same bytes, and what has been written to w is dropped. The request's context
+	// has http.LocalAddrContextKey. It is called as Short is.
+	Join func(w http.ResponseWriter, r *http.Request)
 	// Enter waits for a place for one more connection, Leave gives it up. TryEnter is Enter where there is no wait.
 	TryEnter     func() bool
 	Enter, Leave func()
@@ -62,6 +68,8 @@ type Server struct {
 type desk struct {
 	in      [32 << 10]byte
 	request Request
+	src     bytes.Reader
+	text    bufio.Reader // of src
 }
 
 // restBytes is how much of a request a connection at rest may hold; a longer one is net/http's while it comes in.

@@ -38,9 +38,10 @@ var plainHeaders = [...]string{
 
 // A frame is where a request lies in what has come.
 type frame struct {
-	kind kind
-	head int // length of the request line and the headers
-	body int // Content-Length
+	kind    kind
+	head    int  // length of the request line and the headers
+	body    int  // Content-Length
+	upgrade bool // it asks for a WebSocket, and net/http's server would not refuse it
 }
 
 type kind uint8
@@ -57,7 +58,7 @@ const (
 func (r *Request) scan(in []byte) (f frame, plain bool) {
 	r.count = 0
 	seen := uint32(0)
-	length := false
+	length, sound := false, false
 	for pos := 0; ; {
 		n := bytes.IndexByte(in[pos:], '\n')
 		if n < 0 {
@@ -74,7 +75,7 @@ func (r *Request) scan(in []byte) (f frame, plain bool) {
 			if !bytes.HasSuffix(line, []byte(" HTTP/1.1")) && !bytes.HasSuffix(line, []byte(" HTTP/1.0")) {
 				return frame{kind: opaque}, false
 			}
-			plain = r.requestLine(line)
+			sound, plain = r.requestLine(line)
 			continue
 		}
 		if len(line) == 0 {
@@ -82,7 +83,9 @@ func (r *Request) scan(in []byte) (f frame, plain bool) {
 			if f.kind == unfinished {
 				f.kind = framed
 			}
-			return f, plain && f.kind == framed && seen&1 != 0 // with a Host
+			sound = sound && f.kind == framed && seen&1 != 0 // with a Host
+			f.upgrade = f.upgrade && sound
+			return f, plain && sound
 		}
 		colon := bytes.IndexByte(line, ':')
 		if colon <= 0 || line[0] == ' ' || line[0] == '\t' {
@@ -100,43 +103,51 @@ func (r *Request) scan(in []byte) (f frame, plain bool) {
 		case equalFold(name, "expect"):
 			f.kind = expecting
 		}
-		if !plain {
-			continue
-		}
-		if equalFold(name, "connection") {
-			plain = equalFold(value, "keep-alive")
+		if sound = sound && isName(name) && printable(value); !sound {
 			continue
 		}
 		i := plainHeader(name)
-		if plain = i >= 0 && seen&(1<<i) == 0 && printable(value) && (i > 0 || isHost(value)); plain {
+		switch known := i >= 0 && seen&(1<<i) == 0; {
+		case i == 0 && (!known || !isHost(value)):
+			sound = false
+		case known:
 			seen |= 1 << i
 			r.headers[r.count] = header{name, value}
 			r.count++
+		case equalFold(name, "connection"):
+			plain = plain && equalFold(value, "keep-alive")
+		default:
+			plain = false
+			f.upgrade = f.upgrade || equalFold(name, "upgrade") && equalFold(value, "websocket")
 		}
 	}
 }
 
-// requestLine reports whether the line is of a plain request: its target is a path, perhaps with a query, in which nothing
-// is encoded.
-func (r *Request) requestLine(line []byte) bool {
+// requestLine reports whether the line is sound, of HTTP/1.1 and with a path for a target, and whether it is of a plain
+// request: nothing in the target is encoded.
+func (r *Request) requestLine(line []byte) (sound, plain bool) {
 	method, rest, _ := bytes.Cut(line, []byte(" "))
 	target, ok := bytes.CutSuffix(rest, []byte(" HTTP/1.1"))
 	if !ok || len(method) == 0 || len(target) == 0 || target[0] != '/' {
-		return false
+		return false, false
 	}
 	for _, c := range method {
 		if c < 'A' || c > 'Z' {
-			return false
+			return false, false
 		}
 	}
+	plain = true
 	for _, c := range target {
-		if c <= ' ' || c > '~' || c == '%' || c == '+' || c == '#' || c == ';' {
-			return false
+		if c <= ' ' || c > '~' {
+			return false, false
+		}
+		if c == '%' || c == '+' || c == '#' || c == ';' {
+			plain = false
 		}
 	}
 	r.Method = method
 	r.Path, r.Query, _ = bytes.Cut(target, []byte("?"))
-	return !bytes.HasPrefix(r.Path, []byte("//"))
+	return true, plain && !bytes.HasPrefix(r.Path, []byte("//"))
 }
 
 func plainHeader(name []byte) int {
@@ -158,6 +169,18 @@ func equalFold(b []byte, s string) bool {
 			c += 'a' - 'A'
 		}
 		if c != s[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// isName reports whether a header has a name that nobody could object to.
+func isName(name []byte) bool {
+	for _, c := range name {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+		default:
 			return false
 		}
 	}

@@ -42,6 +42,30 @@ func TestPlainRequests(t *testing.T) {
 	}
 }
 
+func TestUpgradeRequests(t *testing.T) {
+	ask := upgrade("/subscribe?apiKey=%6b&clientName=Front+Porch")
+	for text, want := range map[string]bool{
+		ask: true,
+		strings.Replace(ask, "Host", "Origin: http://elsewhere\r\nCookie: a=b\r\nCookie: c\r\nHost", 1): true,
+		strings.Replace(ask, "WebSocket\r", "h2c\r", 1):                                                 false,
+		strings.Replace(ask, "Host", "Expect: 100-continue\r\nHost", 1):                                 false,
+		strings.Replace(ask, "Host: pi\r\n", "", 1):                                                     false,
+		strings.Replace(ask, "Host", "host: pi\r\nHost", 1):                                             false,
+		strings.Replace(ask, "Host: pi", "Host: p/i", 1):                                                false,
+		strings.Replace(ask, "Host", "X-Other: \x7f\r\nHost", 1):                                        false,
+		strings.Replace(ask, "Host", "X(Other: x\r\nHost", 1):                                           false,
+		strings.Replace(ask, "HTTP/1.1", "HTTP/1.0", 1):                                                 false,
+		strings.Replace(ask, "GET", "get", 1):                                                           false,
+		strings.Replace(ask, "/subscribe", "http://pi/subscribe", 1):                                    false,
+		post: false,
+	} {
+		var r Request
+		if f, plain := r.scan([]byte(text)); f.upgrade != want || plain != (text == post) {
+			t.Errorf("%q asks for a WebSocket: %t, want %t; plain: %t", text, f.upgrade, want, plain)
+		}
+	}
+}
+
 // FuzzScan: where scan says that it knows a request's end, net/http's parser finds the same end or refuses the request, and of
 // a plain request it finds the same words. So no byte of one request is ever taken for another's.
 func FuzzScan(f *testing.F) {
@@ -60,6 +84,7 @@ func FuzzScan(f *testing.F) {
 		strings.Replace(post, "POST /publish", "CONNECT pi:80", 1),
 		strings.Replace(post, "/publish", "http://elsewhere/publish", 1),
 		strings.Replace(post, "/publish", "//publish", 1),
+		upgrade("/subscribe") + post,
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 	} {
 		f.Add([]byte(text))
@@ -88,6 +113,9 @@ func FuzzScan(f *testing.F) {
 		}
 		if end := len(in) - src.Len() - br.Buffered(); end != found.head+found.body && req.Method != "PRI" {
 			t.Fatalf("it ends at %d, for net/http at %d", found.head+found.body, end)
+		}
+		if found.upgrade && (req.ProtoMinor != 1 || req.Host == "" || !strings.EqualFold(req.Header.Get("Upgrade"), "websocket") || plain) {
+			t.Fatalf("it asks for a WebSocket, and for net/http it is %+v", req)
 		}
 		if !plain {
 			return

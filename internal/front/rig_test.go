@@ -29,10 +29,13 @@ import (
 //	/hijack?n=  answers with the n bytes behind the request, which is no HTTP any more, and ends
 //	/hold       says so on held and answers when it gets something from release
 //	/plain?n=   POST answers with the body as a header, and n bytes; a Server does this by itself
+//
+// A Server gives connections to /hijack by itself, too, when they ask for a WebSocket.
 type site struct {
 	held    chan struct{}
 	release chan struct{}
 	plain   atomic.Int64 // answered in the short way
+	joined  atomic.Int64 // hijacked in the short way
 	general atomic.Int64 // by the handler
 }
 
@@ -84,6 +87,16 @@ func (s *site) short(r *Request) ([]byte, bool) {
 	n, _ := strconv.Atoi(strings.TrimPrefix(string(r.Query), "n="))
 	head := fmt.Sprintf("HTTP/1.1 201 Created\r\nContent-Length: %d\r\nContent-Type: x/y\r\nX-Body: %q\r\nDate: now\r\n\r\n", n, r.Body)
 	return append([]byte(head), make([]byte, n)...), true
+}
+
+func (s *site) join(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/hijack" {
+		http.Error(w, "nobody hears this", http.StatusTeapot)
+		return
+	}
+	s.joined.Add(1)
+	n, _ := strconv.Atoi(r.URL.Query().Get("n"))
+	hijack(w, n)
 }
 
 func hijack(w http.ResponseWriter, n int) {
@@ -232,7 +245,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	r.places = newPlaces(r.plan.places)
 	r.http = httpServer(&r.Config, r.site)
 	cfg := r.Config
-	cfg.HTTP, cfg.Short = r.http, r.short
+	cfg.HTTP, cfg.Short, cfg.Join = r.http, r.short, r.join
 	cfg.TryEnter, cfg.Enter, cfg.Leave = r.tryEnter, r.enter, r.leave
 	var err error
 	if r.Server, err = New(cfg); err != nil {
@@ -405,6 +418,11 @@ const (
 	lastOne  = "GET /echo?last HTTP/1.1\r\nHost: pi\r\nConnection: close\r\n\r\n"
 	postHead = "POST /plain HTTP/1.1\r\nHost: pi\r\nContent-Length: 4\r\n\r\n"
 )
+
+// upgrade asks for a WebSocket.
+func upgrade(target string) string {
+	return "GET " + target + " HTTP/1.1\r\nHost: pi\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\n\r\n"
+}
 
 // plainPost is a plain request with a body of one to four bytes.
 func plainPost(body any) string {

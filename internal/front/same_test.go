@@ -104,7 +104,25 @@ var talks = func() []talk {
 		whole("a line end before it", "\r\n", get),
 		whole("a target that is none", "GET /%zz HTTP/1.1\r\nHost: pi\r\n\r\n"),
 		whole("TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
-		whole("upgrade that nobody wants", with("Connection: Upgrade\r\nUpgrade: websocket"), get),
+		whole("upgrade that nobody wants", with("Connection: Upgrade\r\nUpgrade: websocket"), get, upgrade("/echo"), upgrade("/large?n=9"), get),
+		whole("upgrade", upgrade("/hijack?n=6"), "behind"),
+		whole("upgrade behind others", get, plainPost(1), upgrade("/hijack?n=12000"), body(12000)),
+		whole("upgrade, encoded", upgrade("/hijack?n=%36&x=+;"), "behind"),
+		whole("upgrade of what is not there", upgrade("/nowhere"), get),
+		whole("upgrade with a body", strings.Replace(upgrade("/hijack?n=12"), "Host", "Content-Length: 6\r\nHost", 1), "bodyofbehind"),
+		whole("upgrade with chunks", strings.Replace(echoChunked, "Host", "Connection: Upgrade\r\nUpgrade: websocket\r\nHost", 1), get),
+		whole("upgrade to something else", strings.Replace(upgrade("/hijack?n=6"), "WebSocket\r", "h2c\r", 1), "behind"),
+		whole("upgrade that expects 100", strings.Replace(upgrade("/hijack?n=6"), "Host", expect+"Host", 1), "behind"),
+		whole("upgrade without a host", strings.Replace(upgrade("/hijack?n=6"), "Host: pi\r\n", "", 1), "behind"),
+		whole("upgrade with two hosts", strings.Replace(upgrade("/hijack?n=6"), "Host", "Host: pi\r\nHost", 1), "behind"),
+		whole("upgrade with a host that is none", strings.Replace(upgrade("/hijack?n=6"), "Host: pi", "Host: p/i", 1), "behind"),
+		whole("upgrade with a control character", strings.Replace(upgrade("/hijack?n=6"), "Host", "X-Other: \x01\r\nHost", 1), "behind"),
+		whole("upgrade with a header whose name is none", strings.Replace(upgrade("/hijack?n=6"), "Host", "X(Other: x\r\nHost", 1), "behind"),
+		whole("upgrade to a target that is none", upgrade("/%zz"), get),
+		whole("upgrade to an absolute target", upgrade("http://pi/hijack?n=6"), "behind"),
+		whole("upgrade by HTTP/1.0", strings.Replace(upgrade("/hijack?n=6"), "HTTP/1.1", "HTTP/1.0", 1), "behind"),
+		half("upgrade with a head that is too long", strings.Replace(upgrade("/hijack?n=6"), "Host", "X-Other: "+body(12<<10)+"\r\nHost", 1)),
+		half("upgrade, and its end", upgrade("/hijack?n=6")+"beh"),
 		whole("expectation that nobody meets", strings.Replace(plainPost(1), "Host", "Expect: more\r\nHost", 1)),
 		whole("expects 100 for nothing", with("Expect: 100-continue"), get),
 		whole("expects 100 and does not wait", posts("/echo", 16, expect), posts("/echo", 40<<10, expect), posts("/plain", 1600, expect), get),
@@ -163,6 +181,9 @@ func TestSameAnswersAsWithoutIt(t *testing.T) {
 				r.gone()
 				if how == "whole" && r.plain.Load() < 50 {
 					t.Errorf("%d requests were plain", r.plain.Load())
+				}
+				if n := r.joined.Load(); n != 4 {
+					t.Errorf("%d connections were given away without net/http, want 4", n)
 				}
 			})
 		}

@@ -123,7 +123,11 @@ func (st *storm) live(id string, random *rand.Rand) error {
 				io.WriteString(c, plainPost(mine)[:random.IntN(40)])
 				return st.read(c, owed)
 			case 2:
-				fmt.Fprintf(c, "GET /hijack?n=%d HTTP/1.1\r\nHost: pi\r\n\r\n%s", len(mine), mine)
+				request := upgrade(fmt.Sprint("/hijack?n=", len(mine)))
+				if random.IntN(2) == 0 {
+					request = strings.Replace(request, "Upgrade: WebSocket\r\n", "", 1)
+				}
+				io.WriteString(c, request+mine)
 				if err := st.read(c, owed); err != nil {
 					return err
 				}

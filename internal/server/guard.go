@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"math"
@@ -185,30 +184,30 @@ func address(a net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-type localKey struct{}
-
-// markLocal notes which requests come over a Unix socket: that socket's permissions are their key.
-func markLocal(ctx context.Context, c net.Conn) context.Context {
-	if _, ok := c.LocalAddr().(*net.UnixAddr); ok {
-		return context.WithValue(ctx, localKey{}, true)
-	}
-	return ctx
+// remote is the address of a TCP request, or none.
+func remote(r *http.Request) netip.Addr {
+	from, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return from.Addr()
 }
 
-func isLocal(r *http.Request) bool { return r.Context().Value(localKey{}) != nil }
+// isLocal reports whether a request came over a Unix socket: that socket's permissions are its key.
+func isLocal(r *http.Request) bool {
+	_, ok := r.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr)
+	return ok
+}
 
 // admitted answers a request without a valid key and reports whether it has one.
 func (s *Server) admitted(w http.ResponseWriter, r *http.Request) bool {
 	if isLocal(r) {
 		return true
 	}
-	from, _ := netip.ParseAddrPort(r.RemoteAddr)
-	v := s.guard.check(credentialsOf(r).key(), from.Addr(), time.Now())
+	from := remote(r)
+	v := s.guard.check(credentialsOf(r).key(), from, time.Now())
 	if v.status == 0 {
 		return true
 	}
 	if v.first {
-		s.log.Warn("an address has sent too many wrong keys and may try one a minute from now on", "address", from.Addr())
+		s.log.Warn("an address has sent too many wrong keys and may try one a minute from now on", "address", from)
 	}
 	switch v.status {
 	case http.StatusUnauthorized:

@@ -138,12 +138,12 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headBytes,
 		ConnState:         s.connState,
-		ConnContext:       markLocal,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	s.front, err = front.New(front.Config{
 		HTTP:        s.http,
 		Short:       s.publishPlain,
+		Join:        s.join,
 		TryEnter:    s.open.tryEnter,
 		Enter:       s.open.enter,
 		Leave:       s.open.leave,

@@ -18,10 +18,29 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, publishOnly boo
 	if !s.admitted(w, r) {
 		return
 	}
-	name, ok := named(w, r)
-	if !ok {
+	if name, ok := named(w, r); ok {
+		s.welcome(w, r, name, publishOnly)
+	}
+}
+
+// join is connect for one that will be let in. Of others it says nothing and does nothing: net/http is asked, and connect
+// finds the words.
+func (s *Server) join(w http.ResponseWriter, r *http.Request) {
+	publishOnly := r.URL.Path == "/publish"
+	if r.Method != http.MethodGet || !publishOnly && r.URL.Path != "/subscribe" {
 		return
 	}
+	c := credentialsOf(r)
+	if !isLocal(r) && !s.guard.admits(c.key(), remote(r), time.Now()) {
+		return
+	}
+	if name := c.name(); wire.CheckName(name) == nil {
+		s.welcome(w, r, name, publishOnly)
+	}
+}
+
+// welcome makes a request a client, or answers it.
+func (s *Server) welcome(w http.ResponseWriter, r *http.Request, name string, publishOnly bool) {
 	s.joining.RLock()
 	defer s.joining.RUnlock()
 	at := time.Now().UTC() // before the client is answered, so that who comes next is later
