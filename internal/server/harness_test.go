@@ -147,6 +147,13 @@ func serveOn(t testing.TB, s *Server, log *book, lc net.ListenConfig) *service {
 	return sv
 }
 
+// refuseAll has the server answer as it does when it stops.
+func (s *Server) refuseAll() {
+	s.gate.Lock()
+	s.stopping = true
+	s.gate.Unlock()
+}
+
 // An answer is an HTTP response with its body.
 type answer struct {
 	status int

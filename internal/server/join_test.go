@@ -37,16 +37,12 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 		nonce   string
 		header  []string
 		status  int
-		then    func(*service)
+		then    func(*Server)
 	}
 	// effect is what there is of the client in the hub, and what it is told of a subscription.
 	do := func(sv *service, a ask, more ...string) (got answer, effect string) {
 		t.Helper()
-		network, addr := "tcp", sv.addr
-		if a.network == "unix" {
-			network, addr = "unix", sv.path
-		}
-		p := dial(t, network, addr)
+		p := sv.dial(t, a.network)
 		defer p.Close()
 		request := handshake(a.target, a.nonce, append(a.header, more...)...)
 		p.raw([]byte(strings.Replace(request, "GET", a.method, 1)))
@@ -66,7 +62,7 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 		_, clients := sv.hub.Snapshot()
 		effect = string(text)
 		for _, c := range clients {
-			if c.Addr != p.LocalAddr().String() && (c.Addr != conn.Local || network != "unix") {
+			if c.Addr != p.LocalAddr().String() && (c.Addr != conn.Local || a.network != "unix") {
 				continue // one before this, who is still leaving
 			}
 			from, _, _ := strings.Cut(c.Addr, ":")
@@ -99,11 +95,7 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 		{what: "wrong key in the query", target: "/subscribe?clientName=a&apiKey=" + wrongKey, status: 401},
 		{what: "another wrong key", header: []string{"X-API-Key", wrongKey + "x", name, "Porch"}, status: 401},
 		{what: "right key, address blocked", header: key, status: 429},
-		{what: "stopping", network: "unix", header: key, status: 503, then: func(sv *service) {
-			sv.gate.Lock()
-			sv.stopping = true
-			sv.gate.Unlock()
-		}},
+		{what: "stopping", network: "unix", header: key, status: 503, then: (*Server).refuseAll},
 	} {
 		if a.target == "" {
 			a.target = "/subscribe"
@@ -115,8 +107,8 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 			a.nonce = "AAAAAAAAAAAAAAAAAAAAAA=="
 		}
 		if a.then != nil {
-			a.then(short)
-			a.then(other)
+			a.then(short.Server)
+			a.then(other.Server)
 		}
 		seen, otherwise := shortSeen.Load(), otherSeen.Load()
 		got, effect := do(short, a)

@@ -62,10 +62,19 @@ func newPeer(t testing.TB, nc net.Conn) *peer {
 	return &peer{Conn: nc, t: t, in: bufio.NewReader(nc)}
 }
 
+// dial opens a connection that has said nothing, over "unix" or else TCP.
+func (sv *service) dial(t testing.TB, network string) *peer {
+	t.Helper()
+	if network == "unix" {
+		return dial(t, network, sv.path)
+	}
+	return dial(t, "tcp", sv.addr)
+}
+
 // connect makes a WebSocket; header is name, value, name, value.
 func (sv *service) connect(t testing.TB, target string, header ...string) *peer {
 	t.Helper()
-	p := dial(t, "tcp", sv.addr)
+	p := sv.dial(t, "tcp")
 	if a := p.upgrade(target, header...); a.status != http.StatusSwitchingProtocols {
 		t.Fatalf("handshake for %s: status %d %q", target, a.status, a.body)
 	}

@@ -38,11 +38,7 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 	}
 	do := func(sv *service, p post, more string) (answer, []delivered) {
 		t.Helper()
-		network, addr := "tcp", sv.addr
-		if p.network == "unix" {
-			network, addr = "unix", sv.path
-		}
-		conn := dial(t, network, addr)
+		conn := sv.dial(t, p.network)
 		defer conn.Close()
 		var head strings.Builder
 		head.WriteString("POST " + p.target + " HTTP/1.1\r\nHost: pi\r\n" + more)
@@ -59,7 +55,7 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 			return a, nil
 		}
 		// What was delivered lies between here and what comes over the local socket.
-		end := dial(t, "unix", sv.path)
+		end := sv.dial(t, "unix")
 		defer end.Close()
 		end.raw([]byte("POST /publish?clientName=x HTTP/1.1\r\nHost: pi\r\nX-Other: 1\r\nContent-Length: 15\r\n\r\n" + `{"event":"end"}`))
 		if a := end.response("POST"); a.status != http.StatusCreated {
@@ -122,11 +118,7 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 		{what: "right key, address blocked", headers: right + "\n" + name, status: 429},
 		{what: "wrong key, address blocked", headers: wrong + "\n" + name, status: 429},
 		{what: "local, address of others blocked", network: "unix", headers: name, status: 201},
-		{what: "stopping", network: "unix", headers: name, status: 503, then: func(s *Server) {
-			s.gate.Lock()
-			s.stopping = true
-			s.gate.Unlock()
-		}},
+		{what: "stopping", network: "unix", headers: name, status: 503, then: (*Server).refuseAll},
 	} {
 		if p.target == "" {
 			p.target = "/publish"

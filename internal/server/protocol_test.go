@@ -117,7 +117,7 @@ func (sv *service) call(t *testing.T, method, path string, socket bool, query, b
 	if !socket {
 		return sv.request(t, method, path, body, header...)
 	}
-	p := dial(t, "tcp", sv.addr)
+	p := sv.dial(t, "tcp")
 	defer p.Close()
 	return p.upgrade(path, header...)
 }
@@ -287,7 +287,7 @@ func TestChecksComeInOrder(t *testing.T) {
 func TestUnixSocketNeedsNoKey(t *testing.T) {
 	sv := start(t)
 	local := func(target string) *peer {
-		p := dial(t, "unix", sv.path)
+		p := sv.dial(t, "unix")
 		if a := p.upgrade(target); a.status != http.StatusSwitchingProtocols {
 			t.Fatalf("%s: status %d %q", target, a.status, a.body)
 		}
@@ -300,7 +300,7 @@ func TestUnixSocketNeedsNoKey(t *testing.T) {
 		t.Errorf("got %+v", d)
 	}
 
-	p := dial(t, "unix", sv.path)
+	p := sv.dial(t, "unix")
 	p.raw([]byte("POST /publish?clientName=Post HTTP/1.1\r\nHost: local\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`))
 	if a := p.response("POST"); a.status != http.StatusCreated {
 		t.Errorf("POST: status %d %q", a.status, a.body)
@@ -461,7 +461,7 @@ func TestWebSocketRoutesAskForAnUpgrade(t *testing.T) {
 		{"Sec-WebSocket-Version", ""},
 		{"Sec-WebSocket-Version", "8"},
 	} {
-		a := dial(t, "tcp", sv.addr).upgrade("/subscribe?clientName=a", "X-API-Key", testKey, header[0], header[1])
+		a := sv.dial(t, "tcp").upgrade("/subscribe?clientName=a", "X-API-Key", testKey, header[0], header[1])
 		a.refuses(t, http.StatusBadRequest, "websocket")
 	}
 	sv.stillServes(t)
@@ -1187,7 +1187,7 @@ func TestPingsAreSent(t *testing.T) {
 
 func TestPermessageDeflateIsOff(t *testing.T) {
 	sv := start(t)
-	p := dial(t, "tcp", sv.addr)
+	p := sv.dial(t, "tcp")
 	a := p.upgrade("/subscribe?clientName=a", "X-API-Key", testKey, "Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
 	if a.status != http.StatusSwitchingProtocols || a.header.Get("Sec-WebSocket-Extensions") != "" {
 		t.Fatalf("status %d, extensions %q, want 101 and none", a.status, a.header.Get("Sec-WebSocket-Extensions"))

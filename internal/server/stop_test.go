@@ -117,10 +117,10 @@ func TestAcceptedConnectionIsAnsweredDuringAStop(t *testing.T) {
 	s, log := newServer(t)
 	s.requestGrace = patience
 	sv := serve(t, s, log)
-	early := dial(t, "tcp", sv.addr)
-	half := dial(t, "unix", sv.path)
+	early := sv.dial(t, "tcp")
+	half := sv.dial(t, "unix")
 	half.raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: te"))
-	idle := []*peer{dial(t, "tcp", sv.addr), dial(t, "unix", sv.path)} // accepted after those
+	idle := []*peer{sv.dial(t, "tcp"), sv.dial(t, "unix")} // accepted after those
 	for _, p := range idle {
 		p.raw([]byte("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"))
 		p.response("GET")
@@ -152,7 +152,7 @@ func TestStoppingServerIsUnavailable(t *testing.T) {
 	sv := start(t)
 	bystander := sv.subscriber(t, "S")
 	bystander.ask(`{"action":"subscribe","event":"e","id":1}`)
-	p := dial(t, "tcp", sv.addr)
+	p := sv.dial(t, "tcp")
 	p.raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nExpect: 100-continue\r\nContent-Length: 13\r\n\r\n"))
 	if a := p.response("POST"); a.status != http.StatusContinue { // its body is being waited for
 		t.Fatalf("status %d %q, want 100", a.status, a.body)
