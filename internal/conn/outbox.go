@@ -6,7 +6,7 @@ import "slices"
 // little more of it than of them, and few pieces to write. Every frame that lies in an arena fits.
 const (
 	leastChunk = arenaLarge
-	mostChunk  = arenaSize
+	mostChunk  = 4 * arenaSize
 )
 
 // An outbox is the bytes that one connection is still to be sent, in order: whole frames, but for what is left of the
