@@ -17,8 +17,7 @@ run: build ## build and start the server; settings come from the environment
 build: ## build bin/picloudd and bin/picloud
 	@scripts/build bin
 
-test: test-code test-recipes ## test everything but deploy and the emulated Pis (as root)
-	@$(MAKE) --no-print-directory --jobs=3 test-package test-systemd test-restart
+test: test-code test-recipes test-package test-systemd test-restart ## test everything but deploy and the emulated Pis (as root)
 
 test-code: setup lint ## test the code, race detector on, linters and ARM binaries included
 	CGO_ENABLED=1 go test -race -count=1 -timeout 5m ./...
