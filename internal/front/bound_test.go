@@ -156,7 +156,7 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.tryEnter()
-			r.adopt(fd, &net.UnixAddr{}, r.addr, nil)
+			r.adopt(fd, &net.UnixAddr{}, r.addr, nil, false)
 		},
 		"to no http.Server": func(t *testing.T, r *rig) {
 			r.http.Close()
@@ -176,7 +176,7 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.tryEnter()
-			r.adopt(fds[0], &net.UnixAddr{}, r.addr, []byte(plainPost(1)+get[:9]))
+			r.adopt(fds[0], &net.UnixAddr{}, r.addr, []byte(plainPost(1)+get[:9]), false)
 			f := os.NewFile(uintptr(fds[1]), "peer")
 			defer f.Close()
 			io.WriteString(f, get[9:]+lastOne)

@@ -36,7 +36,8 @@ type Conn struct {
 	since time.Time // of the rest, or of the first byte of in
 	head  bool      // in has a whole head
 
-	in []byte // what has been read and not yet answered; whoever is awake or lent owns it
+	in   []byte // what has been read and not yet answered; whoever is awake or lent owns it
+	loan *loan  // that has it, while it is lent
 }
 
 // watched is a Conn as the poller sees it.
@@ -126,7 +127,7 @@ func (c *Conn) close() {
 
 // release makes the descriptor somebody else's. It needs mu.
 func (c *Conn) release() {
-	c.state = gone
+	c.state, c.loan = gone, nil
 	c.server.poller.Remove(c.place)
 	c.server.mu.Lock()
 	delete(c.server.conns, c)
@@ -170,21 +171,20 @@ var (
 func (c *Conn) look() error {
 	d := c.server.desks.Get().(*desk)
 	defer c.server.desks.Put(d)
-	buf := d.in[:]
-	held := copy(buf, c.in)
-	if held > 0 { // what came while the connection was lent
-		if err := c.answerAll(d, buf[:held]); err != nil {
+	if len(c.in) > 0 { // what came while the connection was lent, or to another process
+		if err := c.answerAll(d, slices.Clone(c.in)); err != nil {
 			return err
 		}
-		held = copy(buf, c.in)
 	}
+	buf := d.in[:]
+	held := copy(buf, c.in)
 	for !c.server.frozen.Load() {
 		n, err := poll.Recv(c.fd, buf[held:])
 		if err != nil {
 			return err
 		}
 		if n == 0 && held > 0 { // net/http has words for a request that ends in the middle
-			return c.lend(buf[:held], nil, unbounded)
+			return c.lend(buf[:held], nil, unbounded, chunks{})
 		}
 		if n == 0 {
 			return errEnded
@@ -213,12 +213,21 @@ func (c *Conn) answerAll(d *desk, in []byte) error {
 	for len(in) > 0 {
 		f, plain := r.scan(in)
 		size := f.head + f.body
+		var ch chunks
+		if f.chunked {
+			size = f.head + ch.scan(in[f.head:])
+			if ch.at == chunksBroken {
+				f.kind = opaque
+			}
+		}
+		known := f.kind == framed || f.kind == expecting
+		whole := known && size <= len(in) && (!f.chunked || ch.at == chunksEnd)
 		switch {
 		case f.kind == unfinished && len(in) <= c.server.cfg.HeadBytes,
-			f.kind == framed && size > len(in) && size <= restBytes:
+			f.kind == framed && !whole && size <= restBytes:
 			c.keep(in, f.kind == framed)
 			return nil
-		case f.kind == framed && size <= len(in) && plain:
+		case whole && plain:
 			r.Body = in[f.head:size]
 			r.Remote = c.remote
 			_, r.Local = c.local.(*net.UnixAddr)
@@ -233,15 +242,17 @@ func (c *Conn) answerAll(d *desk, in []byte) error {
 				}
 			}
 			fallthrough
-		case f.kind == framed && size <= len(in):
+		case whole:
 			if f.upgrade && f.body == 0 && f.head <= c.server.cfg.HeadBytes && !c.server.draining.Load() && c.join(d, in[:size], in[size:]) {
 				return errLent
 			}
-			return c.lend(in[:size], in[size:], 0)
-		case f.kind == framed, f.kind == expecting:
-			return c.lend(in[:min(size, len(in))], in[min(size, len(in)):], max(0, size-len(in)))
+			return c.lend(in[:size], in[size:], 0, ch)
+		case known && f.chunked:
+			return c.lend(in, nil, inChunks, ch)
+		case known:
+			return c.lend(in, nil, size-len(in), ch)
 		default:
-			return c.lend(in, nil, unbounded)
+			return c.lend(in, nil, unbounded, ch)
 		}
 	}
 	c.keep(nil, false)
@@ -297,32 +308,39 @@ func (c *Conn) file() (net.Conn, error) {
 }
 
 // lend gives the connection to net/http for the request of which it has begun, and keeps what follows it.
-func (c *Conn) lend(request, behind []byte, missing int) error {
-	loan := c.loan(slices.Clone(request), behind, missing)
-	if !c.server.lending.give(loan) {
-		loan.Close()
+func (c *Conn) lend(request, behind []byte, missing int, ch chunks) error {
+	l := c.borrowed(slices.Clone(request), behind, missing)
+	l.chunks = ch
+	if !c.server.lending.give(l) {
+		l.Close()
 	}
 	return errLent
 }
 
-// loan makes the connection a loan, from which request can be read, and keeps what follows it.
-func (c *Conn) loan(request, behind []byte, missing int) *loan {
+// borrowed makes the connection a loan, from which request can be read, and keeps what follows it.
+func (c *Conn) borrowed(request, behind []byte, missing int) *loan {
 	l := newLoan(c, request, missing)
 	c.keep(behind, false)
 	c.mu.Lock()
-	c.state = lent
+	c.state, c.loan = lent, l
 	c.mu.Unlock()
 	c.server.loans.Add(1)
 	return l
 }
 
-// returned is the end of a loan: the connection goes on. It needs mu.
-func (c *Conn) returned() {
+// returned is the end of a loan: the connection goes on, behind an answer or with what has come of an unfinished request. It needs mu.
+func (c *Conn) returned(unfinished []byte) {
+	c.loan = nil
 	if c.server.closed.Load() {
 		c.close()
 		return
 	}
-	c.used, c.head, c.since = true, false, time.Now()
+	if unfinished != nil {
+		c.head, c.in = true, append(unfinished, c.in...)
+	} else {
+		c.used, c.head = true, false
+	}
+	c.since = time.Now()
 	if c.server.frozen.Load() {
 		c.state = resting
 		return

@@ -44,6 +44,7 @@ type Config struct {
 	IdleTimeout time.Duration // from one request to the next
 	SendTimeout time.Duration // for an answer that the client does not take at once
 	HeadBytes   int           // of a request's head
+	RecallBytes int           // of an unfinished request that Save may return
 }
 
 // A Server is the HTTP connections of plain listeners, TCP or Unix.
@@ -165,13 +166,13 @@ func (s *Server) admit(fd int, remote, local net.Addr) {
 		s.crowded.Add(-1)
 		break
 	}
-	s.adopt(fd, remote, local, nil)
+	s.adopt(fd, remote, local, nil, false)
 }
 
 // adopt makes a Conn of a connected, non-blocking socket, for which a place has been taken, and what has come of its
-// next request.
-func (s *Server) adopt(fd int, remote, local net.Addr, in []byte) {
-	c := &Conn{server: s, fd: fd, remote: remote, local: local, in: in, since: time.Now(), state: awake}
+// next request. used tells whether it has had an answer.
+func (s *Server) adopt(fd int, remote, local net.Addr, in []byte, used bool) {
+	c := &Conn{server: s, fd: fd, remote: remote, local: local, in: in, used: used, since: time.Now(), state: awake}
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()

@@ -45,6 +45,6 @@ func (o *offer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, http.ErrHijacked
 	}
 	o.taken = true
-	l := o.conn.loan(nil, o.behind, unbounded)
+	l := o.conn.borrowed(nil, o.behind, unbounded)
 	return l, bufio.NewReadWriter(bufio.NewReaderSize(l, 16), bufio.NewWriterSize(l, 16)), nil
 }

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -19,38 +20,54 @@ import (
 // net/http closes it behind a request either way. Having said StateIdle before, it would have gone on: then the
 // connection comes back to its Conn.
 type loan struct {
-	conn    *Conn
-	in      []byte // what of the request has been read already
-	missing int    // how much of it has not; or unbounded
+	conn *Conn
 
 	mu      sync.Mutex
 	wake    sync.Cond
+	in      []byte   // what of the request has been read already
+	missing int      // how much of it has not; or unbounded, or inChunks
+	chunks  chunks   // for inChunks: where it stands
+	taken   []byte   // of a request that is not whole: all that has been read of it, while it can be recalled
 	file    net.Conn // for what has to wait, nil until it has to
+	reading bool     // somebody waits for more of the request
+	recall  bool     // and is to give the connection back
 	read    time.Time
 	write   time.Time // deadlines
 	expired bool      // the read deadline was in the past when it was set
 	idle    bool      // the request has been answered, and the connection could go on
+	resting bool      // the same of an unbounded loan, which does not come back
 	closed  bool      // the descriptor is not this loan's any more
 }
 
-// unbounded is missing where nobody knows the request's end: the loan is for good.
-const unbounded = -1
+const (
+	unbounded = -1 // missing where nobody knows the request's end: the loan is for good
+	inChunks  = -2 // missing where chunks will tell
+)
 
-var errMisread = errors.New("front: net/http reads beyond the request")
+var (
+	errMisread  = errors.New("front: net/http reads beyond the request")
+	errRecalled = errors.New("front: the connection is left to the next process")
+)
 
 func newLoan(c *Conn, in []byte, missing int) *loan {
 	l := &loan{conn: c, in: in, missing: missing}
 	l.wake.L = &l.mu
+	if missing != 0 {
+		l.taken = in
+	}
 	return l
 }
 
 // Note is for the http.Server's ConnState, and reports whether the connection is one of a Server's.
 func Note(nc net.Conn, state http.ConnState) bool {
 	l, ok := nc.(*loan)
-	if ok && state == http.StateIdle && l.missing != unbounded {
+	if ok {
 		l.mu.Lock()
-		l.idle = true
-		l.wake.Broadcast()
+		l.resting = state == http.StateIdle
+		if l.resting && l.missing != unbounded {
+			l.idle = true
+			l.wake.Broadcast()
+		}
 		l.mu.Unlock()
 	}
 	return ok
@@ -59,27 +76,19 @@ func Note(nc net.Conn, state http.ConnState) bool {
 // Read gives the request's bytes, and then waits: for the answer to be given, or the deadline to be set to the past. Both
 // are what net/http does when it has read ahead, by one byte, to see whether the client is still there.
 func (l *loan) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return 0, net.ErrClosed
+	}
 	if len(l.in) > 0 {
 		n := copy(p, l.in)
 		l.in = l.in[n:]
 		return n, nil
 	}
 	if l.missing != 0 {
-		nc, err := l.waiting()
-		if err != nil {
-			return 0, err
-		}
-		if l.missing > 0 && len(p) > l.missing {
-			p = p[:l.missing]
-		}
-		n, err := nc.Read(p)
-		if l.missing > 0 {
-			l.missing -= n
-		}
-		return n, err
+		return l.readMore(p)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if len(p) > 1 && !l.idle && !l.closed {
 		return 0, errMisread
 	}
@@ -95,11 +104,91 @@ func (l *loan) Read(p []byte) (int, error) {
 	return 0, os.ErrDeadlineExceeded
 }
 
+// readMore reads of the request what has not come before. mu must be held, and is given up while it waits.
+func (l *loan) readMore(p []byte) (int, error) {
+	nc, err := l.waiting()
+	if err != nil {
+		return 0, err
+	}
+	if l.missing > 0 && len(p) > l.missing {
+		p = p[:l.missing]
+	}
+	l.reading = true
+	l.mu.Unlock()
+	n, err := nc.Read(p)
+	l.mu.Lock()
+	l.reading = false
+	if l.closed {
+		return n, err
+	}
+	behind := p[n:n]
+	switch l.missing {
+	case unbounded:
+	case inChunks:
+		k := l.chunks.scan(p[:n])
+		n, behind = k, p[k:n]
+		switch l.chunks.at {
+		case chunksEnd:
+			l.missing = 0
+		case chunksBroken:
+			l.missing = unbounded
+		}
+	default:
+		l.missing -= n
+	}
+	if l.taken != nil {
+		if l.taken = append(l.taken, p[:n]...); len(l.taken) > l.conn.server.cfg.RecallBytes {
+			l.taken = nil
+		}
+	}
+	if len(behind) > 0 {
+		l.conn.keep(behind, false)
+	}
+	if l.recall {
+		l.giveBack()
+		return 0, errRecalled
+	}
+	return n, err
+}
+
+// comeBack is asked when the process is to end: a request that is not whole, and of which no answer has begun, is left to the next
+// process with all that has come of it. It is nobody else's before it is whole, so nothing has come of it yet.
+func (l *loan) comeBack() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+	case l.missing == unbounded && l.resting: // what net/http has read of the next request is not known
+		l.mu.Unlock()
+		l.Close()
+		l.mu.Lock()
+	case l.missing == 0 || l.taken == nil:
+	case l.reading:
+		l.recall = true
+		l.file.SetReadDeadline(time.Unix(1, 0))
+	default:
+		l.giveBack()
+	}
+}
+
+// giveBack ends the loan of an unfinished request. mu must be held.
+func (l *loan) giveBack() {
+	l.shut()
+	c := l.conn
+	c.mu.Lock()
+	c.returned(l.taken)
+	c.mu.Unlock()
+	c.server.loans.Done()
+}
+
 func (l *loan) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
 		return 0, net.ErrClosed
+	}
+	if !bytes.HasPrefix(p, goOn) {
+		l.taken = nil // the answer has begun
 	}
 	n := 0
 	if l.file == nil {
@@ -110,8 +199,8 @@ func (l *loan) Write(p []byte) (int, error) {
 			return n, err
 		}
 	}
-	l.mu.Unlock()
 	nc, err := l.waiting()
+	l.mu.Unlock()
 	if err != nil {
 		return n, err
 	}
@@ -119,13 +208,11 @@ func (l *loan) Write(p []byte) (int, error) {
 	return n + m, err
 }
 
-// waiting returns the connection for what has to wait.
+// goOn is how net/http asks for a body that a client keeps back, RFC 9110 §10.1.1: no answer.
+var goOn = []byte("HTTP/1.1 100 ")
+
+// waiting returns the connection for what has to wait. mu must be held.
 func (l *loan) waiting() (net.Conn, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return nil, net.ErrClosed
-	}
 	if l.file == nil {
 		nc, err := l.conn.file()
 		if err != nil {
@@ -148,7 +235,7 @@ func (l *loan) Close() error {
 	l.conn.mu.Lock()
 	defer l.conn.mu.Unlock()
 	if goesOn {
-		l.conn.returned()
+		l.conn.returned(nil)
 	} else {
 		l.conn.close()
 	}
@@ -162,12 +249,17 @@ func (l *loan) end() (ended, goesOn bool) {
 	if l.closed {
 		return false, false
 	}
+	l.shut()
+	return true, l.idle
+}
+
+// shut makes the loan a closed one. mu must be held.
+func (l *loan) shut() {
 	l.closed = true
 	l.wake.Broadcast()
 	if l.file != nil {
 		l.file.Close()
 	}
-	return true, l.idle
 }
 
 // Take makes the descriptor the caller's, non-blocking, with what has come from the client and was not read from the loan,
@@ -209,7 +301,7 @@ func (l *loan) SetReadDeadline(t time.Time) error {
 	if l.expired {
 		l.wake.Broadcast()
 	}
-	if l.file != nil {
+	if l.file != nil && !l.recall {
 		return l.file.SetReadDeadline(t)
 	}
 	return nil

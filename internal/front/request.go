@@ -41,6 +41,7 @@ type frame struct {
 	kind    kind
 	head    int  // length of the request line and the headers
 	body    int  // Content-Length
+	chunked bool // chunks tells where the body ends
 	upgrade bool // it asks for a WebSocket, and net/http's server would not refuse it
 }
 
@@ -58,7 +59,7 @@ const (
 func (r *Request) scan(in []byte) (f frame, plain bool) {
 	r.count = 0
 	seen := uint32(0)
-	length, sound := false, false
+	length, sound, newer := false, false, false
 	for pos := 0; ; {
 		n := bytes.IndexByte(in[pos:], '\n')
 		if n < 0 {
@@ -72,7 +73,7 @@ func (r *Request) scan(in []byte) (f frame, plain bool) {
 		}
 		line = line[:n-1]
 		if first {
-			if !bytes.HasSuffix(line, []byte(" HTTP/1.1")) && !bytes.HasSuffix(line, []byte(" HTTP/1.0")) {
+			if newer = bytes.HasSuffix(line, []byte(" HTTP/1.1")); !newer && !bytes.HasSuffix(line, []byte(" HTTP/1.0")) {
 				return frame{kind: opaque}, false
 			}
 			sound, plain = r.requestLine(line)
@@ -84,8 +85,8 @@ func (r *Request) scan(in []byte) (f frame, plain bool) {
 				f.kind = framed
 			}
 			sound = sound && f.kind == framed && seen&1 != 0 // with a Host
-			f.upgrade = f.upgrade && sound
-			return f, plain && sound
+			f.upgrade = f.upgrade && sound && !f.chunked
+			return f, plain && sound && !f.chunked
 		}
 		colon := bytes.IndexByte(line, ':')
 		if colon <= 0 || line[0] == ' ' || line[0] == '\t' {
@@ -94,12 +95,15 @@ func (r *Request) scan(in []byte) (f frame, plain bool) {
 		name, value := line[:colon], bytes.Trim(line[colon+1:], " \t")
 		switch {
 		case equalFold(name, "content-length"):
-			if f.body = number(value); f.body < 0 || length {
+			if f.body = number(value); f.body < 0 || length || f.chunked {
 				return frame{kind: opaque}, false
 			}
 			length = true
 		case equalFold(name, "transfer-encoding"):
-			return frame{kind: opaque}, false
+			if !newer || !equalFold(value, "chunked") || length || f.chunked {
+				return frame{kind: opaque}, false
+			}
+			f.chunked = true
 		case equalFold(name, "expect"):
 			f.kind = expecting
 		}

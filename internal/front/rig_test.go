@@ -205,7 +205,7 @@ func httpServer(cfg *Config, h http.Handler) *http.Server {
 func defaults() plan {
 	return plan{places: 1 << 12, Config: Config{
 		// No test is saved by what cuts connections off, unless that is what it is about.
-		HeadTimeout: time.Hour, BodyTimeout: time.Hour, IdleTimeout: time.Hour, SendTimeout: time.Hour, HeadBytes: 4 << 10,
+		HeadTimeout: time.Hour, BodyTimeout: time.Hour, IdleTimeout: time.Hour, SendTimeout: time.Hour, HeadBytes: 4 << 10, RecallBytes: 256 << 10,
 	}}
 }
 

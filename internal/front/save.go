@@ -2,6 +2,7 @@ package front
 
 import (
 	"context"
+	"errors"
 	"net"
 
 	"golang.org/x/sys/unix"
@@ -11,26 +12,38 @@ import (
 type Saved struct {
 	FD    int
 	Local bool   // of a Unix socket
+	Used  bool   // it has had an answer
 	In    []byte // what has come of the next request
 }
 
-// Freeze brings the connections to rest and keeps them there: what comes is left to who restores them. One that is lent is
-// waited for until ctx ends. It is called once, while Run goes on and nothing is accepted any more.
+// Freeze brings the connections to rest and keeps them there: what comes is left to who restores them. One that is lent for a
+// request which is not whole comes back with what there is of it; another is waited for until ctx ends. It is called once, while Run
+// goes on and nothing is accepted any more.
 func (s *Server) Freeze(ctx context.Context) {
 	s.frozen.Store(true)
-	for _, c := range s.all() {
-		c.mu.Lock()   // whoever was about to start a goroutine has done so
-		c.mu.Unlock() //lint:ignore SA2001 to pass is the point
-	}
+	s.recall() // and whoever was about to start a goroutine has done so
 	resting := make(chan struct{})
 	go func() {
 		s.crew.Wait() // they may lend
+		s.recall()
 		s.loans.Wait()
 		close(resting)
 	}()
 	select {
 	case <-resting:
 	case <-ctx.Done():
+	}
+}
+
+// recall asks for what is lent.
+func (s *Server) recall() {
+	for _, c := range s.all() {
+		c.mu.Lock()
+		l := c.loan
+		c.mu.Unlock()
+		if l != nil {
+			l.comeBack()
+		}
 	}
 }
 
@@ -41,17 +54,26 @@ func (s *Server) Save() []Saved {
 		c.mu.Lock()
 		if c.state == resting {
 			_, isUnix := c.local.(*net.UnixAddr)
-			all = append(all, Saved{FD: c.fd, Local: isUnix, In: c.in})
+			all = append(all, Saved{FD: c.fd, Local: isUnix, Used: c.used, In: c.in})
 		}
 		c.mu.Unlock()
 	}
 	return all
 }
 
-// Restore makes a connection of what Save has returned; saved.FD becomes its own. Its requests come after Run.
+// ErrCrowded is what Restore returns when there is no place.
+var ErrCrowded = errors.New("there is no place for one more HTTP connection")
+
+// Restore makes a connection of what Save has returned; saved.FD becomes its own, and is closed with an error. Its requests come after
+// Run. It does not wait for a place, as newcomers wait behind it.
 func (s *Server) Restore(saved Saved) error {
 	sa, err := unix.Getpeername(saved.FD)
+	if err == nil && !s.cfg.TryEnter() {
+		err = ErrCrowded
+	}
 	if err != nil {
+		unix.Shutdown(saved.FD, unix.SHUT_RDWR)
+		unix.Close(saved.FD)
 		return err
 	}
 	remote := address(sa)
@@ -59,8 +81,7 @@ func (s *Server) Restore(saved Saved) error {
 	if saved.Local {
 		local = &net.UnixAddr{Net: "unix"}
 	}
-	s.cfg.Enter()
-	s.adopt(saved.FD, remote, local, saved.In)
+	s.adopt(saved.FD, remote, local, saved.In, saved.Used)
 	return nil
 }
 
