@@ -7,14 +7,11 @@ import (
 	"os"
 	"time"
 
+	"picloud/internal/conn"
 	"picloud/internal/handover"
 	"picloud/internal/server"
 	"picloud/internal/systemd"
 )
-
-// journalBytes is how much may be written down of connections: what waits for slow readers at a restart is most of it.
-// Memory is used for what is there.
-const journalBytes = 64 << 20
 
 // askTimeout is how long systemd may think about whether a stop is a restart, while the server goes on serving. On a busy
 // Pi an answer takes more than a second. With what a stop may take it stays below the unit's TimeoutStopSec=.
@@ -24,22 +21,35 @@ const askTimeout = 3 * time.Second
 type left struct {
 	conns   []handover.Connection
 	general []handover.Record
+	foreign int // files that systemd has stored and this version does not know
 }
 
 // openStore takes over what systemd has stored, or begins a store. Without a service manager, or when there can be none, the
-// connections end with the process, and the store is nil.
-func openStore(stored []*os.File, log *slog.Logger) (*handover.Store, left) {
+// connections end with the process, and the store is nil. Files that this version does not know are a later version's: they stay
+// stored, for the case that it comes back.
+func openStore(stored []*os.File, limits conn.Limits, files int, log *slog.Logger) (*handover.Store, left) {
 	var l left
-	if len(stored) > 0 {
-		store, conns, general, err := server.OpenStore(stored)
+	known := make([]*os.File, 0, len(stored))
+	for _, f := range stored {
+		if handover.Owns(f.Name()) {
+			known = append(known, f)
+			continue
+		}
+		l.foreign++
+		log.Info("systemd has stored a file that this version does not know, and leaves alone", "name", f.Name())
+		f.Close() // this process's copy
+	}
+	if len(known) > 0 {
+		store, conns, general, err := server.OpenStore(known, files-spareFiles-requests(files), requests(files))
 		if err != nil {
 			log.Warn("not all connections can be carried on", "error", err)
 		}
 		if store != nil {
-			return store, left{conns, general}
+			l.conns, l.general = conns, general
+			return store, l
 		}
 	}
-	store, err := newStore(stored)
+	store, err := newStore(known, server.StoreBytes(limits, requests(files)))
 	switch {
 	case err == nil:
 	case errors.Is(err, systemd.ErrNoManager):
@@ -50,7 +60,7 @@ func openStore(stored []*os.File, log *slog.Logger) (*handover.Store, left) {
 }
 
 // newStore makes a store that systemd keeps, instead of old files that cannot be used.
-func newStore(old []*os.File) (*handover.Store, error) {
+func newStore(old []*os.File, bytes int) (*handover.Store, error) {
 	if !systemd.Managed() {
 		return nil, systemd.ErrNoManager
 	}
@@ -59,7 +69,7 @@ func newStore(old []*os.File) (*handover.Store, error) {
 			return nil, err
 		}
 	}
-	store, err := handover.New(journalBytes)
+	store, err := handover.New(bytes)
 	if err != nil {
 		return nil, err
 	}
@@ -71,8 +81,9 @@ func newStore(old []*os.File) (*handover.Store, error) {
 	return store, nil
 }
 
-// ending asks systemd whether this process will have a successor who finds the store. Without an answer there may be one.
-func ending(store *handover.Store, log *slog.Logger) server.Ending {
+// ending asks systemd whether this process will have a successor who finds the store. Without an answer there may be one. So many foreign
+// files are stored beside it.
+func ending(store *handover.Store, foreign int, log *slog.Logger) server.Ending {
 	if store == nil {
 		return server.Stop // it cannot be known
 	}
@@ -85,7 +96,7 @@ func ending(store *handover.Store, log *slog.Logger) server.Ending {
 	case err != nil:
 		log.Warn("taken for a restart", "error", err)
 	}
-	switch files := len(store.Files()); {
+	switch files := len(store.Files()) + foreign; {
 	case !again:
 		return server.Stop
 	case stored < files:

@@ -27,6 +27,7 @@ type manager struct {
 	url      string
 	socket   string
 	env      env
+	files    int // that a process may have open, or 0
 
 	mu     sync.Mutex
 	stored map[string]*os.File
@@ -121,7 +122,11 @@ func (m *manager) start() {
 		files = append(files, m.stored[name])
 	}
 	ready := m.ready
-	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0"`, binary) // the manager knows the number after the fork
+	limit := ""
+	if m.files > 0 {
+		limit = fmt.Sprintf("ulimit -n %d && ", m.files)
+	}
+	cmd := exec.Command("sh", "-c", limit+`LISTEN_PID=$$ exec "$0"`, binary) // the manager knows the number after the fork
 	m.stderr = newStream()
 	cmd.Stderr, cmd.ExtraFiles = m.stderr, files
 	cmd.Env = []string{
@@ -284,6 +289,128 @@ func TestClientsOutliveEveryProcess(t *testing.T) {
 				t.Error("a client in the middle of a frame went on")
 			}
 		}
+	}
+}
+
+// Whose ack has come is with every subscriber that lives on, at whatever moment the process is killed: with several messages in one
+// write, and with a publisher that is subscribed itself.
+func TestAckedMessageIsWithAllWhoOutliveACrash(t *testing.T) {
+	m := manage(t, nil)
+	m.start()
+	const subscribers, rounds = 150, 6
+	var subs []*guest
+	for round := range rounds {
+		for len(subs) < subscribers {
+			g := m.guest("sub", "/subscribe")
+			g.subscribe(t, "e")
+			subs = append(subs, g)
+		}
+		pub := m.guest("pub", "/subscribe")
+		if round%2 == 1 {
+			pub.subscribe(t, "e")
+		}
+		var burst []byte
+		for n, event := range []string{"other", "e", "other"} {
+			burst = append(burst, textFrame(fmt.Sprintf(`{"action":"publish","event":"%s","data":[%d],"id":%d}`, event, round, n))...)
+		}
+		pub.NetConn().Write(burst)
+		for acked := false; !acked; {
+			_, p, err := pub.ReadMessage()
+			if err != nil {
+				t.Fatal(err)
+			}
+			acked = string(p) == `{"action":"ack","id":1}`
+		}
+		m.end(syscall.SIGKILL)
+		m.start()
+		m.post("e", `"end"`)
+		lost, ended := 0, 0
+		var living []*guest
+		for _, g := range subs {
+			for has := false; ; {
+				_, p, err := g.ReadMessage()
+				if err != nil {
+					ended++
+					break
+				}
+				if strings.Contains(string(p), `"data":"end"`) {
+					if living = append(living, g); !has {
+						lost++
+					}
+					break
+				}
+				has = has || strings.Contains(string(p), fmt.Sprintf(`"data":[%d]`, round))
+			}
+		}
+		if lost > 0 {
+			t.Errorf("round %d: an acked message is missing at %d clients that live on; %d were ended", round, lost, ended)
+		}
+		subs = living
+		pub.Close()
+	}
+}
+
+// textFrame is a whole frame, masked with zeros, of up to 125 bytes.
+func textFrame(text string) []byte {
+	return append([]byte{0x81, 0x80 | byte(len(text)), 0, 0, 0, 0}, text...)
+}
+
+// A process that may have fewer files open than there are connections serves, keeps whom it can, and ends the others.
+func TestFewerFilesThanConnections(t *testing.T) {
+	const clients, files, kept = 200, 256, 128
+	m := manage(t, nil)
+	m.start()
+	var all []*guest
+	for range clients {
+		g := m.guest("client", "/subscribe")
+		g.subscribe(t, "e")
+		all = append(all, g)
+	}
+	m.files = files
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		m.end(signal)
+		m.start()
+		m.post("e", "1")
+		var living []*guest
+		for _, g := range all {
+			if _, _, err := g.ReadMessage(); err == nil {
+				living = append(living, g)
+			} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+				t.Fatal("a client is neither served nor ended")
+			}
+		}
+		if len(living) != kept {
+			t.Errorf("%d clients are kept, want %d", len(living), kept)
+		}
+		all = living
+	}
+}
+
+// What a later version has stored is left alone, for the case that it comes back.
+func TestFilesOfALaterVersionAreLeftAlone(t *testing.T) {
+	m := manage(t, nil)
+	m.start()
+	g := m.guest("client", "/subscribe")
+	g.subscribe(t, "e")
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.mu.Lock()
+	m.stored["later"] = f
+	m.mu.Unlock()
+	for n, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL, syscall.SIGTERM} {
+		m.end(signal)
+		m.start()
+		m.post("e", fmt.Sprint(n))
+		if p := receive(t, g.Conn); !strings.Contains(string(p), fmt.Sprintf(`"data":%d`, n)) {
+			t.Errorf("got %s", p)
+		}
+		m.mu.Lock()
+		if m.stored["later"] != f || len(m.stored) != 5 {
+			t.Errorf("stored are %v", slices.Sorted(maps.Keys(m.stored)))
+		}
+		m.mu.Unlock()
 	}
 }
 

@@ -119,13 +119,17 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		log.Warn("fewer connections than MAX_CONNECTIONS: the process may not open more files", "connections", limits.Connections,
 			"max_connections", cfg.MaxConnections, "open_files", files, "remedy", "raise LimitNOFILE= or ulimit -n")
 	}
+	if kept := handover.Room(files); systemd.Managed() && limits.Connections+requests(files) > kept {
+		log.Warn("not all connections can be kept over a restart: the process may not open more files", "kept", kept,
+			"connections", limits.Connections, "http_connections", requests(files), "remedy", "raise LimitNOFILE=")
+	}
 
 	lamp := newLamp(cfg.LED, getenv("RUNTIME_DIRECTORY"), log) // before sockets are opened: led.OpenGPIO
 	key, isMadeUp := cfg.APIKey, false
 	if key == "" {
 		key, isMadeUp = rand.Text(), true
 	}
-	store, left := openStore(stored, log)
+	store, left := openStore(stored, limits, files, log)
 	if store != nil {
 		defer store.Close()
 	}
@@ -140,7 +144,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Requests:      requests(files),
 		Reload:        reloader(pair),
 		Store:         store,
-		Ending:        func() server.Ending { return ending(store, log) },
+		Ending:        func() server.Ending { return ending(store, left.foreign, log) },
 		About: func() server.About {
 			at, fault := lamp.about()
 			return server.About{Port: port, TLS: cfg.UseTLS, LED: at, LEDError: fault}
@@ -191,7 +195,8 @@ func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, st
 	parts.Go(func() error { return srv.Run(ctx, listeners...) })
 	if store != nil {
 		parts.Go(func() error {
-			return store.Run(ctx, func(err error) { log.Warn("what is kept of the connections cannot be tidied", "error", err) })
+			return store.Run(ctx, func(err error) { log.Warn("what is kept of the connections cannot be tidied", "error", err) },
+				srv.StoreFilling(), srv.WarnFilling)
 		})
 	}
 	parts.Go(func() error {

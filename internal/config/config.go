@@ -77,7 +77,7 @@ var settings = []row{
 	{"MAX_MESSAGE_BYTES", "64K", "longest message that is accepted",
 		size(func(c *Config) *int { return &c.MaxMessageBytes }, kib, 64*mib)},
 	{"MAX_CONNECTIONS", "8192", "connections at a time, at most what the process may open",
-		count(func(c *Config) *int { return &c.MaxConnections }, 1, 1_000_000)},
+		count(func(c *Config) *int { return &c.MaxConnections }, 1, 200_000)},
 	{"MAX_SUBSCRIPTIONS", "1024", "events that one connection may subscribe to",
 		count(func(c *Config) *int { return &c.MaxSubscriptions }, 1, 100_000)},
 	{"MAX_QUEUE_BYTES", "1M", "bytes that may wait for one connection before its client is let go",

@@ -131,7 +131,7 @@ func TestAcceptedValues(t *testing.T) {
 		{env{"MAX_MESSAGE_BYTES": "64m", "MAX_QUEUE_BYTES": "65M"}, func(c Config) any { return c.MaxMessageBytes }, 64 << 20},
 		{env{"MAX_MESSAGE_BYTES": "1K", "MAX_QUEUE_BYTES": "2048"}, func(c Config) any { return c.MaxQueueBytes }, 2048},
 		{env{"MAX_QUEUE_BYTES": "256M"}, func(c Config) any { return c.MaxQueueBytes }, 256 << 20},
-		{env{"MAX_CONNECTIONS": "1000000"}, func(c Config) any { return c.MaxConnections }, 1_000_000},
+		{env{"MAX_CONNECTIONS": "200000"}, func(c Config) any { return c.MaxConnections }, 200_000},
 		{env{"MAX_CONNECTIONS": "007"}, func(c Config) any { return c.MaxConnections }, 7},
 		{env{"MAX_SUBSCRIPTIONS": "100000"}, func(c Config) any { return c.MaxSubscriptions }, 100_000},
 		{env{"MAX_WRONG_KEYS": "1"}, func(c Config) any { return c.MaxWrongKeys }, 1},
@@ -195,8 +195,8 @@ func TestWrongValueIsNamedWithWhatIsAllowed(t *testing.T) {
 		{env{"MAX_MESSAGE_BYTES": "64KB"}, `MAX_MESSAGE_BYTES="64KB"` + messageRule},
 		{env{"MAX_MESSAGE_BYTES": "1G"}, `MAX_MESSAGE_BYTES="1G"` + messageRule},
 		{env{"MAX_MESSAGE_BYTES": "K"}, `MAX_MESSAGE_BYTES="K"` + messageRule},
-		{env{"MAX_CONNECTIONS": "0"}, `MAX_CONNECTIONS="0": must be a number from 1 to 1000000`},
-		{env{"MAX_CONNECTIONS": "1000001"}, `MAX_CONNECTIONS="1000001": must be a number from 1 to 1000000`},
+		{env{"MAX_CONNECTIONS": "0"}, `MAX_CONNECTIONS="0": must be a number from 1 to 200000`},
+		{env{"MAX_CONNECTIONS": "200001"}, `MAX_CONNECTIONS="200001": must be a number from 1 to 200000`},
 		{env{"MAX_SUBSCRIPTIONS": "100001"}, `MAX_SUBSCRIPTIONS="100001": must be a number from 1 to 100000`},
 		{env{"MAX_QUEUE_BYTES": "257M"}, `MAX_QUEUE_BYTES="257M"` + queueRule},
 		{env{"MAX_QUEUE_BYTES": "64K"}, `MAX_QUEUE_BYTES="64K"` + queueRule},
@@ -332,7 +332,7 @@ func FuzzParse(f *testing.F) {
 		}
 		within(t, "Port", c.Port, 0, 65535)
 		within(t, "MaxMessageBytes", c.MaxMessageBytes, 1<<10, 64<<20)
-		within(t, "MaxConnections", c.MaxConnections, 1, 1_000_000)
+		within(t, "MaxConnections", c.MaxConnections, 1, 200_000)
 		within(t, "MaxSubscriptions", c.MaxSubscriptions, 1, 100_000)
 		within(t, "MaxQueueBytes", c.MaxQueueBytes, c.MaxMessageBytes+1<<10, 256<<20)
 		within(t, "HeaderTimeout", c.HeaderTimeout, time.Second, 5*time.Minute)

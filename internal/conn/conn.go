@@ -124,12 +124,21 @@ func (c *Conn) Queue(frame []byte, batch uint64) bool {
 		c.letGo(ErrTooSlow)
 		return false
 	}
-	refers := c.out.push(frame, c.stalled)
+	refers := c.push(frame)
 	if c.stalled && !refers || c.batch == batch {
 		return false
 	}
 	c.batch = batch
 	return true
+}
+
+// push appends a frame to what is sent. From here on until all is written the mark says that something is owed: the publisher can
+// have its ack before this is written, and if the process is killed in between the client must not live on. mu must be held.
+func (c *Conn) push(frame []byte) (refers bool) {
+	if c.out.size == 0 {
+		c.ends(markWritten, c.taken, false)
+	}
+	return c.out.push(frame, c.stalled)
 }
 
 // Flush writes what is queued, as far as the socket takes it now; the rest follows by itself. It reports whether the
@@ -194,7 +203,6 @@ func (c *Conn) write() {
 		var store [maxSlices][]byte
 		bufs := c.out.head(store[:0])
 		c.again = false
-		c.begins(markWritten)
 		c.mu.Unlock()
 		n, err := c.sock.write(bufs)
 		c.mu.Lock()
@@ -205,7 +213,7 @@ func (c *Conn) write() {
 			c.out.took(n)
 			c.taken += uint32(n)
 		}
-		c.ends(markWritten, c.taken, c.out.size == 0)
+		c.ends(markWritten, c.taken, c.out.size == 0 && c.ending == nil) // who has been told goodbye must not live on
 		if c.cut {
 			c.cut = false
 			c.out.cut()
@@ -248,8 +256,13 @@ func (c *Conn) patient(on bool) {
 		return
 	}
 	c.lenient = on
+	c.watchPeer()
+}
+
+// watchPeer tells the kernel how long the peer may acknowledge nothing: for ever, while lenient.
+func (c *Conn) watchPeer() {
 	timeout := c.set.limits.PeerTimeout
-	if on {
+	if c.lenient {
 		timeout = 0
 	}
 	watchPeer(c.sock.fd, timeout)
@@ -280,7 +293,7 @@ func (c *Conn) ping() {
 	case c.stalled && c.stuck && c.taken == c.pinged:
 		c.letGo(ErrStalled)
 	default:
-		c.out.push(pingFrame, c.stalled)
+		c.push(pingFrame)
 	}
 	c.pinged, c.stuck = c.taken, c.stalled
 	c.flush()
@@ -311,7 +324,7 @@ func (c *Conn) sayGoodbye(frame []byte, why error) {
 		return
 	}
 	c.closing(frame, why)
-	c.out.push(c.ending.frame, c.stalled)
+	c.push(c.ending.frame)
 }
 
 // letGo drops what is queued, but for the rest of a frame that is half out, and says 1013. It needs mu.

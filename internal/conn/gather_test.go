@@ -106,9 +106,15 @@ func newLine(t testing.TB, s *Set, early []byte) *line {
 	}
 	l := &line{t: t, peer: fds[1]}
 	l.conn = reserve(s, socket{fd: fds[0]}, early)
-	l.conn.Start(l)
+	start(l.conn, l)
 	s.crew.Wait()
 	return l
+}
+
+// start makes a connection whole, as Upgrade does, and starts it.
+func start(c *Conn, h Handler) {
+	c.set.admit(c, func(*Conn) Handler { return h })
+	c.Start()
 }
 
 // reserve makes a connection of a socket, as Upgrade does.

@@ -114,7 +114,17 @@ func (l narrowing) Accept() (net.Conn, error) {
 }
 
 func (r *rig) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	c, err := r.Upgrade(w, req)
+	var s *session
+	_, err := r.Upgrade(w, req, func(c *Conn) Handler {
+		s = &session{Conn: c, rig: r, id: req.URL.Query().Get("id"), ended: make(chan error, 2)}
+		r.mu.Lock()
+		r.all = append(r.all, s)
+		r.mu.Unlock()
+		if r.beforeStart != nil {
+			r.beforeStart()
+		}
+		return s
+	})
 	if err != nil {
 		if errors.Is(err, ErrFull) {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
@@ -122,14 +132,6 @@ func (r *rig) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.refused <- err
 		return
 	}
-	s := &session{Conn: c, rig: r, id: req.URL.Query().Get("id"), ended: make(chan error, 2)}
-	r.mu.Lock()
-	r.all = append(r.all, s)
-	r.mu.Unlock()
-	if r.beforeStart != nil {
-		r.beforeStart()
-	}
-	c.Start(s)
 	r.sessions <- s
 }
 

@@ -43,6 +43,13 @@ func (s *Set) All() []*Conn {
 	return s.conns()
 }
 
+// Holds is how many bytes Save will return: of an unfinished message, and of what is still to be sent.
+func (c *Conn) Holds() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.partial) + c.out.size
+}
+
 // Save returns what there is to be restored of a frozen Set's connection, and nothing is queued for it from now on. It reports
 // false for one that is being closed, and for a secure one.
 func (c *Conn) Save() (Saved, bool) {
@@ -65,8 +72,9 @@ func (c *Conn) Save() (Saved, bool) {
 }
 
 // Restore makes a connection of a descriptor, which becomes its own, and of what Save has returned; of a connection whose
-// process was killed between two messages that is nothing. It is kept as before. Like one of Upgrade's it does nothing until Start. After an error the descriptor is still the caller's.
-func (s *Set) Restore(fd int, kept Kept, sv Saved) (*Conn, error) {
+// process was killed between two messages that is nothing. It is kept as before. meet is called as by Upgrade. The connection
+// reads nothing until Start, but others may queue something for it before. After an error the descriptor is still the caller's.
+func (s *Set) Restore(fd int, kept Kept, sv Saved, meet func(*Conn) Handler) (*Conn, error) {
 	if err := sv.check(); err != nil {
 		return nil, err
 	}
@@ -78,10 +86,17 @@ func (s *Set) Restore(fd int, kept Kept, sv Saved) (*Conn, error) {
 	if len(sv.Queued) > 0 {
 		c.out = outbox{first: slices.Clip(sv.Queued), size: len(sv.Queued), left: sv.Left}
 	}
+	if c.addr != Local {
+		// Another process has set it, maybe by another setting, or has suspended it for a client that had stalled. Who still
+		// has something to take may have stalled, until a write shows that it has not.
+		c.lenient = c.out.size > 0
+		c.watchPeer()
+	}
 	if s.store != nil {
 		c.mark = s.store.At(kept.Place)
 		c.count()
 	}
+	s.admit(c, meet)
 	return c, nil
 }
 

@@ -83,9 +83,10 @@ func (s *Set) Filled() uint64 {
 	return s.full
 }
 
-// Upgrade answers a WebSocket handshake and takes over its connection, which does nothing until Start. It returns
-// ErrFull before it has answered; otherwise a request that failed has been answered or its connection is closed.
-func (s *Set) Upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
+// Upgrade answers a WebSocket handshake, takes over its connection and starts it. meet is called once, when the handshake
+// has been answered and before anybody else knows of the connection, and returns its handler. Upgrade returns ErrFull
+// before it has answered; otherwise a request that failed has been answered or its connection is closed.
+func (s *Set) Upgrade(w http.ResponseWriter, r *http.Request, meet func(*Conn) Handler) (*Conn, error) {
 	s.mu.Lock()
 	if s.open >= s.limits.Connections {
 		s.mu.Unlock()
@@ -104,7 +105,26 @@ func (s *Set) Upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 		s.mu.Unlock()
 		return nil, err
 	}
+	c.enlist()
+	s.admit(c, meet)
+	c.Start()
 	return c, nil
+}
+
+// admit makes a connection whole: it has a handler and a place in the set. Only then may others know of it, since whoever
+// queues something for it can find its socket broken, and that wakes its handler.
+func (s *Set) admit(c *Conn, meet func(*Conn) Handler) {
+	c.handler = meet(c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.free); n > 0 {
+		c.slot = int(s.free[n-1])
+		s.free = s.free[:n-1]
+	} else {
+		c.slot = len(s.slots)
+		s.slots = append(s.slots, nil)
+	}
+	s.slots[c.slot] = c
 }
 
 func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
@@ -124,35 +144,25 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 		return nil, err
 	}
 	_, isTLS := sock.stream.(secure)
-	c := &Conn{set: s, sock: sock, addr: addr, secure: isTLS, partial: append(hs.early, ahead...), users: 2}
-	c.enlist()
-	return c, nil
+	return &Conn{set: s, sock: sock, addr: addr, secure: isTLS, partial: append(hs.early, ahead...), users: 2}, nil
 }
 
-// Start lets c receive. h may be called before Start returns.
-func (c *Conn) Start(h Handler) {
-	c.handler = h
+// Start lets c receive. It is called once, by Upgrade for a new connection and by who has called Restore for another. The handler may be
+// called before Start returns; it may have been before, when something was queued for c and its socket was broken.
+func (c *Conn) Start() {
 	s := c.set
-	s.mu.Lock()
-	if n := len(s.free); n > 0 {
-		c.slot = int(s.free[n-1])
-		s.free = s.free[:n-1]
-	} else {
-		c.slot = len(s.slots)
-		s.slots = append(s.slots, nil)
+	if c.sock.stream == nil {
+		place, err := s.watch(c.sock.fd, (*watched)(c))
+		c.mu.Lock()
+		c.place = place
+		if err != nil && !c.dead {
+			c.fail(err)
+		}
+		c.mu.Unlock()
 	}
-	s.slots[c.slot] = c
+	s.mu.Lock()
 	bye := s.bye
 	s.mu.Unlock()
-
-	if c.sock.stream == nil {
-		var err error
-		if c.place, err = s.watch(c.sock.fd, (*watched)(c)); err != nil {
-			c.mu.Lock()
-			c.fail(err)
-			c.mu.Unlock()
-		}
-	}
 	if bye != nil {
 		bye(c)
 	}

@@ -300,7 +300,7 @@ func TestFailedHandshakeAfterSetClose(t *testing.T) {
 	}
 	s.Close(t.Context(), 1001, "")
 	for range 2 {
-		if _, err := s.Upgrade(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)); err == nil {
+		if _, err := s.Upgrade(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), nil); err == nil {
 			t.Error("a request that is no handshake was upgraded")
 		}
 	}
@@ -332,7 +332,7 @@ func TestConnectionThatIsCutOffWhileItStarts(t *testing.T) {
 		return s.poller.Add(fd, w)
 	}
 	l := &line{t: t, conn: c}
-	c.Start(l)
+	start(c, l)
 	s.crew.Wait()
 	if len(l.closed) != 1 || l.closed[0] != ErrClosed {
 		t.Errorf("closed with %v, want %v once", l.closed, ErrClosed)
@@ -392,7 +392,7 @@ func TestSocketTakesBytesAgainBeforeTheStallIsNoted(t *testing.T) {
 		return total(bufs), nil
 	}}
 	c = reserve(s, socket{stream: sock}, nil)
-	c.Start(&line{t: t, conn: c})
+	start(c, &line{t: t, conn: c})
 	s.crew.Wait()
 	c.Queue(appendFrame(nil, opText, []byte("hello")), 1)
 	c.Flush()
@@ -419,7 +419,7 @@ func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
 		return total(bufs), nil
 	}}
 	c = reserve(s, socket{stream: sock}, nil)
-	c.Start(&line{t: t, conn: c})
+	start(c, &line{t: t, conn: c})
 	s.crew.Wait()
 	if !c.Queue(appendFrame(nil, opText, []byte("first")), 1) || c.Queue(appendFrame(nil, opText, nil), 1) {
 		t.Error("a publisher is to be told to flush once for its batch")
@@ -452,7 +452,7 @@ func TestFlushTellsWhetherFramesAreFree(t *testing.T) {
 		return total(bufs), nil
 	}}
 	c = reserve(s, socket{stream: sock}, nil)
-	c.Start(&line{t: t, conn: c})
+	start(c, &line{t: t, conn: c})
 	s.crew.Wait()
 	var a Arena
 	for n, stall := range []bool{false, true, true, false} {
@@ -485,7 +485,7 @@ func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) { return total(bufs), nil }}
 	c := reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
-	c.Start(l)
+	start(c, l)
 	s.crew.Wait()
 	c.Close(1001, "")
 	s.crew.Wait()
@@ -529,7 +529,7 @@ func TestReasonIsTheFirst(t *testing.T) {
 	sock.onRead = func([]byte) (int, error) { c.Close(1001, ""); return 0, nil }
 	c = reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
-	c.Start(l)
+	start(c, l)
 	s.crew.Wait()
 	if len(l.closed) != 1 || l.closed[0] != ErrClosed {
 		t.Errorf("closed with %v, want %v", l.closed, ErrClosed)
@@ -548,7 +548,7 @@ func TestStallThatHasJustBegunIsNotLetGo(t *testing.T) {
 	}}
 	c := reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
-	c.Start(l)
+	start(c, l)
 	s.crew.Wait()
 	c.ping()
 	full = true
@@ -591,7 +591,7 @@ func TestFloodOfPingsIsBounded(t *testing.T) {
 	}
 	c = reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
-	c.Start(l)
+	start(c, l)
 	s.crew.Wait()
 	if len(l.closed) != 1 || l.closed[0] != ErrTooSlow {
 		t.Errorf("closed with %v, want %v", l.closed, ErrTooSlow)
@@ -606,7 +606,7 @@ func TestBrokenSocketEndsTheConnection(t *testing.T) {
 	sock := &scripted{t: t, onWrite: func([][]byte) (int, error) { return 3, broken }}
 	c := reserve(s, socket{stream: sock}, nil)
 	l := &line{t: t, conn: c}
-	c.Start(l)
+	start(c, l)
 	s.crew.Wait()
 	c.Queue(pingFrame, 1)
 	c.Queue(appendFrame(nil, opText, make([]byte, 1000)), 1)

@@ -16,6 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// MaxJournal is how many bytes a Journal can be made for: what 32 bits can map twice.
+const MaxJournal = 1 << 29
+
 // Journal keeps small values where they outlive the process: in a memfd that is mapped and stored. A value belongs to a
 // connection, and has a kind and a key, of which the journal knows only whether they are the same.
 //
@@ -40,6 +43,7 @@ type Journal struct {
 	base      int // of the current area: so much was of use when it became current
 	dueAt     int
 	limit     int
+	many      int // when the current area has come to so much, Run is to tell
 	closed    bool
 }
 
@@ -56,8 +60,8 @@ type header struct {
 const (
 	journalName    = "journal"
 	journalVersion = 1
-	headerSize     = 4096    // a page, which is the area's first on machines with larger ones too
-	maxLimit       = 1 << 29 // what 32 bits can map twice
+	headerSize     = 4096 // a page, which is the area's first on machines with larger ones too
+	maxLimit       = MaxJournal
 	journalSeals   = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 	allocateStep   = 1 << 18 // memory is asked for in such steps
 	compactMin     = 1 << 18 // less waste than this is left alone
@@ -275,12 +279,24 @@ func (j *Journal) Close() error {
 	return errors.Join(unix.Munmap(j.mem), j.file.Close())
 }
 
-// Set sets a connection's value of that kind and key. It copies value. After an error the old value is still there.
+// Limit is how many bytes the journal is for.
+func (j *Journal) Limit() int { return j.limit }
+
+// Size is how many bytes one value takes.
+func Size(key string, value []byte) int { return recordSize + len(key) + len(value) }
+
+// Set sets a connection's value of that kind and key. It copies value. After an error, ErrFull for one, the old value is still there.
 func (j *Journal) Set(id uint64, kind byte, key string, value []byte) error {
+	return j.SetWithin(j.limit-j.limit/8, id, kind, key, value)
+}
+
+// SetWithin is Set for a value that may only be set while all of them take no more than so many bytes, of Limit: what is behind
+// is for others. Deletions always have their room as long as something of the limit is left to them.
+func (j *Journal) SetWithin(bytes int, id uint64, kind byte, key string, value []byte) error {
 	if len(key) > math.MaxUint16 || len(value) > maxLimit {
 		return fmt.Errorf("journal a value: a key of %d bytes and a value of %d are too long", len(key), len(value))
 	}
-	if err := j.change(actionSet, id, kind, key, value); err != nil {
+	if err := j.change(min(bytes, j.limit), actionSet, id, kind, key, value); err != nil {
 		return fmt.Errorf("journal a value of connection %d: %w", id, err)
 	}
 	return nil
@@ -299,49 +315,49 @@ func (j *Journal) remove(action byte, id uint64, kind byte, key string) error {
 	if len(key) > math.MaxUint16 {
 		return nil // nobody can have set it
 	}
-	err := j.change(action, id, kind, key, nil)
-	if err == nil {
-		return nil
+	if err := j.change(j.limit, action, id, kind, key, nil); err != nil {
+		j.abandon()
+		return fmt.Errorf("journal the end of a value of connection %d: %w", id, err)
 	}
+	return nil
+}
+
+// abandon makes the journal void: what stands there is not true any more.
+func (j *Journal) abandon() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if !j.closed {
 		j.head.void.Store(1)
 	}
-	return fmt.Errorf("journal the end of a value of connection %d: %w", id, err)
 }
 
-// change appends a record. When there is no room it compacts, which Run should have done before.
-func (j *Journal) change(action byte, id uint64, kind byte, key string, value []byte) error {
-	err := j.append(action, id, kind, key, value)
+// change appends a record, within so many bytes. When there is no room it compacts, which Run should have done before.
+func (j *Journal) change(within int, action byte, id uint64, kind byte, key string, value []byte) error {
+	err := j.append(within, action, id, kind, key, value)
 	if !errors.Is(err, ErrFull) {
 		return err
 	}
 	j.mu.Lock()
 	waste := j.end - j.base
 	j.mu.Unlock()
-	if action == actionSet && waste < j.limit/16 {
+	if action == actionSet && waste < within/16 {
 		return err // compacting for little each time would take all the time there is
 	}
 	if err := j.Compact(); err != nil {
 		return err
 	}
-	return j.append(action, id, kind, key, value)
+	return j.append(within, action, id, kind, key, value)
 }
 
-func (j *Journal) append(action byte, id uint64, kind byte, key string, value []byte) error {
+func (j *Journal) append(within int, action byte, id uint64, kind byte, key string, value []byte) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.closed {
 		return os.ErrClosed
 	}
-	limit := j.limit
-	if action == actionSet {
-		limit -= limit / 8 // so that what was set can always be deleted
-	}
-	n := recordSize + len(key) + len(value)
-	if n > limit-j.end {
-		return fmt.Errorf("%w: %d of %d bytes are used", ErrFull, j.end, j.limit)
+	n := Size(key, value)
+	if n > within-j.end {
+		return fmt.Errorf("%w: %d of %d bytes are used", ErrFull, j.end, within)
 	}
 	if j.end+n > j.allocated {
 		allocated, err := j.allocate(j.current, j.allocated, j.end+n)
@@ -396,8 +412,12 @@ func (j *Journal) allocate(area uint32, from, to int) (int, error) {
 }
 
 // Run compacts the journal whenever it is worth it, until ctx ends. onFailure hears of what did not work, which does no harm until the
-// journal is full.
-func (j *Journal) Run(ctx context.Context, onFailure func(error)) error {
+// journal is full. onFilling hears, with the bytes in use, when they have come to so many; and again after they have been half of that.
+func (j *Journal) Run(ctx context.Context, onFailure func(error), many int, onFilling func(used int)) error {
+	j.mu.Lock()
+	j.many = many
+	j.mu.Unlock()
+	told := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -405,6 +425,17 @@ func (j *Journal) Run(ctx context.Context, onFailure func(error)) error {
 		case <-j.due:
 			if err := j.Compact(); err != nil {
 				onFailure(err)
+				continue
+			}
+			j.mu.Lock()
+			used := j.base
+			j.mu.Unlock()
+			switch {
+			case used >= many && !told:
+				told = true
+				onFilling(used)
+			case used < many/2:
+				told = false
 			}
 		}
 	}
@@ -414,13 +445,25 @@ func (j *Journal) Run(ctx context.Context, onFailure func(error)) error {
 func (j *Journal) Compact() error {
 	j.compacting.Lock()
 	defer j.compacting.Unlock()
-	if err := j.compact(); err != nil {
+	if err := j.compact(nil); err != nil {
 		return fmt.Errorf("compact the journal: %w", err)
 	}
 	return nil
 }
 
-func (j *Journal) compact() error {
+// Retain deletes all values but those that keep wants, all at once: whenever the process ends, every one of the others is there or
+// none is. Nothing may be changed meanwhile. After an error the journal is void: nobody will open it.
+func (j *Journal) Retain(keep func(id uint64, kind byte) bool) error {
+	j.compacting.Lock()
+	defer j.compacting.Unlock()
+	if err := j.compact(keep); err != nil {
+		j.abandon()
+		return fmt.Errorf("delete values from the journal: %w", err)
+	}
+	return nil
+}
+
+func (j *Journal) compact(keep func(id uint64, kind byte) bool) error {
 	j.mu.Lock()
 	closed, from, seen := j.closed, j.current, j.end
 	j.mu.Unlock()
@@ -432,6 +475,11 @@ func (j *Journal) compact() error {
 	spans, whole := live(old[:seen])
 	if whole < seen {
 		return fmt.Errorf("%w: after %d of %d bytes", ErrDamaged, whole, seen)
+	}
+	if keep != nil {
+		spans = slices.DeleteFunc(spans, func(s span) bool {
+			return !keep(binary.LittleEndian.Uint64(old[s.from+atID:]), old[s.from+atKind])
+		})
 	}
 	use := 0
 	for _, s := range spans {
@@ -470,5 +518,8 @@ func (j *Journal) switchTo(to uint32, used, allocated, seen int) error {
 	j.head.current.Store(to)
 	j.current, j.end, j.allocated, j.base = to, end, allocated, used
 	j.dueAt = 2*used + compactMin
+	if used < j.many {
+		j.dueAt = min(j.dueAt, max(j.many, used+used/8+compactMin)) // to tell of it
+	}
 	return nil
 }

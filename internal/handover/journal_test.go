@@ -97,8 +97,13 @@ func newChange(a, b int) aChange {
 	return c
 }
 
+// retain is an action that is no record: all values of a kind are deleted at once.
+const retain = 0xff
+
 func (c aChange) in(j *Journal) error {
 	switch c.action {
+	case retain:
+		return j.Retain(func(_ uint64, kind byte) bool { return kind != c.kind })
 	case actionEnd:
 		return j.End(c.id)
 	case actionDelete:
@@ -109,6 +114,9 @@ func (c aChange) in(j *Journal) error {
 
 func (c aChange) of(v values) {
 	switch c.action {
+	case retain:
+		mark := fmt.Sprintf(" %d ", c.kind)
+		maps.DeleteFunc(v, func(name, _ string) bool { return strings.Contains(name, mark) })
 	case actionEnd:
 		v.end(c.id)
 	case actionDelete:
@@ -198,7 +206,7 @@ func TestWasteIsCompactedAway(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := j.Run(ctx, func(err error) { t.Error(err) }); err != nil {
+		if err := j.Run(ctx, func(err error) { t.Error(err) }, 1<<20, func(int) {}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -310,6 +318,100 @@ func TestFullJournalRefusesAndStillDeletes(t *testing.T) {
 	}
 	if err := j.Set(0, 1, "room", nil); err != nil {
 		t.Errorf("with everything deleted: %v", err)
+	}
+}
+
+// What is behind a value's bound is for others.
+func TestSetWithin(t *testing.T) {
+	j := newTestJournal(t, 1<<16)
+	const few, more = 1 << 14, 1 << 15
+	sets := func(bytes int) (n int) {
+		for ; ; n++ {
+			if err := j.SetWithin(bytes, uint64(bytes+n), 1, "", make([]byte, 80)); err != nil {
+				if !errors.Is(err, ErrFull) {
+					t.Fatal(err)
+				}
+				return n
+			}
+		}
+	}
+	if got := sets(few); got != few/100 {
+		t.Errorf("%d values of 100 bytes within %d", got, few)
+	}
+	if got := sets(more); got != more/100-few/100 {
+		t.Errorf("%d more within %d", got, more)
+	}
+	if got := sets(few); got != 0 {
+		t.Errorf("%d more within %d again", got, few)
+	}
+	if got := sets(1 << 20); got != j.Limit()/100-more/100 {
+		t.Errorf("%d more within more than there is", got)
+	}
+	for n := range few / 100 { // what is deleted is of use again, although it is little
+		if err := j.End(uint64(few + n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := sets(1 << 20); got < few/100 {
+		t.Errorf("%d more after %d were deleted", got, few/100)
+	}
+}
+
+func TestRetainAllOrNothing(t *testing.T) {
+	j, want := newTestJournal(t, 1<<20), values{}
+	rng := rand.New(rand.NewPCG(8, 9))
+	for n := range 20_000 {
+		if err := change(j, want, rng.Int(), rng.Int()); err != nil {
+			t.Fatal(err)
+		}
+		if n%1000 == 0 {
+			c := aChange{action: retain, kind: byte(rng.IntN(4))}
+			if err := c.in(j); err != nil {
+				t.Fatal(err)
+			}
+			c.of(want)
+			wantValues(t, j, want)
+		}
+	}
+	j.area(j.current)[0]++
+	if err := j.Retain(func(uint64, byte) bool { return true }); !errors.Is(err, ErrDamaged) {
+		t.Errorf("of a damaged journal: %v", err)
+	}
+	if next, _, err := reopen(t, j); next != nil || !errors.Is(err, ErrDamaged) {
+		t.Errorf("got %v, %v; want that it is refused", next, err)
+	}
+}
+
+// Run tells that the journal is filling, once.
+func TestRunTellsThatTheJournalFills(t *testing.T) {
+	j := newTestJournal(t, 16<<20)
+	const many = 4 << 20
+	told := make(chan int, 10)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { j.Run(ctx, func(err error) { t.Error(err) }, many, func(used int) { told <- used }) })
+	next := uint64(0)
+	set := func(bytes int) {
+		for range bytes / 1024 {
+			next++
+			if err := j.Set(next, 1, "", make([]byte, 1024-recordSize)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	set(many - compactMin)
+	if n := len(told); n != 0 {
+		t.Errorf("told %d times below that", n)
+	}
+	set(many / 2)
+	if used := <-told; used < many || used > many+many/2 {
+		t.Errorf("told at %d bytes, want %d", used, many)
+	}
+	set(many)
+	cancel()
+	running.Wait()
+	if n := len(told); n != 0 {
+		t.Errorf("told %d times more", n)
 	}
 }
 

@@ -101,7 +101,7 @@ func process(seed uint64, files []*os.File, journal, report *os.File) error {
 		return fmt.Errorf("%d connections are known, and %d are here", len(known), len(ids))
 	}
 	fmt.Fprintln(report, "opened")
-	go j.Run(context.Background(), func(err error) { fmt.Fprintln(report, "error", err) })
+	go j.Run(context.Background(), func(err error) { fmt.Fprintln(report, "error", err) }, 1<<30, func(int) {})
 	rng := rand.New(rand.NewPCG(seed, 0))
 	for goal := 0; ; {
 		if rng.IntN(500) == 0 {
@@ -276,7 +276,7 @@ func writer(seed uint64, journal, counter, report *os.File) error {
 	if err != nil {
 		return err
 	}
-	go j.Run(context.Background(), func(err error) { fmt.Fprintln(report, "error", err) })
+	go j.Run(context.Background(), func(err error) { fmt.Fprintln(report, "error", err) }, 1<<30, func(int) {})
 	changes := changesOf(seed)
 	for {
 		for range 100 {
@@ -303,6 +303,9 @@ func changesOf(seed uint64) []aChange {
 	changes := make([]aChange, 1000)
 	for i := range changes {
 		changes[i] = newChange(rng.Int(), rng.Int())
+		if rng.IntN(20) == 0 {
+			changes[i].action = retain
+		}
 	}
 	return changes
 }

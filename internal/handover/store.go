@@ -40,12 +40,18 @@ func New(journalBytes int) (*Store, error) {
 	return &Store{v, j, m}, nil
 }
 
+// Owns reports whether a stored file of that name is one of a Store's. Another is a later version's, or somebody else's.
+func Owns(name string) bool {
+	return slices.Contains([]string{singlesName, batchesName, journalName, marksName}, name)
+}
+
 // Open takes over the Store whose files another process has left: the connections that have records and a descriptor, in the
 // order in which the first record of each was made. Descriptors without records are shut down. Records of connection 0, which is
-// none, are returned apart. place tells from a connection's records which mark is its own, -1 for none.
+// none, are returned apart. admit tells from a connection's records which mark is its own, -1 for none, and whether there is room for
+// it; it is asked once for each, in that order. One without room is ended.
 //
 // An error with a Store says what is missing. After one without, the files are closed.
-func Open(files []*os.File, place func([]Record) int) (s *Store, conns []Connection, general []Record, err error) {
+func Open(files []*os.File, admit func([]Record) (mark int, ok bool)) (s *Store, conns []Connection, general []Record, err error) {
 	var rest []*os.File
 	var journal, marks *os.File
 	for _, f := range files {
@@ -86,8 +92,15 @@ func Open(files []*os.File, place func([]Record) int) (s *Store, conns []Connect
 		conns[i].Records = append(conns[i].Records, r)
 	}
 	var taken []int
+	var surplus []uint64
 	for _, c := range conns {
-		taken = append(taken, place(c.Records))
+		place, ok := admit(c.Records)
+		if !ok {
+			delete(places, c.ID)
+			surplus = append(surplus, c.ID)
+			continue
+		}
+		taken = append(taken, place)
 	}
 	m, err := OpenMarks(marks, taken)
 	if err != nil {
@@ -101,6 +114,9 @@ func Open(files []*os.File, place func([]Record) int) (s *Store, conns []Connect
 		return fail(jerr, verr)
 	}
 	s = &Store{v, j, m}
+	if len(surplus) > 0 {
+		verr = errors.Join(verr, fmt.Errorf("%d connections are ended: this process may have fewer", len(surplus)))
+	}
 	conns = slices.DeleteFunc(conns, func(c Connection) bool {
 		_, ok := fds[c.ID]
 		if !ok {

@@ -105,7 +105,7 @@ func newVault(singles, batches *os.File) (*Vault, error) {
 // connection that keep wants, by its identity; they are the caller's to close, and kept as if they had been put in. The others are
 // shut down. What is queued is only looked at: should this process end at any moment, the next one finds the same.
 //
-// An error with a Vault says that some descriptors could not be received; the vault can be used. After an error without one the
+// An error with a Vault says that some descriptors could not be received, for want of open files: those connections are ended. The vault can be used. After an error without one the
 // files are still the caller's; closing the last of their copies ends the connections.
 func OpenVault(files []*os.File, keep func(id uint64) bool) (*Vault, map[uint64]int, error) {
 	singles, batches, err := ends(files)
@@ -134,8 +134,35 @@ func OpenVault(files []*os.File, keep func(id uint64) bool) (*Vault, map[uint64]
 	}
 	if lost > 0 {
 		err = fmt.Errorf("open the vault: %d of its descriptors could not be received: is LimitNOFILE= too low?", lost)
+		err = errors.Join(err, v.shed())
 	}
 	return v, fds, err
+}
+
+// shed ends those whose descriptors could not be received: nobody has them but the queues, and to be taken out of there is an end that
+// their clients notice. Messages are taken out before what is held of them is sent again, since so many may be under way that the
+// kernel takes no more. Should the process end in between, those are lost too.
+func (v *Vault) shed() error {
+	var ids []uint64
+	for _, q := range []*queue{&v.singles, &v.batches} {
+		for range len(q.messages) {
+			m := q.messages[0]
+			if err := q.takeOut(); err != nil {
+				return err
+			}
+			for _, id := range m.ids {
+				if p, ok := v.held[id]; ok && p.in == m {
+					ids = append(ids, id)
+				}
+			}
+		}
+	}
+	for batch := range slices.Chunk(ids, maxFiles) {
+		if err := v.send(&v.batches, batch); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ends finds the two ends in files.
@@ -261,6 +288,10 @@ func (v *Vault) Put(fd int) (uint64, error) {
 	}
 	return id, nil
 }
+
+// Room is how many sockets a Vault can keep for sure in a process that may have so many files open: packing needs some room, and
+// half as many again may be waste, see tidy.
+func Room(files int) int { return max(0, (files-4*maxFiles)*2/3) }
 
 func (v *Vault) put(id uint64, fd int) error {
 	if queued := v.queued(); queued > v.limit-2*maxFiles { // packing needs room too

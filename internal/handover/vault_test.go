@@ -474,3 +474,62 @@ func BenchmarkOpenVault(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// Who could not be received, for want of files, is ended by being taken out of the queues, and the others are still there.
+func TestShedEndsWhomNobodyHolds(t *testing.T) {
+	v := newTestVault(t)
+	var pairs [][2]int
+	far := map[uint64]int{}
+	for range 3*maxFiles + 10 {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(pair[1])
+		id, err := v.Put(pair[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		pairs, far[id] = append(pairs, pair), pair[1]
+	}
+	files := stored(t, v)
+	for _, pair := range pairs { // the process has ended
+		unix.Close(pair[0])
+	}
+	w, fds, err := OpenVault(files, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	lost := map[uint64]bool{}
+	for id, fd := range fds {
+		if rand.IntN(3) == 0 { // as if it had not been received
+			unix.Close(fd)
+			delete(w.held, id)
+			lost[id] = true
+		}
+	}
+	if err := w.shed(); err != nil {
+		t.Fatal(err)
+	}
+	x, left, err := OpenVault(stored(t, w), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	for id, fd := range far {
+		n, err := unix.Read(fd, make([]byte, 1))
+		if ended := n == 0 && err == nil; ended != lost[id] {
+			t.Errorf("connection %d is ended: %t, want %t (%v)", id, ended, lost[id], err)
+		}
+		if _, ok := left[id]; ok == lost[id] {
+			t.Errorf("connection %d is kept: %t, want %t", id, ok, !lost[id])
+		}
+	}
+	for id, fd := range fds {
+		if !lost[id] {
+			unix.Close(fd)
+			unix.Close(left[id])
+		}
+	}
+}

@@ -36,15 +36,22 @@ func (b *Batch) Added(n int) bool {
 	return b.bytes >= flushBytes
 }
 
-// Flush flushes every listed sink and begins a new batch. It reports whether the memory of the frames is free: no sink
-// refers to one that was queued since the last Flush.
-func (b *Batch) Flush() (free bool) {
+// Flush flushes every listed sink and begins a new batch. last, if it is not nil and listed, is flushed behind all the others: the acks
+// that are queued for it speak of their frames. Flush reports whether the memory of the frames is free: no sink refers to one
+// that was queued since the last Flush.
+func (b *Batch) Flush(last Sink) (free bool) {
 	free = true
+	listed := false
 	for i, s := range b.sinks {
-		if !s.Flush() {
+		b.sinks[i] = nil
+		if s == last {
+			listed = true
+		} else if !s.Flush() {
 			free = false
 		}
-		b.sinks[i] = nil
+	}
+	if listed && !last.Flush() {
+		free = false
 	}
 	if cap(b.sinks) > 16<<10 {
 		b.sinks = nil

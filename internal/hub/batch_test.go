@@ -1,7 +1,9 @@
 package hub
 
 import (
+	"strings"
 	"testing"
+	"time"
 	"weak"
 )
 
@@ -15,7 +17,7 @@ func TestBatchListsEachSinkOnce(t *testing.T) {
 	subscribe(t, h, b, "heat")
 
 	var batch Batch
-	batch.Flush() // of nothing
+	batch.Flush(nil) // of nothing
 	for round := 1; round <= 2; round++ {
 		for range 3 {
 			h.Publish(&batch, []byte("heat"), stamp{}.frame(), Note{})
@@ -24,7 +26,7 @@ func TestBatchListsEachSinkOnce(t *testing.T) {
 		if got := len(batch.sinks); got != 2 {
 			t.Errorf("round %d: %d sinks are listed, want 2", round, got)
 		}
-		batch.Flush()
+		batch.Flush(nil)
 		if ra.flushes != round || rb.flushes != round {
 			t.Errorf("round %d: flushed %d and %d times in all", round, ra.flushes, rb.flushes)
 		}
@@ -32,7 +34,7 @@ func TestBatchListsEachSinkOnce(t *testing.T) {
 			t.Errorf("round %d: the sinks were told %d and %d batch numbers", round, len(ra.batches), len(rb.batches))
 		}
 	}
-	batch.Flush()
+	batch.Flush(nil)
 	if ra.flushes != 2 {
 		t.Error("a flushed batch flushed again")
 	}
@@ -57,12 +59,12 @@ func TestTwoPublishersOnTheSameSinksBothFlush(t *testing.T) {
 			}
 		}
 	}
-	second.Flush()
+	second.Flush(nil)
 	flushed(1)
 	h.Publish(&second, []byte("heat"), stamp{}.frame(), Note{})
-	first.Flush() // not the other's word that it did so
+	first.Flush(nil) // not the other's word that it did so
 	flushed(2)
-	second.Flush()
+	second.Flush(nil)
 	flushed(3)
 }
 
@@ -76,7 +78,7 @@ func TestFramesAreFreeWhenNoSinkHoldsOne(t *testing.T) {
 			r.holds = k == i
 		}
 		h.Publish(&b, []byte("heat"), stamp{}.frame(), Note{})
-		if free, want := b.Flush(), i == 3; free != want {
+		if free, want := b.Flush(nil), i == 3; free != want {
 			t.Errorf("free: %t, want %t: of 3 sinks, number %d holds its frame", free, want, i)
 		}
 	}
@@ -106,7 +108,7 @@ func TestBatchIsFullAtItsBound(t *testing.T) {
 		if !b.Added(1) {
 			t.Error("not full at the bound")
 		}
-		b.Flush()
+		b.Flush(nil)
 	}
 }
 
@@ -118,15 +120,62 @@ func TestBatchHoldsNobodyAfterFlush(t *testing.T) {
 		b.Queue(r, stamp{}.frame())
 		gone = append(gone, weak.Make(r))
 	}
-	b.Flush()
+	b.Flush(nil)
 	allReleased(t, gone)
 
 	r := new(recorder)
 	for range 20_000 {
 		b.sinks = append(b.sinks, r)
 	}
-	b.Flush()
+	b.Flush(nil)
 	if cap(b.sinks) != 0 {
 		t.Errorf("a crowd's list of %d places is kept", cap(b.sinks))
 	}
+}
+
+// What is queued for the one that publishes, acks among it, goes out behind what they speak of.
+func TestLastIsFlushedBehindAllOthers(t *testing.T) {
+	h := New()
+	var order []string
+	var b Batch
+	note := func(name string) *noted { return &noted{name, &order} }
+	last := note("last")
+	c := h.Join(last, "last", "", time.Now())
+	if _, err := h.Subscribe(c, []byte("e"), 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		c := h.Join(note(name), name, "", time.Now())
+		if _, err := h.Subscribe(c, []byte("e"), 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		order = nil
+		b.Queue(last, []byte("ack of something before"))
+		h.Publish(&b, []byte("e"), []byte("frame"), Note{})
+		b.Queue(last, []byte("ack"))
+		b.Flush(last)
+		if got := strings.Join(order, " "); got != "a b c last" {
+			t.Errorf("flushed in the order %q", got)
+		}
+	}
+	order = nil
+	h.Publish(&b, []byte("nobody's"), []byte("frame"), Note{})
+	b.Flush(last)
+	if len(order) != 0 {
+		t.Errorf("%q were flushed, for whom nothing was queued", order)
+	}
+}
+
+// noted notes when it is flushed.
+type noted struct {
+	name  string
+	order *[]string
+}
+
+func (n *noted) Queue([]byte, uint64) bool { return true }
+func (n *noted) Flush() bool {
+	*n.order = append(*n.order, n.name)
+	return true
 }

@@ -33,10 +33,10 @@ func TestOrder(t *testing.T) {
 				e := uint16(random.IntN(events))
 				h.Publish(&b, eventName(e), stamp{p, e, seq}.frame(), Note{})
 				if seq%7 == 0 {
-					b.Flush()
+					b.Flush(nil)
 				}
 			}
-			b.Flush()
+			b.Flush(nil)
 		})
 	}
 	wg.Wait()
@@ -108,7 +108,7 @@ func start(h *Hub, publishers, events int) *press {
 					h.Publish(&b, eventName(uint16(e)), stamp{uint16(i), uint16(e), seq}.frame(), Note{})
 					p.done[i][e].Store(seq)
 				}
-				b.Flush()
+				b.Flush(nil)
 				p.mu.Lock()
 				p.rounds[i]++
 				p.mu.Unlock()
@@ -159,7 +159,7 @@ func TestSubscriptionHasNoGapsAndNoAftermath(t *testing.T) {
 			for range rounds {
 				e := uint16(random.IntN(events))
 				other := (e + 1) % events
-				if err := h.Subscribe(c, eventName(e), events); err != nil {
+				if _, err := h.Subscribe(c, eventName(e), events); err != nil {
 					t.Error(err)
 					return
 				}
@@ -247,7 +247,7 @@ func TestStormOfSubscriptions(t *testing.T) {
 				e := uint16(random.IntN(events))
 				switch k := random.IntN(20); {
 				case k < 10:
-					err := h.Subscribe(c, eventName(e), limit)
+					_, err := h.Subscribe(c, eventName(e), limit)
 					if full := !has[e] && len(has) == limit; full != (err != nil) {
 						t.Errorf("with %d subscriptions: got error %v", len(has), err)
 						return

@@ -163,19 +163,19 @@ func (h *Hub) Leave(c *Client) {
 	h.clientsMu.Unlock()
 }
 
-// Subscribe makes c receive what is published to the event from now on. Subscribing twice is subscribing once. It
-// returns ErrTooManySubscriptions when c has max subscriptions already.
-func (h *Hub) Subscribe(c *Client, name []byte, max int) error {
+// Subscribe makes c receive what is published to the event from now on, and reports whether it did not before: subscribing twice
+// is subscribing once. It returns ErrTooManySubscriptions when c has max subscriptions already.
+func (h *Hub) Subscribe(c *Client, name []byte, max int) (added bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.left {
-		return ErrGone
+		return false, ErrGone
 	}
 	if c.find(name) >= 0 {
-		return nil
+		return false, nil
 	}
 	if len(c.subs) >= max {
-		return ErrTooManySubscriptions
+		return false, ErrTooManySubscriptions
 	}
 	s := &subscription{client: c}
 	for {
@@ -193,22 +193,23 @@ func (h *Hub) Subscribe(c *Client, name []byte, max int) error {
 	}
 	c.subs = append(c.subs, s)
 	h.subscriptions.Add(1)
-	return nil
+	return true, nil
 }
 
-// Unsubscribe ends one subscription, if c has it. After it returns no frame of that event is queued for c.
-func (h *Hub) Unsubscribe(c *Client, name []byte) {
+// Unsubscribe ends one subscription, if c has it, and reports whether it had. After it returns no frame of that event is queued for c.
+func (h *Hub) Unsubscribe(c *Client, name []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := c.find(name)
 	if i < 0 {
-		return
+		return false
 	}
 	h.drop(c.subs[i])
 	last := len(c.subs) - 1
 	c.subs[i] = c.subs[last]
 	c.subs[last] = nil
 	c.subs = c.subs[:last]
+	return true
 }
 
 // UnsubscribeAll ends all subscriptions of c. After it returns no published frame is queued for c.

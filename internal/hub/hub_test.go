@@ -95,7 +95,7 @@ func join(h *Hub, name string) (*Client, *recorder) {
 
 func subscribe(t *testing.T, h *Hub, c *Client, event string) {
 	t.Helper()
-	if err := h.Subscribe(c, []byte(event), 1<<20); err != nil {
+	if _, err := h.Subscribe(c, []byte(event), 1<<20); err != nil {
 		t.Fatalf("subscribe %s to %q: %v", c.Name, event, err)
 	}
 }
@@ -114,7 +114,7 @@ func listeners(t *testing.T, h *Hub, n int, event string) (sinks []*recorder) {
 // publish publishes and flushes one frame, and returns the number of its subscribers.
 func publish(h *Hub, event string, seq uint32) int {
 	var b Batch
-	defer b.Flush()
+	defer b.Flush(nil)
 	return h.Publish(&b, []byte(event), stamp{seq: seq}.frame(), Note{})
 }
 
@@ -204,7 +204,7 @@ func TestClientThatHasLeft(t *testing.T) {
 	subscribe(t, h, other, "heat")
 	h.Leave(c)
 	h.Leave(c)
-	if err := h.Subscribe(c, []byte("heat"), 10); !errors.Is(err, ErrGone) {
+	if _, err := h.Subscribe(c, []byte("heat"), 10); !errors.Is(err, ErrGone) {
 		t.Errorf("subscribe after leaving: got error %v, want %v", err, ErrGone)
 	}
 	h.Unsubscribe(c, []byte("heat"))
@@ -225,7 +225,7 @@ func TestSubscriptionLimitOfOneClient(t *testing.T) {
 	c, _ := join(h, "porch")
 	try := func(event string, want error) {
 		t.Helper()
-		if err := h.Subscribe(c, []byte(event), 2); !errors.Is(err, want) {
+		if _, err := h.Subscribe(c, []byte(event), 2); !errors.Is(err, want) {
 			t.Errorf("subscribe to %s: got error %v, want %v", event, err, want)
 		}
 	}
@@ -242,7 +242,7 @@ func TestSubscriptionLimitOfOneClient(t *testing.T) {
 	if got, want := h.Counts(), (Counts{Clients: 1, Events: 1, Subscriptions: 1}); got != want {
 		t.Errorf("got %+v, want %+v: what was refused leaves nothing behind", got, want)
 	}
-	if err := h.Subscribe(c, []byte("wind"), 0); !errors.Is(err, ErrTooManySubscriptions) {
+	if _, err := h.Subscribe(c, []byte("wind"), 0); !errors.Is(err, ErrTooManySubscriptions) {
 		t.Errorf("with a limit of 0: got error %v", err)
 	}
 }

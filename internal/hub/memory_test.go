@@ -48,7 +48,7 @@ func TestGoneClientIsReleased(t *testing.T) {
 		}
 		h.Publish(&batch, []byte("heat"), stamp{}.frame(), Note{})
 		h.Publish(&batch, []byte("rain"), stamp{}.frame(), Note{})
-		batch.Flush()
+		batch.Flush(nil)
 		h.Snapshot()
 		for i, c := range all {
 			switch i % 3 {
@@ -153,7 +153,7 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 			h.Publish(&batch, event, frame, Note{At: at, From: "porch", Data: data})
 			batch.Added(len(frame))
 		}
-		batch.Flush()
+		batch.Flush(nil)
 	}); n != 0 {
 		t.Errorf("300 deliveries cost %v allocations", n)
 	}

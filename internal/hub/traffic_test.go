@@ -51,7 +51,7 @@ func TestCountsOfClientsAddUp(t *testing.T) {
 		all = append(all, c)
 		wg.Go(func() {
 			for range messages {
-				if err := h.Subscribe(c, []byte("heat"), 8); err != nil {
+				if _, err := h.Subscribe(c, []byte("heat"), 8); err != nil {
 					t.Error(err)
 				}
 				publish(h, "heat", 0)

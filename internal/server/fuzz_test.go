@@ -69,7 +69,7 @@ func FuzzPost(f *testing.F) {
 		if json.Unmarshal(body, &message) == nil {
 			json.Unmarshal(message["event"], &event)
 		}
-		if err := s.hub.Subscribe(client, []byte(event), 1); err != nil {
+		if _, err := s.hub.Subscribe(client, []byte(event), 1); err != nil {
 			t.Fatal(err)
 		}
 		defer s.hub.UnsubscribeAll(client)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,14 +17,16 @@ import (
 	"picloud/internal/wire"
 )
 
-// The kinds of records in the store. A version that does not know one ignores it; a change of one's meaning is a new kind.
+// The kinds of records in the store. A version that does not know one ignores it; a change of one's meaning is a new kind. A connection
+// none of whose records tells who it is, as far as a version knows, is ended by it.
 const (
 	recordClient       = 'c' // a WebSocket: a clientRecord
 	recordSubscription = 's' // its key is the event
 	recordRest         = 'r' // made by a hand-over: a conn.Saved
 	recordRequest      = 'h' // made by a hand-over: an HTTP connection, a requestRecord
+	recordLongRequest  = 'H' // the same, with more of a request than older versions can take
 	recordHandedOver   = 'o' // of connection 0: a hand-over has come to its end
-	recordKey          = 'k' // of connection 0: the key's sum
+	recordKey          = 'k' // of connection 0: the key's sum, once all who came in with another have been forgotten
 )
 
 // The routes of WebSockets, as they are recorded.
@@ -41,38 +44,100 @@ type clientRecord struct {
 	Place int       `json:"place"` // conn.Kept's
 }
 
-// OpenStore is handover.Open for what a Server has left in the files.
-func OpenStore(files []*os.File) (*handover.Store, []handover.Connection, []handover.Record, error) {
-	return handover.Open(files, func(records []handover.Record) int {
-		for _, r := range records {
-			var c clientRecord
-			if r.Kind == recordClient && json.Unmarshal(r.Value, &c) == nil {
-				return c.Place
-			}
-		}
-		return -1
-	})
-}
-
 type requestRecord struct {
 	Local bool   `json:"local,omitempty"`
+	Used  bool   `json:"used,omitempty"`
 	In    []byte `json:"in,omitempty"`
+}
+
+// oldRequestBytes is what a version before recordLongRequest can take of a request.
+const oldRequestBytes = 16 << 10
+
+// What a store has room for, in bytes of its journal: first what is kept all the time, then what a hand-over adds.
+const (
+	subscriptionsBytes = 64 << 20 // of all subscriptions' records; past it new ones are refused
+	clientBytes        = 1 << 10  // of one client's record at most: its name can be 128 characters that JSON writes with six
+	waitingBytes       = 64 << 20 // of all that a hand-over carries besides: queues, unfinished messages and requests
+	restBytes          = 384      // of one connection's record at a hand-over, without that
+)
+
+// encodedWaiting is waitingBytes as they stand in the records, in base64.
+const encodedWaiting = (waitingBytes + 2) / 3 * 4
+
+// StoreBytes is what handover.New is to be given for a Server with these limits, and so many HTTP connections.
+func StoreBytes(limits conn.Limits, requests int) int {
+	return subscriptionsBytes + limits.Connections*clientBytes + encodedWaiting + (limits.Connections+requests)*restBytes
+}
+
+// MaxConnections is how many connections a store can have room for, whatever the number of HTTP connections up to 65,536.
+const MaxConnections = (handover.MaxJournal - subscriptionsBytes - encodedWaiting - 1<<16*restBytes) / (clientBytes + restBytes)
+
+// A budget is how far the records of each kind may fill the store's journal: those behind have the rest for themselves.
+type budget struct{ subscriptions, clients, all int }
+
+// newBudget divides a journal, which another version may have made smaller.
+func newBudget(limit int, limits conn.Limits, requests int) budget {
+	handOver := min(encodedWaiting+(limits.Connections+requests)*restBytes, limit/2)
+	clients := min(limits.Connections*clientBytes, (limit-handOver)*4/5)
+	return budget{subscriptions: limit - handOver - clients, clients: limit - handOver, all: limit}
+}
+
+// OpenStore is handover.Open for what a Server has left in the files. Of more WebSockets or HTTP connections than this process may have
+// those that came last are ended.
+func OpenStore(files []*os.File, sockets, requests int) (*handover.Store, []handover.Connection, []handover.Record, error) {
+	return handover.Open(files, func(records []handover.Record) (mark int, ok bool) {
+		for _, r := range records {
+			var c clientRecord
+			switch r.Kind {
+			case recordClient:
+				sockets--
+				if json.Unmarshal(r.Value, &c) != nil {
+					return -1, sockets >= 0
+				}
+				return c.Place, sockets >= 0
+			case recordRequest, recordLongRequest:
+				requests--
+				return -1, requests >= 0
+			}
+		}
+		return -1, true // which restoring it will end
+	})
 }
 
 // handoverTimeout is how long requests under way and secure connections may delay a hand-over.
 const handoverTimeout = 2 * time.Second
 
-// record sets a record of a connection, if it is kept. One that cannot be recorded is not carried on.
-func (s *Server) record(c *conn.Conn, kind byte, key string, value any) {
+// keepClient records who a connection is, if it is kept.
+func (s *Server) keepClient(c *conn.Conn, who clientRecord) error {
 	if c.Kept().ID == 0 {
-		return
+		return nil
 	}
-	if err := s.set(c.Kept().ID, kind, key, value); err != nil {
-		s.log.Debug("a connection will not outlive the process", "address", c.Addr(), "error", err)
-	}
+	return s.set(s.budget.clients, c.Kept().ID, recordClient, "", who)
 }
 
-func (s *Server) set(id uint64, kind byte, key string, value any) error {
+// keepSubscription records a subscription of a connection, if it is kept.
+func (s *Server) keepSubscription(c *conn.Conn, event string) error {
+	if c.Kept().ID == 0 {
+		return nil
+	}
+	err := s.cfg.Store.SetWithin(s.budget.subscriptions, c.Kept().ID, recordSubscription, event, nil)
+	if err != nil && s.roomWarning.due() {
+		s.log.Warn("a subscription is refused: there is no room to keep it for the next process", "address", c.Addr(), "error", err)
+	}
+	return err
+}
+
+// WarnFilling says that what is kept of the clients has come to three quarters of its room. See StoreFilling.
+func (s *Server) WarnFilling(used int) {
+	s.log.Warn("three quarters of the room for subscriptions are used; past it new ones are refused", "used", used, "bytes", s.budget.subscriptions,
+		"remedy", "fewer subscriptions, or shorter names of events")
+}
+
+// StoreFilling is how many bytes in use WarnFilling is for.
+func (s *Server) StoreFilling() int { return s.budget.subscriptions / 4 * 3 }
+
+// set sets a record whose value is JSON, while all records take no more than so many bytes.
+func (s *Server) set(within int, id uint64, kind byte, key string, value any) error {
 	var p []byte
 	if value != nil {
 		var err error
@@ -80,7 +145,7 @@ func (s *Server) set(id uint64, kind byte, key string, value any) error {
 			return err
 		}
 	}
-	return s.cfg.Store.Set(id, kind, key, p)
+	return s.cfg.Store.SetWithin(within, id, kind, key, p)
 }
 
 // forget deletes a record of a connection, if it is kept.
@@ -112,82 +177,167 @@ func (s *Server) handOver(endPoll func()) {
 	s.http.Close()
 	endPoll()
 
-	saved, lost := 0, 0
-	count := func(err error) {
-		if err == nil {
-			saved++
-			return
-		}
-		lost++
-		s.log.Debug("a connection cannot be handed over", "error", err)
-	}
-	for _, c := range s.conns.All() {
-		if sv, ok := c.Save(); ok && c.Kept().ID != 0 {
-			count(s.set(c.Kept().ID, recordRest, "", sv))
-		} else if ok {
-			lost++
-		}
-	}
-	for _, sv := range s.front.Save() {
-		id, err := s.cfg.Store.Put(sv.FD)
-		if err == nil {
-			err = s.set(id, recordRequest, "", requestRecord{sv.Local, sv.In})
-		}
-		count(err)
-	}
-	if err := s.set(0, recordHandedOver, "", nil); err != nil {
-		s.log.Error("the connections are lost", "error", err)
-	}
+	saved, lost := s.save()
 	s.conns.Abandon()
 	s.front.Abandon()
 	s.log.Info("handed over", "connections", saved, "lost", lost)
 }
 
+// save records what a hand-over needs of all connections, which are at rest. Those that hold least come first: what all hold together
+// is bounded, and who does not fit in is lost.
+func (s *Server) save() (saved, lost int) {
+	if err := s.cfg.Store.Compact(); err != nil { // what is not of use any more is in the way
+		s.log.Warn("what is kept of the connections cannot be tidied", "error", err)
+	}
+	type item struct {
+		holds  int // bytes
+		record func() error
+	}
+	var items []item
+	for _, c := range s.conns.All() {
+		items = append(items, item{c.Holds(), func() error { return s.saveSocket(c) }})
+	}
+	for _, sv := range s.front.Save() {
+		items = append(items, item{len(sv.In), func() error { return s.saveRequest(sv) }})
+	}
+	slices.SortStableFunc(items, func(a, b item) int { return cmp.Compare(a.holds, b.holds) })
+	room := waitingBytes
+	for _, it := range items {
+		err := errNoRoom
+		if it.holds <= room {
+			err = it.record()
+		}
+		switch {
+		case errors.Is(err, errEnding):
+		case err != nil:
+			lost++
+			s.log.Debug("a connection cannot be handed over", "error", err)
+		default:
+			saved++
+			room -= it.holds
+		}
+	}
+	if err := s.set(s.budget.all, 0, recordHandedOver, "", nil); err != nil {
+		s.log.Error("the connections are lost", "error", err)
+	}
+	return saved, lost
+}
+
+var (
+	errNoRoom = errors.New("what waits for all clients is more than a hand-over carries")
+	errUnkept = errors.New("it is not kept")
+	errEnding = errors.New("it is being closed")
+)
+
+func (s *Server) saveSocket(c *conn.Conn) error {
+	sv, ok := c.Save()
+	switch {
+	case !ok:
+		return errEnding
+	case c.Kept().ID == 0:
+		return errUnkept
+	}
+	return s.set(s.budget.all, c.Kept().ID, recordRest, "", sv)
+}
+
+func (s *Server) saveRequest(sv front.Saved) error {
+	id, err := s.cfg.Store.Put(sv.FD)
+	if err != nil {
+		return err
+	}
+	kind := byte(recordRequest)
+	if len(sv.In) > oldRequestBytes {
+		kind = recordLongRequest
+	}
+	return s.set(s.budget.all, id, kind, "", requestRecord{Local: sv.Local, Used: sv.Used, In: sv.In})
+}
+
 // Restore carries on the connections that another process has left, with the store that has them. It is called before Run; it
 // is done when every client has its subscriptions again and none has been served.
+//
+// Up to one moment nothing in the store changes, so that the next process finds what this one has found, should this one end;
+// behind it what the hand-over had recorded is gone, all at once, and so are those who came in with another key.
 func (s *Server) Restore(conns []handover.Connection, general []handover.Record) {
 	if s.cfg.Store == nil {
 		return
 	}
-	handedOver, otherKey := false, false
+	inh := s.inherit(conns, general)
+	s.commit(inh)
+	s.keepKey(inh)
+	if len(conns) > 0 {
+		s.log.Info("carried on", "connections", s.carriedOn, "ended", s.notCarriedOn, "process_was_killed", !inh.handedOver)
+	}
+}
+
+// An inheritance is what another process has left.
+type inheritance struct {
+	left       []leftBehind
+	handedOver bool            // it has come to the end of a hand-over
+	key        []byte          // the sum of its key, or nil
+	forgotten  map[uint64]bool // connections that nobody is to find any more
+}
+
+// inherit makes the connections again, those that can be, and changes nothing in the store but that the others are ended.
+func (s *Server) inherit(conns []handover.Connection, general []handover.Record) inheritance {
+	inh := inheritance{forgotten: make(map[uint64]bool)}
 	for _, r := range general {
 		switch r.Kind {
 		case recordHandedOver:
-			handedOver = true
-			s.forgotten(s.cfg.Store.Delete(0, r.Kind, r.Key))
+			inh.handedOver = true
 		case recordKey:
-			otherKey = !bytes.Equal(r.Value, s.guard.key[:])
+			inh.key = r.Value
 		}
 	}
-	if err := s.cfg.Store.Set(0, recordKey, "", s.guard.key[:]); err != nil {
-		s.log.Warn("connections will not outlive the process", "error", err)
-	}
-	var left []leftBehind
-	discard := func(c handover.Connection, err error) {
-		s.notCarriedOn++
-		s.log.Debug("a connection cannot be carried on", "error", err)
-		s.cfg.Store.Discard(c)
-	}
+	otherKey := inh.key != nil && !bytes.Equal(inh.key, s.guard.key[:])
 	for _, c := range conns {
 		l, err := read(c)
 		if err != nil {
-			discard(c, err)
+			s.discard(c, err)
 			continue
 		}
-		left = append(left, l)
+		// Who has come in with another key than today's goes: whoever changes a key wants somebody out.
+		l.leaves = otherKey && l.request == nil && l.client.Addr != conn.Local
+		inh.left = append(inh.left, l)
 	}
 	// As they are listed: those of one process in the order in which they came.
-	slices.SortStableFunc(left, func(a, b leftBehind) int { return a.client.At.Compare(b.client.At) })
-	for _, l := range left {
-		if err := s.restore(l, handedOver, otherKey); err != nil {
-			discard(l.Connection, err)
+	slices.SortStableFunc(inh.left, func(a, b leftBehind) int { return a.client.At.Compare(b.client.At) })
+	for _, l := range inh.left {
+		if err := s.restore(l, inh.handedOver); err != nil {
+			s.discard(l.Connection, err)
 			continue
 		}
 		s.carriedOn++
+		if l.leaves || l.request != nil { // front does not keep connections
+			inh.forgotten[l.ID] = true
+		}
 	}
-	if len(conns) > 0 {
-		s.log.Info("carried on", "connections", s.carriedOn, "ended", s.notCarriedOn, "process_was_killed", !handedOver)
+	return inh
+}
+
+// commit makes this process the one that has the connections: a next one finds them as this one leaves them.
+func (s *Server) commit(inh inheritance) {
+	s.forgotten(s.cfg.Store.Retain(func(id uint64, kind byte) bool {
+		return kind != recordRest && kind != recordHandedOver && !inh.forgotten[id]
+	}))
+	for _, l := range inh.left {
+		if l.request != nil {
+			s.cfg.Store.Drop(l.ID)
+		}
 	}
+}
+
+// keepKey records the key. It comes last: as long as the record is of another one, those who came in with that are not carried on.
+func (s *Server) keepKey(inh inheritance) {
+	if !bytes.Equal(inh.key, s.guard.key[:]) {
+		s.forgotten(s.cfg.Store.Set(0, recordKey, "", s.guard.key[:]))
+	}
+}
+
+// discard ends a connection that another process has left.
+func (s *Server) discard(c handover.Connection, why error) {
+	s.notCarriedOn++
+	s.log.Debug("a connection cannot be carried on", "error", why)
+	s.cfg.Store.Discard(c)
 }
 
 // leftBehind is what another process has left of a connection.
@@ -197,6 +347,7 @@ type leftBehind struct {
 	events  []string
 	rest    *conn.Saved    // nil: its process has not handed over
 	request *requestRecord // of an HTTP connection
+	leaves  bool           // it is told to go
 }
 
 // read finds out what a connection's records say.
@@ -209,7 +360,7 @@ func read(c handover.Connection) (leftBehind, error) {
 		case recordClient:
 			known = true
 			err = json.Unmarshal(r.Value, &l.client)
-		case recordRequest:
+		case recordRequest, recordLongRequest:
 			known = true
 			err = json.Unmarshal(r.Value, &l.request)
 		case recordRest:
@@ -227,13 +378,10 @@ func read(c handover.Connection) (leftBehind, error) {
 	return l, nil
 }
 
-// restore makes one connection again, which does nothing until begin. Who has come in with another key than today's goes
-// then: whoever changes a key wants somebody out.
-func (s *Server) restore(l leftBehind, handedOver, otherKey bool) error {
+// restore makes one connection again, which reads nothing until begin. It changes nothing in the store.
+func (s *Server) restore(l leftBehind, handedOver bool) error {
 	if l.request != nil {
-		s.requests = append(s.requests, front.Saved{FD: l.FD, Local: l.request.Local, In: l.request.In})
-		s.cfg.Store.Drop(l.ID) // front does not keep connections
-		s.forgotten(s.cfg.Store.End(l.ID))
+		s.requests = append(s.requests, front.Saved{FD: l.FD, Local: l.request.Local, Used: l.request.Used, In: l.request.In})
 		return nil
 	}
 	client, rest := l.client, l.rest
@@ -247,28 +395,33 @@ func (s *Server) restore(l leftBehind, handedOver, otherKey bool) error {
 		rest = new(conn.Saved)
 	}
 	rest.Addr = client.Addr
-	cn, err := s.conns.Restore(l.FD, conn.Kept{ID: l.ID, Place: client.Place}, *rest)
+	var begin func()
+	cn, err := s.conns.Restore(l.FD, conn.Kept{ID: l.ID, Place: client.Place}, *rest, func(c *conn.Conn) conn.Handler {
+		switch {
+		case l.leaves:
+			begin = func() { c.Close(wire.CloseRestart, "the key has changed") }
+			return leaving{s, c, client.Name}
+		case client.Route == routeInfo:
+			is := &infoSession{server: s, conn: c}
+			begin = is.begin
+			return is
+		}
+		ss := &session{server: s, conn: c, publishOnly: client.Route == routePublish}
+		ss.client = s.hub.Rejoin(c, client.Name, client.Addr, client.At)
+		for _, event := range l.events {
+			s.hub.Subscribe(ss.client, []byte(event), len(l.events)) // no limit is in the way
+		}
+		return ss
+	})
 	if err != nil {
 		return err
 	}
-	s.forgotten(s.cfg.Store.Delete(l.ID, recordRest, ""))
-	if otherKey && client.Addr != conn.Local {
-		s.begin = append(s.begin, func() {
-			cn.Start(leaving{s, cn, client.Name})
-			cn.Close(wire.CloseRestart, "the key has changed")
-		})
-		return nil
-	}
-	if client.Route == routeInfo {
-		s.begin = append(s.begin, func() { s.beginInfo(cn) })
-		return nil
-	}
-	ss := &session{server: s, conn: cn, publishOnly: client.Route == routePublish}
-	ss.client = s.hub.Rejoin(cn, client.Name, client.Addr, client.At)
-	for _, event := range l.events {
-		s.hub.Subscribe(ss.client, []byte(event), len(l.events)) // no limit is in the way
-	}
-	s.begin = append(s.begin, func() { cn.Start(ss) })
+	s.begin = append(s.begin, func() {
+		cn.Start()
+		if begin != nil {
+			begin()
+		}
+	})
 	return nil
 }
 
@@ -301,6 +454,8 @@ func (s *Server) beginRestored() {
 	for _, begin := range s.begin {
 		begin()
 	}
+	// Those that are in the middle of a request first: there may be places for less than all.
+	slices.SortStableFunc(s.requests, func(a, b front.Saved) int { return cmp.Compare(len(b.In), len(a.In)) })
 	for _, r := range s.requests {
 		if err := s.front.Restore(r); err != nil {
 			s.log.Debug("an HTTP connection cannot be carried on", "error", err)

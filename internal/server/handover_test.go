@@ -120,13 +120,19 @@ func (l *lineage) restart() {
 	if l.between != nil {
 		l.between()
 	}
+	l.open(files)
+}
+
+// open begins the next process's life with what a service manager has kept.
+func (l *lineage) open(files []*os.File) {
+	l.t.Helper()
 	if err := l.store.Close(); err != nil {
 		l.t.Error(err)
 	}
 	var conns []handover.Connection
 	var general []handover.Record
 	var err error
-	if l.store, conns, general, err = OpenStore(files); err != nil {
+	if l.store, conns, general, err = OpenStore(files, 10_000, 10_000); err != nil {
 		l.t.Fatal(err)
 	}
 	l.serve(conns, general)

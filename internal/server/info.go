@@ -39,23 +39,23 @@ func (s *Server) infoSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	s.joining.RLock()
 	defer s.joining.RUnlock()
-	c, ok := s.upgrade(w, r)
-	if !ok {
-		return
+	var is *infoSession
+	_, ok := s.upgrade(w, r, clientRecord{Route: routeInfo, At: time.Now().UTC()}, func(c *conn.Conn) conn.Handler {
+		is = &infoSession{server: s, conn: c}
+		return is
+	})
+	if ok {
+		is.begin()
 	}
-	s.record(c, recordClient, "", clientRecord{Route: routeInfo, Addr: c.Addr(), At: time.Now().UTC(), Place: c.Kept().Place})
-	s.beginInfo(c)
 }
 
-// beginInfo shows the state to a client, now and from time to time.
-func (s *Server) beginInfo(c *conn.Conn) {
-	is := &infoSession{server: s, conn: c}
-	c.Start(is)
-	is.show(s.snapshot())
+// begin shows the state to the client, now and from time to time.
+func (is *infoSession) begin() {
+	is.show(is.server.snapshot())
 	is.mu.Lock()
 	defer is.mu.Unlock()
 	if !is.closed {
-		is.timer = time.AfterFunc(s.infoEvery, is.tick)
+		is.timer = time.AfterFunc(is.server.infoEvery, is.tick)
 	}
 }
 

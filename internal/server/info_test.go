@@ -92,7 +92,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	for i := range 8192 {
 		c := s.hub.Join(deaf{}, fmt.Sprint("Sensor ", i), fmt.Sprintf("192.168.1.%d:%d", i%256, 20000+i), time.Now())
 		event := fmt.Appendf(nil, "event/%d", i)
-		if err := s.hub.Subscribe(c, event, 1); err != nil {
+		if _, err := s.hub.Subscribe(c, event, 1); err != nil {
 			b.Fatal(err)
 		}
 		s.hub.Publish(&batch, event, nil, hub.Note{At: time.Now(), From: "Porch", Data: []byte(`{"celsius":24.7,"humid":false}`)})

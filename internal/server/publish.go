@@ -16,6 +16,7 @@ import (
 // It is borrowed from Server.publishers by one goroutine at a time.
 type publisher struct {
 	batch hub.Batch
+	own   hub.Sink // of the client that publishes, whose acks go out last; nil for a POST
 	arena conn.Arena
 	text  []byte
 	name  []byte // quoted
@@ -55,8 +56,8 @@ func (p *publisher) answer(c *conn.Conn, text []byte) {
 	p.sent(len(frame))
 }
 
-// flush gives what was queued to the clients.
-func (p *publisher) flush() { p.arena.Flushed(p.batch.Flush()) }
+// flush gives what was queued to the clients, the acks of what was published last.
+func (p *publisher) flush() { p.arena.Flushed(p.batch.Flush(p.own)) }
 
 func (p *publisher) sent(n int) {
 	if p.batch.Added(n) {
@@ -76,7 +77,11 @@ func (s *Server) publishPost(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p := s.publishers.Get().(*publisher)
-	defer s.publishers.Put(p)
+	s.publishBody(p, w, r, name)
+	s.publishers.Put(p) // not after a panic, which could have left anything in it
+}
+
+func (s *Server) publishBody(p *publisher, w http.ResponseWriter, r *http.Request, name string) {
 	if !p.readBody(w, r, s.cfg.Limits.MessageBytes) {
 		return
 	}
@@ -115,11 +120,13 @@ func (s *Server) publishPlain(r *front.Request) (answer []byte, ok bool) {
 		return nil, false
 	}
 	p := s.publishers.Get().(*publisher)
-	defer s.publishers.Put(p)
-	if s.publish(p, &m, name) != nil {
+	if err = s.publish(p, &m, name); err == nil {
+		p.flush()
+	}
+	s.publishers.Put(p)
+	if err != nil {
 		return nil, false
 	}
-	p.flush()
 	return s.createdNow(), true
 }
 

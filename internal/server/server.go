@@ -102,7 +102,9 @@ type Server struct {
 	carriedOn, notCarriedOn int
 
 	letGo       departures
-	nextWarning atomic.Int64 // of warnFull, on the clock that began with the server
+	fullWarning warning // connections
+	roomWarning warning // subscriptions
+	budget      budget  // of the store
 	created     atomic.Pointer[created]
 }
 
@@ -121,6 +123,9 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 
 		infoEvery:    InfoEvery,
 		requestGrace: requestGrace,
+	}
+	if cfg.Store != nil {
+		s.budget = newBudget(cfg.Store.Limit(), cfg.Limits, cfg.Requests)
 	}
 	s.publishers.New = func() any { return new(publisher) }
 	conns, err := conn.New(cfg.Limits, cfg.Store, func(w http.ResponseWriter, status int, reason error) {
@@ -152,6 +157,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		IdleTimeout: idleTimeout,
 		SendTimeout: answerTimeout,
 		HeadBytes:   headBytes,
+		RecallBytes: headBytes + 2*cfg.Limits.MessageBytes, // in chunks it can be longer than its message
 	})
 	if err != nil {
 		conns.Release()

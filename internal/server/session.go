@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"picloud/internal/conn"
@@ -44,23 +45,18 @@ func (s *Server) welcome(w http.ResponseWriter, r *http.Request, name string, pu
 	s.joining.RLock()
 	defer s.joining.RUnlock()
 	at := time.Now().UTC() // before the client is answered, so that who comes next is later
-	c, ok := s.upgrade(w, r)
-	if !ok {
-		return
-	}
-	ss := &session{server: s, conn: c, publishOnly: publishOnly}
-	ss.client = s.hub.Join(c, name, c.Addr(), at)
 	route := routeSubscribe
 	if publishOnly {
 		route = routePublish
 	}
-	s.record(c, recordClient, "", clientRecord{route, name, c.Addr(), at, c.Kept().Place})
-	s.log.Debug("client connected", "client_name", name, "address", c.Addr())
-	c.Start(ss)
+	s.upgrade(w, r, clientRecord{Route: route, Name: name, At: at}, func(c *conn.Conn) conn.Handler {
+		s.log.Debug("client connected", "client_name", name, "address", c.Addr())
+		return &session{server: s, conn: c, client: s.hub.Join(c, name, c.Addr(), at), publishOnly: publishOnly}
+	})
 }
 
-// upgrade makes a request a WebSocket, or answers it.
-func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*conn.Conn, bool) {
+// upgrade makes a request a WebSocket, or answers it. meet is called with it, once, before anything is received, and returns its handler.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, who clientRecord, meet func(*conn.Conn) conn.Handler) (*conn.Conn, bool) {
 	if !conn.IsUpgrade(r) {
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
@@ -71,8 +67,18 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*conn.Conn, bo
 		unavailable(w, errStopping.Error())
 		return nil, false
 	}
-	c, err := s.conns.Upgrade(w, r)
+	var unkept error
+	c, err := s.conns.Upgrade(w, r, func(c *conn.Conn) conn.Handler {
+		h := meet(c)
+		who.Addr, who.Place = c.Addr(), c.Kept().Place
+		unkept = s.keepClient(c, who)
+		return h
+	})
 	switch {
+	case err == nil && unkept != nil:
+		s.log.Warn("a client is refused: what is known of it cannot be kept for the next process", "address", c.Addr(), "error", unkept)
+		c.Close(wire.ClosePolicy, "the server has no room to remember this connection")
+		return nil, false
 	case err == nil:
 		return c, true
 	case errors.Is(err, conn.ErrFull):
@@ -84,13 +90,19 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*conn.Conn, bo
 	return nil, false
 }
 
-// warnFull says that the limit is reached, at most once a minute.
+// warnFull says that the limit is reached.
 func (s *Server) warnFull() {
-	now := int64(time.Since(s.began))
-	next := s.nextWarning.Load()
-	if now >= next && s.nextWarning.CompareAndSwap(next, now+int64(time.Minute)) {
+	if s.fullWarning.due() {
 		s.log.Warn("connection limit reached, new clients are refused", "max_connections", s.cfg.Limits.Connections)
 	}
+}
+
+// A warning is given at most once a minute, however often there is a reason.
+type warning struct{ last atomic.Pointer[time.Time] }
+
+func (w *warning) due() bool {
+	now, last := time.Now(), w.last.Load()
+	return (last == nil || now.Sub(*last) >= time.Minute) && w.last.CompareAndSwap(last, &now)
 }
 
 // A session is what one client of /subscribe or /publish may say, and the answers.
@@ -106,6 +118,7 @@ type session struct {
 func (ss *session) Receive(binary bool, p []byte) {
 	if ss.publisher == nil {
 		ss.publisher = ss.server.publishers.Get().(*publisher)
+		ss.publisher.own = ss.conn
 	}
 	m, err := wire.Decode(p)
 	if err == nil {
@@ -123,6 +136,7 @@ func (ss *session) Receive(binary bool, p []byte) {
 var (
 	errActionMissing = errors.New("action is required: subscribe, unsubscribe, unsubscribe:all or publish")
 	errOnlyPublishes = errors.New("this connection only publishes: connect to /subscribe for the other actions")
+	errUnrecorded    = errors.New("the server has no room for more subscriptions: end others, or use fewer or shorter names")
 )
 
 // do makes a message take effect. The error is for the client.
@@ -140,13 +154,18 @@ func (ss *session) do(m *wire.Message) error {
 	case ss.publishOnly:
 		return errOnlyPublishes
 	case m.Action == wire.Subscribe:
-		if err := h.Subscribe(ss.client, m.Event, ss.server.cfg.Subscriptions); err != nil {
+		added, err := h.Subscribe(ss.client, m.Event, ss.server.cfg.Subscriptions)
+		if err != nil || !added {
 			return err
 		}
-		ss.server.record(ss.conn, recordSubscription, string(m.Event), nil)
+		if err := ss.server.keepSubscription(ss.conn, string(m.Event)); err != nil {
+			h.Unsubscribe(ss.client, m.Event)
+			return errUnrecorded
+		}
 	case m.Action == wire.Unsubscribe:
-		h.Unsubscribe(ss.client, m.Event)
-		ss.server.forget(ss.conn, recordSubscription, string(m.Event))
+		if h.Unsubscribe(ss.client, m.Event) {
+			ss.server.forget(ss.conn, recordSubscription, string(m.Event))
+		}
 	case m.Action == wire.UnsubscribeAll:
 		events := ss.client.Events()
 		h.UnsubscribeAll(ss.client)
@@ -163,6 +182,7 @@ func (ss *session) do(m *wire.Message) error {
 func (ss *session) Rest() {
 	if ss.publisher != nil {
 		ss.publisher.flush()
+		ss.publisher.own = nil
 		ss.server.publishers.Put(ss.publisher)
 		ss.publisher = nil
 	}
