@@ -2,7 +2,6 @@ package conn
 
 import (
 	"errors"
-	"sync/atomic"
 
 	"picloud/internal/handover"
 )
@@ -70,7 +69,7 @@ func (c *Conn) count() {
 	c.ends(markWritten, c.taken, c.out.size == 0)
 }
 
-func (c *Conn) word(w word) *atomic.Uint32 {
+func (c *Conn) word(w word) *uint32 {
 	if w == markRead {
 		return &c.mark.Read
 	}
@@ -80,7 +79,7 @@ func (c *Conn) word(w word) *atomic.Uint32 {
 // begins notes that a stream is being worked on. Of one that the kernel counts it can be told afterwards.
 func (c *Conn) begins(w word) {
 	if c.uncounted {
-		c.word(w).Store(1)
+		*c.word(w) = 1
 	}
 }
 
@@ -89,12 +88,12 @@ func (c *Conn) ends(w word, position uint32, whole bool) {
 	switch {
 	case c.mark == nil:
 	case c.uncounted && whole:
-		c.word(w).Store(0)
+		*c.word(w) = 0
 	case c.uncounted:
-		c.word(w).Store(1)
+		*c.word(w) = 1
 	case whole:
-		c.word(w).Store(position)
+		*c.word(w) = position
 	default:
-		c.word(w).Store(position - 1) // which cannot be
+		*c.word(w) = position - 1 // which cannot be
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,9 +14,12 @@ import (
 // unfinished. Whether they still stand there Traffic tells: see Intact.
 //
 // For a connection whose bytes the kernel does not count a word is 1 while its stream is being worked on, or unfinished.
+//
+// Each word has one writer at a time and is read by the next process, when this one is dead: what a processor had done before
+// it was stopped is in memory then, in order, without a barrier, which would cost a delivery as much as all else about a mark.
 type Mark struct {
-	Read    atomic.Uint32 // bytes read at the end of a message, modulo 2^32
-	Written atomic.Uint32 // bytes written when nothing was left to be
+	Read    uint32 // bytes read at the end of a message, modulo 2^32
+	Written uint32 // bytes written when nothing was left to be
 }
 
 // Marks are the marks of all connections, by place, in a memfd that is mapped and stored. Marks beyond what there is room for
@@ -159,9 +161,9 @@ func (m *Marks) Close() error { return errors.Join(unix.Munmap(m.mem), m.file.Cl
 func (m *Mark) Intact(fd int) (bool, error) {
 	read, written, err := Traffic(fd)
 	if errors.Is(err, ErrNoTraffic) {
-		return m.Read.Load() == 0 && m.Written.Load() == 0 && isUnix(fd), nil
+		return m.Read == 0 && m.Written == 0 && isUnix(fd), nil
 	}
-	return err == nil && m.Read.Load() == uint32(read) && m.Written.Load() == uint32(written), err
+	return err == nil && m.Read == uint32(read) && m.Written == uint32(written), err
 }
 
 func isUnix(fd int) bool {
