@@ -2,9 +2,31 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"log/slog"
 )
+
+// openLog logs to w by way of a spool, which is to be closed at the end.
+func openLog(w io.Writer, level slog.Level, toJournal bool) (*slog.Logger, *spool) {
+	lines := newSpool(w, func(dropped uint64) []byte {
+		var line bytes.Buffer
+		newLog(&line, slog.LevelWarn, toJournal).Warn("log lines were dropped", "lines", dropped)
+		return line.Bytes()
+	})
+	return newLog(lines, level, toJournal), lines
+}
+
+// complain prints the error that ends the program; a log that takes nothing must not keep it from ending.
+func complain(w io.Writer, err error, toJournal bool) {
+	level := ""
+	if toJournal {
+		level = "<3>" // an error, so that journalctl -p err has it: sd-daemon(3)
+	}
+	line := newSpool(w, nil)
+	fmt.Fprintf(line, "%spicloudd: %v\n", level, err)
+	line.close(flushTime)
+}
 
 // newLog logs to w. The journal keeps the time itself, and takes a line's level from its front.
 func newLog(w io.Writer, level slog.Level, toJournal bool) *slog.Logger {

@@ -37,6 +37,8 @@ var version = "dev"
 var errUsage = errors.New("usage")
 
 func main() {
+	// Go ends a process that writes to a closed standard error with the signal, even one that has been told to ignore it.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	switch err := run(ctx, os.Args, os.Getenv, os.Stdout, os.Stderr); {
@@ -44,11 +46,7 @@ func main() {
 	case errors.Is(err, errUsage):
 		os.Exit(2)
 	default:
-		level := ""
-		if underJournal(os.Getenv) {
-			level = "<3>" // an error, so that journalctl -p err has it: sd-daemon(3)
-		}
-		fmt.Fprintf(os.Stderr, "%spicloudd: %v\n", level, err)
+		complain(os.Stderr, err, underJournal(os.Getenv))
 		os.Exit(1)
 	}
 }
@@ -96,7 +94,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 	limitMemory(getenv)
-	log := newLog(stderr, cfg.LogLevel, underJournal(getenv))
+	hangups, ignoreHangups := hangUps()
+	defer ignoreHangups()
+	log, lines := openLog(stderr, cfg.LogLevel, underJournal(getenv))
+	defer lines.close(flushTime)
 	listeners, stored, err := systemd.Handed()
 	if err != nil {
 		return err
@@ -147,7 +148,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Ending:        func() server.Ending { return ending(store, left.foreign, log) },
 		About: func() server.About {
 			at, fault := lamp.about()
-			return server.About{Port: port, TLS: cfg.UseTLS, LED: at, LEDError: fault}
+			return server.About{Port: port, TLS: cfg.UseTLS, LED: at, LEDError: fault, LogLinesDropped: lines.dropped.Load()}
 		},
 	}, log)
 	if err != nil {
@@ -169,7 +170,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	log.Info("listening", "port", port, "tls", cfg.UseTLS, "version", version)
 	switch {
 	case !underJournal(getenv):
-		greet(stdout, greeting{
+		lines.flush(flushTime) // on a terminal what is logged stands before the greeting
+		screen := newSpool(stdout, nil)
+		defer screen.close(flushTime)
+		greet(screen, greeting{
 			url:     address(cfg.UseTLS, "localhost", port),
 			network: networkAddress(cfg.UseTLS, port),
 			key:     key,
@@ -181,11 +185,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		log.Warn("no key is given: this run has a random key, which is not written into the journal",
 			"remedy", "set API_KEY, or hand over the credential api-key")
 	}
-	return serve(ctx, srv, listeners, store, lamp, log)
+	onHangUp := func(ctx context.Context) { reloadOn(ctx, hangups, reloader(pair), log) }
+	return serve(ctx, srv, listeners, store, lamp, onHangUp, log)
 }
 
-// serve runs the server beside what tells the service manager of it, until ctx ends.
-func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, store *handover.Store, lamp *lamp, log *slog.Logger) error {
+// serve runs the server, and beside it what tells the service manager of it, the LED and onHangUp, until ctx ends.
+func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, store *handover.Store, lamp *lamp,
+	onHangUp func(context.Context), log *slog.Logger) error {
 	status := func() string { return srv.Status() + lamp.status() }
 	if err := systemd.Ready(status()); err != nil {
 		log.Warn("ready, but the service manager could not be told", "err", err)
@@ -209,6 +215,10 @@ func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, st
 			clients, incidents := srv.Load()
 			return led.State{Clients: clients, Incidents: incidents}
 		})
+		return nil
+	})
+	parts.Go(func() error {
+		onHangUp(ctx)
 		return nil
 	})
 	err := parts.Wait()

@@ -3,8 +3,13 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"os/signal"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,11 +20,19 @@ import (
 func spawn(t *testing.T, e env) (*daemon, *os.Process) {
 	t.Helper()
 	d := newDaemon(testKey)
+	process := d.begin(t, e, d.stdout, d.stderr)
+	d.find(t)
+	return d, process
+}
+
+// begin starts the real binary, which prints to stdout and stderr.
+func (d *daemon) begin(t *testing.T, e env, stdout, stderr io.Writer) *os.Process {
+	t.Helper()
 	cmd := exec.Command(binary)
 	for k, v := range e.with("PORT", "0").with("API_KEY", testKey) {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
-	cmd.Stdout, cmd.Stderr = d.stdout, d.stderr
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -32,8 +45,7 @@ func spawn(t *testing.T, e env) (*daemon, *os.Process) {
 		<-d.ended
 		d.http.CloseIdleConnections()
 	})
-	d.find(t)
-	return d, cmd.Process
+	return cmd.Process
 }
 
 // output runs the real binary to its end.
@@ -145,5 +157,54 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 		if took := time.Since(begin); took > 3*time.Second {
 			t.Errorf("%v: it took %v, want it at once", signal, took)
 		}
+	}
+}
+
+func TestHangUpIsAReload(t *testing.T) {
+	pair := newPair(t, "localhost")
+	d, process := spawn(t, pair.env())
+	d.trust(t, pair.cert)
+	sub := d.subscriber(t, "S")
+	if err := process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	d.stderr.await(t, "msg=reloaded signal=SIGHUP")
+
+	if err := os.WriteFile(pair.key, []byte("broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if line := d.stderr.await(t, "the reload has failed, and changed nothing"); !strings.Contains(line, pair.key) {
+		t.Errorf("it says %q, want the file in it", line)
+	}
+	d.post(t, `{"event":"e","data":1}`)
+	wantData(t, sub, "1")
+}
+
+// nohup(1) ignores the signal for what it starts.
+func TestHangUpThatIsIgnoredStaysIgnored(t *testing.T) {
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
+	d, process := spawn(t, env{})
+	if err := process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A mask in which the lowest bit is SIGHUP, proc(5).
+	m := regexp.MustCompile(`(?m)^SigIgn:\s+\S*([0-9a-f])$`).FindSubmatch(status)
+	if bits, err := strconv.ParseUint(string(m[1]), 16, 8); err != nil || bits&1 == 0 {
+		t.Errorf("the signal is not ignored: %s", m[0])
+	}
+	process.Signal(syscall.SIGTERM)
+	if err := d.wait(t); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(d.stderr.String(), "reloaded") {
+		t.Errorf("it is a reload:\n%s", d.stderr)
 	}
 }

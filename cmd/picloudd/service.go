@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"picloud/internal/certs"
@@ -28,6 +31,32 @@ func reloader(pair *certs.Pair) func() error {
 		return func() error { return nil }
 	}
 	return pair.Reload
+}
+
+// hangUps are the SIGHUPs from now until stop. Where they were ignored before the start, as under nohup(1), they still are.
+func hangUps() (signals <-chan os.Signal, stop func()) {
+	if signal.Ignored(syscall.SIGHUP) {
+		return nil, func() {}
+	}
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c, func() { signal.Stop(c) }
+}
+
+// reloadOn does for each signal what POST /reload does, until ctx ends.
+func reloadOn(ctx context.Context, signals <-chan os.Signal, reload func() error, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+			if err := reload(); err != nil {
+				log.Error("the reload has failed, and changed nothing", "signal", "SIGHUP", "error", err)
+			} else {
+				log.Info("reloaded", "signal", "SIGHUP")
+			}
+		}
+	}
 }
 
 // reloadRunning makes the running service reload, and returns when it has.

@@ -172,15 +172,21 @@ type About struct {
 	TLS      bool
 	LED      string // where the status LED is; empty: there is none
 	LEDError string // why it does not work
+
+	LogLinesDropped uint64 // which the log has not taken
+}
+
+func (s *Server) about() About {
+	if s.cfg.About == nil {
+		return About{}
+	}
+	return s.cfg.About()
 }
 
 // state is all of a snapshot's server but its lists.
 func (s *Server) state() wire.ServerInfo {
 	n := s.hub.Counts()
-	var about About
-	if s.cfg.About != nil {
-		about = s.cfg.About()
-	}
+	about := s.about()
 	resident, _ := residentBytes() // 0 where the system does not tell
 	return wire.ServerInfo{
 		Version:          s.cfg.Version,
@@ -260,6 +266,7 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	metric("wrong_keys_total", "counter", "Requests with a wrong key.", st.WrongKeys)
 	metric("carried_on", "gauge", "Connections that came from the process before this one.", st.CarriedOn)
 	metric("not_carried_on", "gauge", "Connections of the process before this one that had to be ended.", st.NotCarriedOn)
+	metric("log_lines_dropped_total", "counter", "Lines that the log has not taken.", s.about().LogLinesDropped)
 	metric("uptime_seconds", "gauge", "Time since the start.", st.UptimeSeconds)
 	metric("goroutines", "gauge", "Goroutines of the process.", runtime.NumGoroutine())
 	metric("memory_bytes", "gauge", "Memory that the Go runtime has from the system.", mem.Sys-mem.HeapReleased)
