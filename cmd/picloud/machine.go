@@ -26,23 +26,13 @@ const (
 
 var errUnreadable = errors.New("read the service's settings")
 
-// readSettings returns what the service's settings are: those of its file, read as systemd reads
-// an EnvironmentFile=, as far as PiCloud's settings need. Without the file they are the defaults.
+// readSettings returns what the service's settings are: those of its file. Without the file they are the defaults.
 func readSettings() (config.Config, error) {
 	text, err := os.ReadFile(at(settingsFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return config.Config{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
-	values := make(map[string]string)
-	for line := range strings.Lines(string(text)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		for _, quote := range []string{`"`, `'`} {
-			if inner, ok := strings.CutPrefix(value, quote); ok {
-				value = strings.TrimSuffix(inner, quote)
-			}
-		}
-		values[name] = value // a comment's name is nobody's
-	}
+	values := readEnvironment(string(text))
 	c, err := config.Parse(func(name string) string { return values[name] })
 	if err != nil {
 		return c, fmt.Errorf("%s: %w", settingsFile, err)
