@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -176,9 +177,10 @@ type machine struct {
 	problem  error // why config is not what the service has
 	groups   map[string]group
 	host     string // where programs of this machine reach the port
-	listens  int    // the port that systemd listens on; 0: not known
+	listens  int    // the port that is listened on; 0: none, or not known
 	isOpen   bool   // to others
 	isAbsent bool   // PiCloud is not installed
+	isActive bool   // the service runs
 	isSilent bool   // it listens and does not answer
 }
 
@@ -232,6 +234,7 @@ func (m *machine) service(ctx context.Context) []finding {
 	case unit["LoadState"] == "masked":
 		return []finding{{wrong, what, "picloud.service is masked", "sudo systemctl unmask picloud.service picloud.socket && sudo systemctl start picloud"}}
 	case unit["ActiveState"] == "active":
+		m.isActive = true
 		says := "running"
 		if unit["StatusText"] != "" {
 			says += ": " + unit["StatusText"]
@@ -285,26 +288,66 @@ func (m *machine) socket(ctx context.Context) []finding {
 	if unit["ActiveState"] == "active" {
 		m.host, m.listens, m.isOpen = listensOn(unit["Listen"]) // otherwise what cannot answer is not asked
 	}
-	port := strconv.Itoa(m.config.Port)
-	const moves = "sudo systemctl daemon-reload && sudo systemctl restart picloud.socket"
 	switch {
 	case unit["ActiveState"] != "active" && isTaken(m.page("").Port()):
-		return []finding{{wrong, what, "another program has port " + m.page("").Port(), "sudo ss -ltnp 'sport = :" + m.page("").Port() +
-			"' tells which: stop it, then sudo systemctl start picloud; or set another PORT in " + settingsFile}}
+		return []finding{taken("another program has port "+m.page("").Port(), m.page("").Port())}
 	case unit["ActiveState"] == "failed":
 		return []finding{{wrong, what, "systemd could not listen: " + unit["Result"], "sudo journalctl -u picloud.socket -n 20"}}
 	case unit["ActiveState"] != "active":
 		return []finding{{wrong, what, "nothing listens: the socket is " + unit["ActiveState"], "sudo systemctl start picloud"}}
-	case m.listens == 0:
-		return []finding{{look, what, "it listens on no port: only this machine's programs reach it", "systemctl cat picloud.socket"}}
-	case m.problem == nil && m.listens != m.config.Port && m.config.Port != 0:
-		return []finding{{wrong, what, fmt.Sprintf("it listens on port %d, and PORT is %s", m.listens, port), moves}}
-	case m.config.Port == 0:
-		return []finding{{look, what, fmt.Sprintf("PORT=0 is for a run by hand: the service keeps port %d", m.listens), "sudo nano " + settingsFile}}
 	case unit["UnitFileState"] == "disabled":
-		return []finding{{look, what, "it listens now, and not after the machine's next start", "sudo systemctl enable picloud"}}
+		return append(m.ports(ctx, unit["Listen"]), finding{look, what, "it listens now, and not after the machine's next start", "sudo systemctl enable picloud"})
+	}
+	return m.ports(ctx, unit["Listen"])
+}
+
+// ports holds three against each other: PORT, what systemd's unit has, and what the server was handed. A port that was
+// changed after the sockets had been opened is in the unit, and not open.
+func (m *machine) ports(ctx context.Context, listen string) []finding {
+	const what, moves = "socket", "sudo systemctl restart picloud moves it; systemctl status picloud-port says what is in the way"
+	if m.listens == 0 {
+		return []finding{{look, what, "it listens on no port: only this machine's programs reach it", "systemctl cat picloud.socket"}}
+	}
+	want := m.config.Port
+	says := fmt.Sprintf("it listens on port %d, and PORT is %d", m.listens, want)
+	isRight := m.listens == want || want == 0 || m.problem != nil
+	if has, ok := m.handed(ctx); ok && has != m.listens && !slices.Contains(portsOf(listen), has) {
+		says = fmt.Sprintf("the server is on port %d, and systemd's unit has %d", has, m.listens)
+		if has == 0 {
+			says = fmt.Sprintf("the server was handed no port, though systemd's unit has %d: only this machine's programs reach it", m.listens)
+		}
+		m.listens = has
+		isRight = false
+	}
+	switch {
+	case !isRight && want != m.listens && isTaken(strconv.Itoa(want)):
+		return []finding{taken(fmt.Sprintf("%s; another program has port %d", says, want), strconv.Itoa(want))}
+	case !isRight:
+		return []finding{{wrong, what, says, moves}}
+	case want == 0 && m.problem == nil:
+		return []finding{{look, what, fmt.Sprintf("PORT=0 is for a run by hand: the service keeps port %d", m.listens), "sudo nano " + settingsFile}}
 	}
 	return []finding{{fine, what, fmt.Sprintf("listening on port %d", m.listens), ""}}
+}
+
+func taken(says, port string) finding {
+	return finding{wrong, "socket", says, "sudo ss -ltnp 'sport = :" + port +
+		"' tells which: stop it, then sudo systemctl restart picloud; or set another PORT in " + settingsFile}
+}
+
+// handed asks a server that runs for the port that it was given; ok is false where this user may not ask.
+func (m *machine) handed(ctx context.Context) (port int, ok bool) {
+	if !m.isActive {
+		return 0, false // to ask would start it
+	}
+	c, err := client.New(client.Options{URL: "unix:" + at(localSocket)})
+	if err != nil {
+		return 0, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	info, err := c.Info(ctx)
+	return info.Server.Port, err == nil
 }
 
 // answer asks the server itself, which systemd's word on its sockets does not replace.

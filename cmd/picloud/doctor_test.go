@@ -87,6 +87,24 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 			a.write("/units/picloud.socket", strings.ReplaceAll(a.read("/units/picloud.socket"), from, to))
 		}
 	}
+	listen := func(address string) func(*appliance, *daemon) {
+		return func(a *appliance, d *daemon) { socket("[::]:"+d.port(), address)(a, d) }
+	}
+	taken := func(a *appliance, _ *daemon) {
+		l, err := net.Listen("tcp", ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.t.Cleanup(func() { l.Close() })
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		a.write(settingsFile, "PORT="+port+"\n")
+	}
+	deaf := func(a *appliance, d *daemon) {
+		d.stop(t)
+		a.write(settingsFile, "PORT="+d.port()+"\n") // nobody has it any more
+		os.Remove(a.at(localSocket))
+		a.serveOn(nil)
+	}
 	remove := func(path string) func(*appliance, *daemon) {
 		return func(a *appliance, _ *daemon) { os.Remove(a.at(path)) }
 	}
@@ -109,7 +127,10 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 
 		"wrong setting":    {[]func(*appliance, *daemon){setting("MAX_CONNECTIONS=many")}, "wrong  settings", `MAX_CONNECTIONS="many": must be`, "nano"},
 		"port in use":      {[]func(*appliance, *daemon){socket("ActiveState=active", "ActiveState=failed")}, "wrong  socket", "another program has port", "ss -ltnp"},
-		"PORT moved":       {[]func(*appliance, *daemon){setting("PORT=8080")}, "wrong  socket", "and PORT is 8080", "daemon-reload"},
+		"PORT moved":       {[]func(*appliance, *daemon){setting("PORT=8080")}, "wrong  socket", "and PORT is 8080", "sudo systemctl restart picloud"},
+		"PORT taken":       {[]func(*appliance, *daemon){taken}, "wrong  socket", "another program has port", "ss -ltnp"},
+		"other port":       {[]func(*appliance, *daemon){listen("[::]:8080")}, "wrong  socket", "and systemd's unit has 8080", "picloud-port"},
+		"no port":          {[]func(*appliance, *daemon){deaf}, "wrong  socket", "was handed no port", "picloud-port"},
 		"no network":       {[]func(*appliance, *daemon){socket("Listen=[::]", "Nothing=")}, "look   socket", "no port", "systemctl cat"},
 		"socket disabled":  {[]func(*appliance, *daemon){socket("enabled", "disabled")}, "look   socket", "next start", "enable"},
 		"server is silent": {[]func(*appliance, *daemon){func(_ *appliance, d *daemon) { d.stop(t) }}, "wrong  answer", "connection refused", "journalctl"},

@@ -293,6 +293,17 @@ func listensOn(listen string) (host string, port int, isOpen bool) {
 	return loopback, 0, false
 }
 
+// portsOf are all ports in it.
+func portsOf(listen string) []int {
+	var ports []int
+	for word := range strings.FieldsSeq(listen) {
+		if address, err := netip.ParseAddrPort(word); err == nil {
+			ports = append(ports, int(address.Port()))
+		}
+	}
+	return ports
+}
+
 func isTaken(port string) bool {
 	l, err := net.Listen("tcp", ":"+port)
 	if err != nil {

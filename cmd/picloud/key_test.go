@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -65,6 +66,17 @@ func (a *appliance) command(name, script string) {
 
 // serve starts a real picloudd as picloud.socket does: with the local socket, and a TCP port.
 func (a *appliance) serve(settings ...string) *daemon {
+	a.t.Helper()
+	public, err := net.Listen("tcp", ":0")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer public.Close()
+	return a.serveOn(public.(*net.TCPListener), settings...)
+}
+
+// serveOn hands it the local socket, and public unless that is nil.
+func (a *appliance) serveOn(public *net.TCPListener, settings ...string) *daemon {
 	t := a.t
 	t.Helper()
 	if err := os.MkdirAll(a.at("/run/picloud"), 0o755); err != nil {
@@ -74,13 +86,13 @@ func (a *appliance) serve(settings ...string) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
+	sockets := []interface{ File() (*os.File, error) }{local}
+	if public != nil {
+		sockets = append(sockets, public)
 	}
-	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=picloud:picloud exec "$0"`, binary(t, "picloudd"))
-	cmd.Env = append([]string{"API_KEY=" + key}, settings...)
-	for _, l := range []interface{ File() (*os.File, error) }{local, public.(*net.TCPListener)} {
+	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0"`, binary(t, "picloudd"))
+	cmd.Env = append([]string{"API_KEY=" + key, fmt.Sprint("LISTEN_FDS=", len(sockets))}, settings...)
+	for _, l := range sockets {
 		f, err := l.File()
 		if err != nil {
 			t.Fatal(err)
@@ -90,7 +102,6 @@ func (a *appliance) serve(settings ...string) *daemon {
 	}
 	local.SetUnlinkOnClose(false)
 	local.Close()
-	public.Close()
 	return launch(t, cmd)
 }
 

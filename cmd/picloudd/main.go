@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -61,6 +62,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	check := flags.Bool("check", false, "")
 	reload := flags.Bool("reload", false, "")
 	keyFile := flags.String("make-key", "", "")
+	follow := flags.Bool("follow-port", false, "")
 	ledTest := flags.String("led-test", "", "")
 	ledOff := flags.Bool("led-off", false, "")
 	if err := flags.Parse(args[1:]); err != nil {
@@ -83,6 +85,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return reloadRunning(ctx)
 	case *keyFile != "":
 		return makeKey(*keyFile)
+	case *follow:
+		log, lines := openLog(stderr, slog.LevelInfo, underJournal(getenv))
+		defer lines.close(flushTime)
+		return followPort(ctx, getenv, log)
 	case *ledTest != "":
 		return testLight(ctx, *ledTest, stdout)
 	case *ledOff:
@@ -155,17 +161,24 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 	srv.Restore(left.conns, left.general)
-	if len(listeners) == 0 {
+	isHanded := len(listeners) > 0
+	if !isHanded {
 		l, err := listen(ctx, cfg.Port)
 		if err != nil {
 			return err
 		}
 		listeners = []net.Listener{l}
 	}
-	port = secure(listeners, pair)
-	if port != cfg.Port && cfg.Port != 0 {
-		log.Warn("the socket's port is not PORT", "port", port, "PORT", cfg.Port,
-			"remedy", "systemctl daemon-reload && systemctl restart picloud.socket")
+	ports := secure(listeners, pair)
+	switch i := slices.Index(ports, cfg.Port); {
+	case i >= 0:
+		port = ports[i]
+	case len(ports) > 0:
+		port = ports[0]
+	}
+	about := ""
+	if isHanded {
+		about = tellPort(ports, cfg.Port, getenv("RUNTIME_DIRECTORY"), log)
 	}
 	log.Info("listening", "port", port, "tls", cfg.UseTLS, "version", version)
 	switch {
@@ -186,13 +199,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			"remedy", "set API_KEY, or hand over the credential api-key")
 	}
 	onHangUp := func(ctx context.Context) { reloadOn(ctx, hangups, reloader(pair), log) }
-	return serve(ctx, srv, listeners, store, lamp, onHangUp, log)
+	status := func() string { return srv.Status() + about + lamp.status() }
+	return serve(ctx, srv, listeners, store, lamp, status, onHangUp, log)
 }
 
-// serve runs the server, and beside it what tells the service manager of it, the LED and onHangUp, until ctx ends.
+// serve runs the server, and beside it what tells the service manager its status, the LED and onHangUp, until ctx ends.
 func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, store *handover.Store, lamp *lamp,
-	onHangUp func(context.Context), log *slog.Logger) error {
-	status := func() string { return srv.Status() + lamp.status() }
+	status func() string, onHangUp func(context.Context), log *slog.Logger) error {
 	if err := systemd.Ready(status()); err != nil {
 		log.Warn("ready, but the service manager could not be told", "err", err)
 	}
@@ -226,19 +239,19 @@ func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, st
 	return err
 }
 
-// secure puts TLS on the TCP listeners, if there is a pair, and returns their port, 0 without one.
-func secure(listeners []net.Listener, pair *certs.Pair) (port int) {
+// secure puts TLS on the TCP listeners, if there is a pair, and returns their ports.
+func secure(listeners []net.Listener, pair *certs.Pair) (ports []int) {
 	for i, l := range listeners {
 		addr, ok := l.Addr().(*net.TCPAddr)
 		if !ok {
 			continue
 		}
-		port = addr.Port
+		ports = append(ports, addr.Port)
 		if pair != nil {
 			listeners[i] = tls.NewListener(l, pair.Config())
 		}
 	}
-	return port
+	return ports
 }
 
 // listen listens on all addresses, IPv4 and IPv6.
@@ -381,8 +394,9 @@ usage: picloudd                  serve
        picloudd -check           read the settings and TLS files, say what would be done, exit
        picloudd -reload          make the running service read its TLS files again
        picloudd -make-key FILE   write a new random key to FILE, unless it exists
+       picloudd -follow-port     have systemd listen on PORT, where the service was handed another port
        picloudd -led-test LED    show every pattern on that LED: gpio17, gpio17,active-low or led:ACT
-       picloudd -led-off          turn the LED of the settings off, after a crash
+       picloudd -led-off         turn the LED of the settings off, after a crash
        picloudd -version
 
 Settings are environment variables:

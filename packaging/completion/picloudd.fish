@@ -2,6 +2,7 @@
 
 complete -c picloudd -f
 complete -c picloudd -o check -d 'Say what a start would do'
+complete -c picloudd -o follow-port -d 'Have systemd listen on PORT'
 complete -c picloudd -o help -d 'Print options and settings'
 complete -c picloudd -o led-off -d 'Turn the status LED off after a crash'
 complete -c picloudd -o led-test -x -a '(printf "gpio%d\n" (seq 2 27); cd /sys/class/leds 2>/dev/null; and printf "led:%s\n" *)' -d 'Show every pattern on an LED'
