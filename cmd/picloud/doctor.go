@@ -222,7 +222,7 @@ func (m *machine) settings(context.Context) []finding {
 
 func (m *machine) service(ctx context.Context) []finding {
 	const what, log = "service", "sudo journalctl -u picloud -n 20"
-	unit, err := showUnit(ctx, "picloud.service", "LoadState", "ActiveState", "SubState", "ExecMainStatus", "NRestarts", "UnitFileState", "StatusText")
+	unit, err := showUnit(ctx, "picloud.service", "LoadState", "ActiveState", "SubState", "ExecMainStatus", "NRestarts", "UnitFileState", "StatusText", "User")
 	if err != nil {
 		return []finding{{hidden, what, err.Error(), "is this the server's machine? Otherwise: picloud doctor --url http://ADDRESS:9000"}}
 	}
@@ -252,6 +252,10 @@ func (m *machine) service(ctx context.Context) []finding {
 	}
 	if _, ok := m.groups["picloud"]; !ok {
 		list = append(list, finding{wrong, what, "there is no group picloud, which its socket and its user need", "sudo systemd-sysusers && sudo systemctl restart picloud.socket"})
+	}
+	if unit["User"] == "picloud" && isPerson("picloud") {
+		list = append(list, finding{look, what, "it runs as picloud, which is a person's account: their programs can read the key out of its memory",
+			"docs/operations.md has how to give it a user of its own"})
 	}
 	if unit["UnitFileState"] == "disabled" {
 		list = append(list, finding{look, what, "it is not started with the machine", "sudo systemctl enable picloud"})

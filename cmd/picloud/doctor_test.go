@@ -23,7 +23,8 @@ func healthyAppliance(t *testing.T, settings ...string) (*appliance, *daemon) {
 		"/etc/avahi/services/picloud.service": "<service-group/>",
 		"/units/avahi-daemon.service":         "ActiveState=active\n",
 		"/units/picloud.service": "LoadState=loaded\nActiveState=active\nSubState=running\nExecMainStatus=0\nNRestarts=0\n" +
-			"UnitFileState=enabled\nStatusText=0 connections\n",
+			"UnitFileState=enabled\nStatusText=0 connections\nUser=picloud\n",
+		"/etc/passwd": "root:x:0:0::/root:/bin/sh\npicloud:x:998:998:PiCloud daemon:/var/lib/picloud:/usr/sbin/nologin\n",
 	})
 	a.command("systemctl", `for unit; do :; done
 cat `+a.at("/units")+`/$unit 2>/dev/null || echo LoadState=not-found`)
@@ -114,11 +115,15 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 		says   string
 		remedy string
 	}{
-		"not installed":    {[]func(*appliance, *daemon){remove("/units/picloud.service")}, "wrong  service", "not installed", "picloud doctor --url"},
-		"masked":           {[]func(*appliance, *daemon){unit("LoadState", "masked")}, "wrong  service", "masked", "unmask"},
-		"stopped":          {[]func(*appliance, *daemon){unit("ActiveState", "inactive")}, "look   service", "stopped", "systemctl start"},
-		"disabled":         {[]func(*appliance, *daemon){unit("UnitFileState", "disabled")}, "look   service", "not started with", "systemctl enable"},
-		"restarted":        {[]func(*appliance, *daemon){unit("NRestarts", "3")}, "look   service", "so often: 3", "journalctl"},
+		"not installed": {[]func(*appliance, *daemon){remove("/units/picloud.service")}, "wrong  service", "not installed", "picloud doctor --url"},
+		"masked":        {[]func(*appliance, *daemon){unit("LoadState", "masked")}, "wrong  service", "masked", "unmask"},
+		"stopped":       {[]func(*appliance, *daemon){unit("ActiveState", "inactive")}, "look   service", "stopped", "systemctl start"},
+		"disabled":      {[]func(*appliance, *daemon){unit("UnitFileState", "disabled")}, "look   service", "not started with", "systemctl enable"},
+		"restarted":     {[]func(*appliance, *daemon){unit("NRestarts", "3")}, "look   service", "so often: 3", "journalctl"},
+		"a person's": {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) {
+			a.write("/etc/passwd", "picloud:x:1000:1000::/home/picloud:/bin/bash\n")
+		}},
+			"look   service", "a person's account", "a user of its own"},
 		"no credential":    {[]func(*appliance, *daemon){failing("243")}, "wrong  service", "key file is missing", "journalctl"},
 		"no group":         {[]func(*appliance, *daemon){failing("216")}, "wrong  service", "systemd-sysusers", "journalctl"},
 		"wrong and tells":  {[]func(*appliance, *daemon){failing("1"), func(a *appliance, _ *daemon) { a.write("/journal", "LED=x: must be\n") }}, "wrong  service", "LED=x: must be", "journalctl"},

@@ -349,6 +349,22 @@ func readGroups() map[string]group {
 	return groups
 }
 
+// firstPerson is the lowest number of an account that is not the system's, as Debian has it.
+const firstPerson = 1000
+
+// isPerson reads passwd(5).
+func isPerson(user string) bool {
+	text, _ := os.ReadFile(at("/etc/passwd"))
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Split(line, ":")
+		if len(fields) > 2 && fields[0] == user {
+			id, err := strconv.ParseUint(fields[2], 10, 32)
+			return err == nil && id >= firstPerson
+		}
+	}
+	return false
+}
+
 // allows says whether a file lets the members of a group do all that bits says (4 read, 2 write), be it because everybody may.
 func (m *machine) allows(info fs.FileInfo, name string, bits fs.FileMode) bool {
 	mode := info.Mode().Perm()
