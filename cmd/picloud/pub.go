@@ -128,7 +128,7 @@ func readLines(ctx context.Context, stdin io.Reader, lines chan<- []byte) error 
 		select {
 		case lines <- append([]byte(nil), scanner.Bytes()...):
 		case <-ctx.Done():
-			return nil
+			return context.Cause(ctx) // not all was read, whichever of the two sendLines sees first
 		}
 	}
 	if errors.Is(scanner.Err(), bufio.ErrTooLong) {
