@@ -386,6 +386,19 @@ func TestFewerFilesThanConnections(t *testing.T) {
 	}
 }
 
+// Whom the store has no room for is told so at a restart.
+func TestClientsThatCannotBeKeptAreTold(t *testing.T) {
+	m := manage(t, nil)
+	m.files = 300
+	m.start()
+	m.stderr.await(t, "not all connections can be kept over a restart")
+	g := m.guest("client", "/subscribe")
+	g.subscribe(t, "e")
+	m.end(syscall.SIGTERM)
+	wantClose(t, g.Conn, 1012)
+	m.start()
+}
+
 // What a later version has stored is left alone, for the case that it comes back.
 func TestFilesOfALaterVersionAreLeftAlone(t *testing.T) {
 	m := manage(t, nil)

@@ -21,12 +21,12 @@ type Saved struct {
 }
 
 // Freeze brings all plain connections to rest at the end of a message or of what has come, and keeps them there: what comes
-// is left to who restores them. Secure connections cannot be saved: they are closed with code and reason, and cut off when
-// ctx ends. Freeze is called once, while Run goes on; afterwards nothing is received or closed any more.
+// is left to who restores them. Secure connections cannot be saved, nor can those for which the store had no room: they are closed
+// with code and reason, and cut off when ctx ends. Freeze is called once, while Run goes on; afterwards nothing is received or closed any more.
 func (s *Set) Freeze(ctx context.Context, code int, reason string) {
 	s.frozen.Store(true)
 	for _, c := range s.All() {
-		if c.secure {
+		if c.secure || c.kept.ID == 0 {
 			c.Close(code, reason)
 			defer context.AfterFunc(ctx, c.kill)()
 		}
