@@ -1,17 +1,20 @@
 // Command restart is a load whose clients notice whether their server restarts: scripts/test-restart runs it against the
-// installed service. It connects clients of every kind, runs the given commands one after another while they publish and
-// receive, and counts what a client could see of them: connections closed, messages lost, doubled or out of order, acks
-// missing, posts failed, newcomers refused.
+// installed service. It connects clients of every kind, runs the given commands one after another while they publish, receive,
+// come, leave, stall and change their minds, and counts what a client could see of them: connections closed, messages lost,
+// doubled or out of order, subscriptions forgotten or wrongly kept, acks missing, posts failed, newcomers refused.
 //
 //	restart -key KEY [option…] ADDRESS 'COMMAND'…
 //
-// The commands are the shell's. What it counts stands in a table and, in JSON, in the last line; the exit status is 1 if
-// anything is not as it should be.
+// The commands are the shell's. In one that begins with "gently: " nobody leaves, overflows, is idle or has a long post half
+// in: for a server that is known not to bear it. The command "kill" is no shell's: it kills the process of -victim at the
+// moment at which a publisher has its ack, or soon after.
+//
+// What it counts stands in a table and, in JSON, in the last line; the exit status is 1 if anything is not as it should be.
+// What its clients do at random follows from the seed, which stands there too; the moments are also up to the machine.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -19,10 +22,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"slices"
+	"strconv"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 )
 
@@ -61,6 +63,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.IntVar(&p.told, "told", 0, "the commands end every WebSocket with this close code; with -tls those over TLS")
 	flags.BoolVar(&p.crash, "crash", false, "the commands kill the server: what is under way then may be lost")
 	flags.BoolVar(&p.shut, "shut", false, "the commands close the server's sockets for a moment")
+	flags.BoolVar(&p.ends, "ends", false, "the commands leave the server no room for all: it may end clients and refuse newcomers")
+	flags.IntVar(&p.fill, "fill", 0, "so many clients at most take as many long subscriptions as they may, until one is refused")
+	flags.DurationVar(&p.idleFor, "idle", 0, "the longest pause of posters that keep an idle connection; 0: there are none")
+	flags.StringVar(&p.tcp.moved, "moved", "", "another address at which the server may be found after a command")
+	flags.Uint64Var(&p.seed, "seed", uint64(time.Now().UnixNano()), "of what is at random")
+	flags.BoolVar(&p.plain, "plain", false, "nobody leaves, overflows, changes its mind or has a long post half in: to measure")
+	victim := flags.String("victim", "", "a command that prints the number of the process that the command kill kills")
+	journal := flags.String("journal", "", "a command that prints the server's log, in which panics are looked for")
 	pid := flags.Int("pid", 0, "a process whose processor time is told")
 	timeout := flags.Duration("timeout", 5*time.Minute, "for everything")
 	if err := flags.Parse(args); err != nil {
@@ -77,82 +87,131 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p.unix.network = "unix"
 	var steps []step
 	for _, command := range flags.Args()[1:] {
-		steps = append(steps, step{command, func(ctx context.Context) error { return shell(ctx, command) }})
+		command, gentle := strings.CutPrefix(command, "gently: ")
+		s := step{name: command, gentle: gentle, do: func(ctx context.Context, _ *load) error {
+			_, err := shell(ctx, command)
+			return err
+		}}
+		if command == "kill" {
+			s.do = func(ctx context.Context, l *load) error { return l.kill(ctx, *victim) }
+		}
+		steps = append(steps, s)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, *timeout, fmt.Errorf("not done within %v", *timeout))
 	defer cancel()
-	return drive(ctx, p, steps, *pid, stdout, stderr)
+	return drive(ctx, p, steps, watched{*pid, *journal}, stdout, stderr)
 }
 
-func shell(ctx context.Context, command string) error {
+// shell runs a command of the shell and returns what it prints.
+func shell(ctx context.Context, command string) (string, error) {
 	out, err := exec.CommandContext(ctx, "sh", "-c", command).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("%s: %w\n%s", command, err, out)
+		return "", fmt.Errorf("%s: %w\n%s", command, err, out)
 	}
-	return nil
+	return string(out), nil
 }
 
 // A step is what is done to the server.
 type step struct {
-	name string
-	do   func(context.Context) error
+	name   string
+	gentle bool // nobody leaves, overflows, or is idle meanwhile
+	do     func(context.Context, *load) error
 }
 
-// A report is what came of a load, in milliseconds and seconds.
-type report struct {
-	OK           bool           `json:"ok"`
-	Clients      int            `json:"clients"`
-	Steps        int            `json:"steps"`
-	Seconds      float64        `json:"seconds"`
-	Closed       map[string]int `json:"closed"` // by code
-	Told         int            `json:"told"`
-	Lost         int            `json:"lost"`
-	Doubled      int            `json:"doubled"`
-	Disordered   int            `json:"out_of_order"`
-	Unacked      int            `json:"acks_missing"`
-	Failed       int            `json:"posts_failed"`
-	Refused      int            `json:"refused"`
-	Strange      int            `json:"strange"`
-	Cut          int            `json:"cut_by_crash"`
-	Published    int            `json:"published"`
-	Posts        int            `json:"posts"`
-	Newcomers    int64          `json:"newcomers"`
-	Silent       []int64        `json:"silent_ms"` // the longest time without an ack in each step
-	SilentMedian int64          `json:"silent_ms_median"`
-	SilentWorst  int64          `json:"silent_ms_worst"`
-	SilentElse   int64          `json:"silent_ms_otherwise"`
-	CPU          float64        `json:"process_seconds"` // of the process that is looked at
-}
-
-// drive runs the steps under the load and tells what came of it.
-func drive(ctx context.Context, p plan, steps []step, pid int, stdout, stderr io.Writer) error {
-	began := time.Now()
-	l, err := begin(ctx, p, stderr)
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	defer l.end()
-	cpu, err := processorTime(pid)
+// kill kills the process whose number a command prints when a publisher has just got its ack, or soon after.
+func (l *load) kill(ctx context.Context, command string) error {
+	out, err := shell(ctx, command)
 	if err != nil {
 		return err
 	}
-	r := report{Clients: p.clients, Steps: len(steps)}
+	pid, err := strconv.Atoi(strings.TrimSpace(out))
+	if err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	of := l.crowd
+	if l.rand.IntN(3) == 0 {
+		of = l.posted[0]
+	}
+	// At once, or soon after: what has been acked may still wait in the server.
+	later := time.Duration(l.rand.IntN(4)/3*l.rand.IntN(2000)) * time.Microsecond
+	killed := make(chan error, 1)
+	of.atNext(func() {
+		if later > 0 {
+			time.Sleep(later)
+		}
+		killed <- syscall.Kill(pid, syscall.SIGKILL)
+	})
+	select {
+	case err := <-killed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// What is looked at beside the clients.
+type watched struct {
+	pid     int    // a process, 0: none
+	journal string // a command, may be empty
+}
+
+// panics is how often the server has panicked.
+func (w watched) panics(ctx context.Context) (int, error) {
+	if w.journal == "" {
+		return 0, nil
+	}
+	log, err := shell(ctx, w.journal)
+	n := 0
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, "panic: ") || strings.Contains(line, "fatal error: ") {
+			n++
+		}
+	}
+	return n, err
+}
+
+// drive runs the steps under the load and tells what came of it.
+func drive(ctx context.Context, p plan, steps []step, w watched, stdout, stderr io.Writer) error {
+	began := time.Now()
+	panics, err := w.panics(ctx)
+	if err != nil {
+		return err
+	}
+	l, err := begin(ctx, p, stderr)
+	if err != nil {
+		return fmt.Errorf("begin, seed %d: %w", p.seed, err)
+	}
+	defer l.end()
+	cpu, err := processorTime(w.pid)
+	if err != nil {
+		return err
+	}
+	r := report{Clients: p.clients, Steps: len(steps), Seed: p.seed}
 	l.pulse.silence()
 	l.between()
-	for _, s := range steps {
-		l.before()
+	took := make(map[string]*durations)
+	for i, s := range steps {
+		halves := i%3 != 1
+		l.before(s.gentle, halves)
 		r.SilentElse = max(r.SilentElse, l.pulse.silence().Milliseconds())
-		if err := s.do(ctx); err != nil {
+		stepped := time.Now()
+		if err := s.do(ctx, l); err != nil {
 			return errors.Join(err, context.Cause(ctx))
 		}
-		l.after()
+		if !s.gentle && l.unhurt() && !l.plain {
+			if took[s.name] == nil {
+				took[s.name] = new(durations)
+			}
+			took[s.name].add(halves, time.Since(stepped))
+		}
+		l.after(s.gentle)
 		r.Silent = append(r.Silent, l.pulse.silence().Milliseconds())
 		if !l.toldAll() {
 			l.between()
 		}
 	}
-	if pid != 0 && !l.toldAll() {
-		after, err := processorTime(pid)
+	if w.pid != 0 && !l.toldAll() {
+		after, err := processorTime(w.pid)
 		if err != nil {
 			return err
 		}
@@ -162,9 +221,20 @@ func drive(ctx context.Context, p plan, steps []step, pid int, stdout, stderr io
 	if ctx.Err() != nil {
 		finished = context.Cause(ctx)
 	}
+	if !l.toldAll() {
+		after, err := w.panics(ctx)
+		finished = errors.Join(finished, err)
+		r.Panics = after - panics
+	}
+	for name, d := range took {
+		if held := d.held(); held > 0 {
+			r.Held++
+			fmt.Fprintf(stderr, "restart: %s takes %v longer at least when posts are half in\n", name, held.Round(time.Millisecond))
+		}
+	}
 	r.fill(l)
 	r.Seconds = time.Since(began).Seconds()
-	r.OK = finished == nil && r.faults(p) == 0
+	r.OK = finished == nil && r.faults() == 0
 	if err := r.write(stdout); err != nil {
 		return err
 	}
@@ -172,76 +242,6 @@ func drive(ctx context.Context, p plan, steps []step, pid int, stdout, stderr io
 		finished = errFound
 	}
 	return finished
-}
-
-func (r *report) fill(l *load) {
-	for _, e := range l.sources {
-		r.Published += e.count()
-	}
-	for _, e := range l.posted {
-		r.Posts += e.count()
-	}
-	r.Newcomers = l.newcomers.Load()
-	sorted := slices.Sorted(slices.Values(r.Silent))
-	if n := len(sorted); n > 0 {
-		r.SilentMedian, r.SilentWorst = sorted[n/2], sorted[n-1]
-	}
-	t := &l.tally
-	r.Closed = make(map[string]int)
-	for code, n := range t.closed {
-		r.Closed[fmt.Sprint(code)] = n
-	}
-	r.Told, r.Lost, r.Doubled, r.Disordered, r.Unacked = t.told, t.lost, t.doubled, t.disordered, t.unacked
-	r.Failed, r.Refused, r.Strange, r.Cut = t.failed, t.refused, t.strange, t.cut
-}
-
-// faults is how much is not as it should be.
-func (r *report) faults(p plan) int {
-	n := r.Lost + r.Doubled + r.Disordered + r.Unacked + r.Refused + r.Strange
-	for _, of := range r.Closed {
-		n += of
-	}
-	if !p.crash {
-		n += r.Failed
-	}
-	return n
-}
-
-func (r *report) write(w io.Writer) error {
-	closed, codes := 0, ""
-	for code, n := range r.Closed {
-		closed += n
-		codes += fmt.Sprintf("  %s: %d", code, n)
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range []struct {
-		what string
-		is   any
-	}{
-		{"clients", r.Clients},
-		{"commands", fmt.Sprintf("%d, in %.1f s", r.Steps, r.Seconds)},
-		{"published", fmt.Sprintf("%d, %d of them over HTTP", r.Published, r.Posts)},
-		{"newcomers", r.Newcomers},
-		{"closed", fmt.Sprintf("%d%s", closed, codes)},
-		{"closed as told", r.Told},
-		{"lost", r.Lost},
-		{"doubled", r.Doubled},
-		{"out of order", r.Disordered},
-		{"acks missing", r.Unacked},
-		{"posts failed", r.Failed},
-		{"refused", r.Refused},
-		{"strange", r.Strange},
-		{"cut by a crash", r.Cut},
-		{"silent", fmt.Sprintf("median %d ms, worst %d ms (otherwise %d ms): %s", r.SilentMedian, r.SilentWorst, r.SilentElse,
-			strings.Trim(fmt.Sprint(r.Silent), "[]"))},
-		{"the process's CPU", fmt.Sprintf("%.2f s", r.CPU)},
-	} {
-		fmt.Fprintf(t, "%s\t%v\n", row.what, row.is)
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	return json.NewEncoder(w).Encode(r)
 }
 
 // processorTime is what a process has used, proc_pid_stat(5); none for 0.

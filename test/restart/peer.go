@@ -26,8 +26,13 @@ const (
 	final = 0x80
 )
 
-// abnormal is the code of a connection that ended without one, RFC 6455 §7.1.5.
-const abnormal = 1006
+// Codes of a connection's end, RFC 6455 §7.4.1 and 7.1.5.
+const (
+	normal        = 1000
+	goingAway     = 1001 // a server that stops says so when everything accepted has been delivered
+	abnormal      = 1006 // there was none
+	tryAgainLater = 1013 // to a client that reads too slowly
+)
 
 // A closeError is a connection that the server has ended.
 type closeError struct {
@@ -41,10 +46,13 @@ func (e *closeError) Unwrap() error { return e.reason }
 // errRefused is a connection that could not be made: nobody listens.
 var errRefused = errors.New("refused")
 
+func refusedNow(err error) bool { return errors.Is(err, errRefused) }
+
 // A target is a way to the server.
 type target struct {
 	network, address string
-	secure           bool // TLS, whoever the server is
+	moved            string // where it is to be found otherwise
+	secure           bool   // TLS, whoever the server is
 	key              string
 }
 
@@ -59,12 +67,13 @@ func (t target) dial(ctx context.Context, receiveBytes int) (net.Conn, error) {
 			}), err)
 		}
 	}
-	var nc net.Conn
-	var err error
+	dial := d.DialContext
 	if t.secure {
-		nc, err = (&tls.Dialer{NetDialer: d, Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, t.network, t.address)
-	} else {
-		nc, err = d.DialContext(ctx, t.network, t.address)
+		dial = (&tls.Dialer{NetDialer: d, Config: &tls.Config{InsecureSkipVerify: true}}).DialContext
+	}
+	nc, err := dial(ctx, t.network, t.address)
+	if err != nil && t.moved != "" {
+		nc, err = dial(ctx, t.network, t.moved)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errRefused, err)
@@ -81,6 +90,34 @@ type bound struct {
 func (b *bound) Close() error {
 	b.stays()
 	return b.Conn.Close()
+}
+
+// reset ends the connection as a killed program's is ended: what is under way is thrown away, in both directions.
+func (p *peer) reset() {
+	if b, ok := p.nc.(*bound); ok {
+		if tcp, ok := b.Conn.(*net.TCPConn); ok {
+			tcp.SetLinger(0)
+		}
+	}
+	p.nc.Close()
+}
+
+// widen lets the kernel keep more of what has not been read.
+func (p *peer) widen() {
+	if b, ok := p.nc.(*bound); ok {
+		if c, ok := b.Conn.(interface{ SetReadBuffer(int) error }); ok {
+			c.SetReadBuffer(wideBuffer)
+		}
+	}
+}
+
+// closeWrite says that nothing more will be sent.
+func (p *peer) closeWrite() {
+	if b, ok := p.nc.(*bound); ok {
+		if half, ok := b.Conn.(interface{ CloseWrite() error }); ok {
+			half.CloseWrite()
+		}
+	}
 }
 
 // A peer is one WebSocket, spoken by hand so that a frame can be cut anywhere. One goroutine reads, and any writes.

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// before is what comes in front of each step, which may be one to be gentle in, and one in which no long post is half in.
+func (l *load) before(gentle, halves bool) {
+	if gentle {
+		l.calls.calm(l.ctx)
+	}
+	for _, pc := range l.inPieces {
+		if err := pc.step(); err != nil {
+			l.tally.count(&l.tally.strange, 1, "%s: %v", pc.peer.name, err)
+		}
+	}
+	if l.unhurt() {
+		l.beginHalves(gentle || l.plain || !halves)
+	}
+	for _, e := range l.full {
+		for range bulk {
+			l.bulk.publish(message{e, e.begun(), bulkBytes}) // an error shows at its end
+		}
+		if !l.bulk.answered(0) {
+			l.full = nil
+			break
+		}
+	}
+	l.step = make(chan struct{})
+	for _, b := range l.brinks {
+		if gentle {
+			continue
+		}
+		if err := l.approach(b, max(0, b.fits-floodShort)); err != nil {
+			l.tally.count(&l.tally.strange, 1, "%s: %v", b.name, err)
+			continue
+		}
+		l.overflow(b)
+	}
+}
+
+// after is what comes behind each step.
+func (l *load) after(gentle bool) {
+	close(l.step)
+	if !gentle {
+		l.stepped = time.Now()
+	}
+	l.endHalves()
+	for _, g := range l.laggards {
+		g.takeTurn()
+	}
+	for _, b := range l.brinks {
+		b.flowing.Wait()
+	}
+	if l.ends {
+		l.makeRoom()
+	}
+	if gentle {
+		l.calls.stir()
+	}
+	if !l.toldAll() {
+		l.between()
+	}
+}
+
+// makeRoom has a quarter of those leave that only listen, where there may be no place for a publisher that has been ended.
+func (l *load) makeRoom() {
+	n := 0
+	for _, c := range l.clients {
+		if c.busy || c.over() {
+			continue
+		}
+		if n++; n%4 == 0 {
+			c.leave(anyEnd)
+			c.nc.Close()
+		}
+	}
+}
+
+// over says whether nothing more is read.
+func (c *client) over() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// between waits until each source has got on, or is over.
+func (l *load) between() {
+	var counts []int
+	for _, e := range l.sources {
+		counts = append(counts, e.count())
+	}
+	for i, e := range l.sources {
+		e.await(counts[i] + progress)
+		if l.ctx.Err() != nil && e.count() < counts[i]+progress {
+			l.tally.count(&l.tally.strange, 1, "%s: no answer behind message %d", e.name, e.behind()-1)
+		}
+	}
+}
+
+// finish ends the traffic, sees to it that everyone has got everything, and closes the connections.
+func (l *load) finish() error {
+	if l.toldAll() {
+		l.sending.Wait()
+		l.reading.Wait()
+		l.endPass() // there may be no machine any more that would answer
+	} else {
+		for _, e := range l.posted {
+			e.await((l.posts + l.posters - 1) / l.posters)
+		}
+		l.calls.calm(l.ctx)
+	}
+	close(l.stop)
+	l.sending.Wait()
+	l.coming.Wait()
+	for _, g := range l.laggards {
+		close(g.turn)
+	}
+	for _, pc := range l.inPieces {
+		if err := pc.finish(); err != nil {
+			l.tally.count(&l.tally.unacked, 1, "%s: %v", pc.peer.name, err)
+		}
+	}
+	if !l.toldAll() {
+		if err := l.last(); err != nil {
+			l.tally.count(&l.tally.strange, 1, "the last messages: %v", err)
+		}
+	}
+	l.reading.Wait()
+	l.departing.Wait()
+	for _, c := range l.clients {
+		c.conclude()
+	}
+	if l.told == 0 {
+		if err := l.gone(); err != nil {
+			l.tally.count(&l.tally.strange, 1, "who is connected: %v", err)
+		}
+	}
+	err := l.ctx.Err()
+	l.end()
+	if err == nil && l.tally.told != l.wanted {
+		err = fmt.Errorf("%d of %d clients were told %d", l.tally.told, l.wanted, l.told)
+	}
+	return err
+}
+
+// last publishes to those who had nothing to read their only message, and has everyone hear all that there is.
+func (l *load) last() error {
+	way := l.tcp
+	if way.secure {
+		way = l.unix
+	}
+	p, err := l.join(l.ctx, way, "publish", "last", 0)
+	if err != nil {
+		return err
+	}
+	l.reading.Go(p.listen)
+	if err := p.publish(message{event: l.quiet}); err != nil {
+		return err
+	}
+	if err := l.tryFillers(p, l.rand); err != nil {
+		return err
+	}
+	if !p.answered(0) {
+		return p.why
+	}
+	p.hearAll()
+	for _, c := range l.clients {
+		l.reading.Go(c.hearAll)
+	}
+	if l.bulk != nil {
+		l.bulk.hearAll()
+	}
+	return nil
+}
