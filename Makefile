@@ -20,7 +20,7 @@ build: ## build bin/picloudd and bin/picloud
 test: test-code test-recipes test-package test-systemd test-restart ## test everything but deploy and the emulated Pis (as root)
 
 test-code: setup lint ## test the code, race detector on, linters and ARM binaries included
-	CGO_ENABLED=1 go test -race -count=1 -timeout 5m ./...
+	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...
 	PORT=0 scripts/test-run
 	scripts/fuzz
 	scripts/test-cross

@@ -215,7 +215,7 @@ func scan(r io.Reader) <-chan string {
 }
 
 // late is long after anything here should have happened.
-const late = 30 * time.Second
+const late = 2 * time.Minute
 
 // line returns the next line of c without its end.
 func (j *job) line(c <-chan string) string {

@@ -168,12 +168,11 @@ type guest struct {
 
 func (m *manager) guest(name, route string) *guest {
 	m.t.Helper()
-	c, _, err := websocket.DefaultDialer.Dial(strings.Replace(m.url, "http", "ws", 1)+route+"?clientName="+name, http.Header{"X-Api-Key": {testKey}})
+	c, _, err := (&websocket.Dialer{NetDialContext: dialPatient}).Dial(strings.Replace(m.url, "http", "ws", 1)+route+"?clientName="+name, http.Header{"X-Api-Key": {testKey}})
 	if err != nil {
 		m.t.Fatalf("%v\n%s", err, m.stderr)
 	}
 	m.t.Cleanup(func() { c.Close() })
-	c.SetReadDeadline(time.Now().Add(4 * patience))
 	return &guest{Conn: c, name: name}
 }
 
@@ -477,7 +476,6 @@ func TestStoreThatCannotBeReadCostsNoStart(t *testing.T) {
 			m.mu.Unlock()
 			m.start()
 			m.stderr.await(t, "not all connections can be carried on")
-			g.SetReadDeadline(time.Now().Add(patience))
 			if _, _, err := g.ReadMessage(); err == nil {
 				t.Error("it got a message")
 			} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {

@@ -135,7 +135,6 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 		d.subscriber(t, "Stalled") // reads no more
 		prompt := d.connect(t, "/subscribe?clientName=Prompt")
 		d.fill(t)
-		begin := time.Now()
 		if err := process.Signal(signal); err != nil {
 			t.Fatal(err)
 		}
@@ -152,10 +151,7 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 		tick.Stop()
 		exit, ok := errors.AsType[*exec.ExitError](d.err)
 		if !ok || exit.Sys().(syscall.WaitStatus).Signal() != signal {
-			t.Errorf("%v: ended with %v, want the signal", signal, d.err)
-		}
-		if took := time.Since(begin); took > 3*time.Second {
-			t.Errorf("%v: it took %v, want it at once", signal, took)
+			t.Errorf("%v: ended with %v, want the signal, and not the stop's end", signal, d.err)
 		}
 	}
 }

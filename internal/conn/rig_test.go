@@ -295,6 +295,16 @@ type peer struct {
 	br   *bufio.Reader
 }
 
+func (p *peer) Read(b []byte) (int, error) {
+	p.SetReadDeadline(time.Now().Add(patience))
+	return p.Conn.Read(b)
+}
+
+func (p *peer) Write(b []byte) (int, error) {
+	p.SetWriteDeadline(time.Now().Add(patience))
+	return p.Conn.Write(b)
+}
+
 // dial connects and says hello; early is sent in one piece with the handshake.
 func (r *rig) dial(id string, early ...byte) (*peer, error) {
 	d := net.Dialer{Timeout: patience}
@@ -306,13 +316,12 @@ func (r *rig) dial(id string, early ...byte) (*peer, error) {
 		tc.SetReadBuffer(r.buffers)
 	}
 	p := &peer{Conn: bare, bare: bare, t: r.t}
-	p.SetDeadline(time.Now().Add(2 * patience))
 	if r.network == "tls" {
 		cfg := r.server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 		cfg.ServerName = "example.com"
 		p.Conn = tls.Client(bare, cfg)
 	}
-	p.br = bufio.NewReaderSize(p.Conn, 512)
+	p.br = bufio.NewReaderSize(p, 512)
 	hello := fmt.Sprintf("GET /?id=%s HTTP/1.1\r\nHost: example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", id)
 	if _, err := p.Write(append([]byte(hello), early...)); err != nil {

@@ -342,8 +342,24 @@ func dial(t testing.TB, addr net.Addr) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	nc.SetDeadline(time.Now().Add(patience))
-	return &client{nc, t, bufio.NewReader(nc)}
+	return newClient(t, nc)
+}
+
+// newClient is a client that has patience each time it reads or writes.
+func newClient(t testing.TB, nc net.Conn) *client {
+	c := &client{Conn: nc, t: t}
+	c.br = bufio.NewReader(c)
+	return c
+}
+
+func (c *client) Read(b []byte) (int, error) {
+	c.SetReadDeadline(time.Now().Add(patience))
+	return c.Conn.Read(b)
+}
+
+func (c *client) Write(b []byte) (int, error) {
+	c.SetWriteDeadline(time.Now().Add(patience))
+	return c.Conn.Write(b)
 }
 
 func (r *rig) dial() *client {

@@ -1,7 +1,6 @@
 package front
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -10,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 )
 
 // TestStorm lets clients come and go in every way. Each checks that it gets its own answers and nothing else, in order: a
@@ -89,8 +87,7 @@ func (st *storm) live(id string, random *rand.Rand) error {
 		return err
 	}
 	defer nc.Close()
-	nc.SetDeadline(time.Now().Add(patience))
-	c := &client{Conn: nc, t: st.rig.t, br: bufio.NewReader(nc)}
+	c := newClient(st.rig.t, nc)
 	var owed []string
 	for i := range 1 + random.IntN(12) {
 		mine := fmt.Sprintf("%s.%d", id, i)

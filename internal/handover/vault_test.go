@@ -319,7 +319,7 @@ func TestUnwantedConnectionIsEnded(t *testing.T) {
 	if got := found(t, stored(t, v), func(uint64) bool { return false }); len(got) != 0 {
 		t.Errorf("got %d connections, want none", len(got))
 	}
-	client.SetReadDeadline(time.Now().Add(30 * time.Second))
+	client.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	if n, err := client.Read(make([]byte, 1)); n != 0 || err != io.EOF { // v still has a copy
 		t.Errorf("the peer reads %d bytes, %v; want the end", n, err)
 	}

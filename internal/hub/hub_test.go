@@ -12,7 +12,7 @@ import (
 )
 
 // patience bounds every wait of these tests; a test that passes does not use it up.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // A recorder is a Sink that keeps what is queued.
 type recorder struct {

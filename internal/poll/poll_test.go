@@ -16,7 +16,7 @@ import (
 )
 
 // patience bounds every wait of these tests; a test that passes does not use it up.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // A rig is a Poller whose Run can be paused.
 type rig struct {

@@ -39,7 +39,7 @@ const (
 )
 
 // A peer is the client's end of a WebSocket, written from RFC 6455 alone, so that it can also say what no library would.
-// It has patience for one test. The methods without an error end the test, so they are for its own goroutine.
+// It has patience each time it reads or writes. The methods without an error end the test, so they are for its own goroutine.
 type peer struct {
 	net.Conn
 	t  testing.TB
@@ -57,9 +57,20 @@ func dial(t testing.TB, network, addr string) *peer {
 }
 
 func newPeer(t testing.TB, nc net.Conn) *peer {
-	nc.SetDeadline(time.Now().Add(patience))
 	t.Cleanup(func() { nc.Close() })
-	return &peer{Conn: nc, t: t, in: bufio.NewReader(nc)}
+	p := &peer{Conn: nc, t: t}
+	p.in = bufio.NewReader(p)
+	return p
+}
+
+func (p *peer) Read(b []byte) (int, error) {
+	p.SetReadDeadline(time.Now().Add(patience))
+	return p.Conn.Read(b)
+}
+
+func (p *peer) Write(b []byte) (int, error) {
+	p.SetWriteDeadline(time.Now().Add(patience))
+	return p.Conn.Write(b)
 }
 
 // dial opens a connection that has said nothing, over "unix" or else TCP.

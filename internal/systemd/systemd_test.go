@@ -55,7 +55,7 @@ func service(t *testing.T, files ...*os.File) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, exe)
 	cmd.Env = append(os.Environ(), asService+"=1", "LISTEN_FDS="+strconv.Itoa(len(files)))
@@ -193,7 +193,7 @@ func newManager(t *testing.T) manager {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	c.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	t.Setenv("NOTIFY_SOCKET", path)
 	return manager{c}
 }
