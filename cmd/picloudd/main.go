@@ -183,7 +183,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	log.Info("listening", "port", port, "tls", cfg.UseTLS, "version", version)
 	switch {
 	case !underJournal(getenv):
-		lines.flush(flushTime) // on a terminal what is logged stands before the greeting
+		lines.flush(greetTime) // on a terminal what is logged stands before the greeting
 		screen := newSpool(stdout, nil)
 		defer screen.close(flushTime)
 		greet(screen, greeting{

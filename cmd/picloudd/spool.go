@@ -14,6 +14,8 @@ const (
 	recordBytes = 64
 	// flushTime is how long an end may wait for what is still to be printed.
 	flushTime = time.Second
+	// greetTime is how long a greeting waits for what was logged before, so that it stands behind that on a terminal.
+	greetTime = 100 * time.Millisecond
 )
 
 // A spool prints what is written to it, and never makes who writes wait: a pipe that is full, or a journal that is stuck,
@@ -30,10 +32,11 @@ type spool struct {
 
 	mu      sync.Mutex
 	records []record
-	size    int    // of the records, the one that is being printed included
-	lost    uint64 // what no note has told yet
-	full    bool   // what comes is dropped until all records are printed
-	fails   bool   // the last print has failed
+	size    int       // of the records, the one that is being printed included
+	since   time.Time // when the print under way began; zero: there is none
+	lost    uint64    // what no note has told yet
+	full    bool      // what comes is dropped until all records are printed
+	fails   bool      // the last print has failed
 	closed  bool
 }
 
@@ -76,14 +79,18 @@ func (s *spool) flush(limit time.Duration) {
 	wait(printed, limit)
 }
 
-// close ends the printing. It returns when everything is printed, or when limit is over: then a print is left behind that
-// hangs in the kernel, from where nothing but the end of the process brings it back.
+// close ends the printing. It returns when everything is printed, or when limit is over, at once when a print has hung for as long
+// before: who restarts has clients that wait. Then a print is left behind that hangs in the kernel, from where nothing but
+// the end of the process brings it back.
 func (s *spool) close(limit time.Duration) {
 	s.mu.Lock()
 	s.closed = true
+	isStuck := !s.since.IsZero() && time.Since(s.since) >= limit
 	s.ring()
 	s.mu.Unlock()
-	wait(s.done, limit)
+	if !isStuck {
+		wait(s.done, limit)
+	}
 }
 
 func wait(until <-chan struct{}, limit time.Duration) {
@@ -129,8 +136,16 @@ func (s *spool) run() {
 }
 
 func (s *spool) print(text []byte) error {
+	s.printing(time.Now())
 	_, err := s.w.Write(text)
+	s.printing(time.Time{})
 	return err
+}
+
+func (s *spool) printing(since time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.since = since
 }
 
 // next waits for a record, or for lines whose loss can be told. The note stands where they would have stood: behind what
