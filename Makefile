@@ -5,7 +5,7 @@
 # Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: help run build test test-code setup lint screenshots bench benchmarks fuzz cross deb apt-repo deploy test-recipes test-package test-systemd test-restart test-long test-silence \
+.PHONY: help run build test test-code setup lint screenshots bench benchmarks fuzz cross deb apt-repo deploy test-recipes test-package test-systemd test-restart test-long test-restarts \
 	test-deploy test-pi test-clean clean
 
 help: ## list the targets
@@ -70,7 +70,7 @@ test-restart: ## test that no client notices restarts, upgrades and crashes, in 
 test-long: ## the same with 1000 clients, 100,000 posts, 20 restarts, 20 kill -9 and pauses of up to 110 s (as root)
 	CLIENTS=1000 POSTS=100000 RESTARTS=20 CRASHES=20 IDLE=110s scripts/test-restart
 
-test-silence: ## measure for how long a restart lets nothing be answered, with 10, 1000 and 8000 clients (as root)
+test-restarts: ## measure for how long a restart lets nothing be answered, with 10, 1000 and 8000 clients (as root)
 	ONLY=silent SILENCE='10 1000 8000' scripts/test-restart
 
 test-deploy: ## test deploy with a machine in a container (as root)
