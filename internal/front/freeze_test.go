@@ -117,6 +117,34 @@ func (c *client) readFinal() (answer, error) {
 	}
 }
 
+// What is too long to be handed over is waited for, and ended when it does not come to its end in time.
+func TestTooLongForTheNextProcessIsEnded(t *testing.T) {
+	r := newRig(t, "tcp", func(p *plan) { p.RecallBytes = 18 << 10 })
+	text := generalPost(strings.Repeat("x", 60_000))
+	c := r.dial()
+	c.send("%s", text[:30_000])
+	until(t, "more has come than is kept", func() bool {
+		return r.count(func(c *Conn) bool {
+			l := c.loan
+			if l == nil {
+				return false
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.missing > 0 && l.taken == nil
+		}) == 1
+	})
+	r.endAccept()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	within(t, "Freeze returns", func() { r.Freeze(ctx) })
+	if n := len(r.Save()); n != 0 {
+		t.Errorf("%d connections are handed over", n)
+	}
+	r.http.Close()
+	c.wantEnd()
+}
+
 // An answer that has begun is not begun again, and what net/http keeps for good ends at once and holds up nobody.
 func TestFreezeWaitsForAnswersOnly(t *testing.T) {
 	r := newRig(t, "tcp")

@@ -144,7 +144,7 @@ func (l *loan) readMore(p []byte) (int, error) {
 	if len(behind) > 0 {
 		l.conn.keep(behind, false)
 	}
-	if l.recall {
+	if l.recall && l.taken != nil { // what has just come can have been too much
 		l.giveBack()
 		return 0, errRecalled
 	}
@@ -242,7 +242,8 @@ func (l *loan) Close() error {
 	return nil
 }
 
-// end ends the loan, and reports whether it had not ended before and whether the connection goes on.
+// end ends the loan, and reports whether it had not ended before and whether the connection goes on: only behind a request that front,
+// too, has seen the end of.
 func (l *loan) end() (ended, goesOn bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -250,7 +251,7 @@ func (l *loan) end() (ended, goesOn bool) {
 		return false, false
 	}
 	l.shut()
-	return true, l.idle
+	return true, l.idle && l.missing == 0
 }
 
 // shut makes the loan a closed one. mu must be held.
