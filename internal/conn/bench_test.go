@@ -18,12 +18,11 @@ func benchmarkFrame(b *testing.B, frame []byte) {
 		b.Fatal(err)
 	}
 	c := &Conn{set: s, handler: nobody{}}
-	r := newReader()
 	in := make([]byte, len(frame))
 	b.ReportAllocs()
 	for b.Loop() {
 		copy(in, frame)
-		if err := c.handle(r, in); err != nil {
+		if err := c.handle(in); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,13 +1,12 @@
 // Package conn holds one client's socket: what is read of it becomes messages, what is queued for it goes out in order.
 //
 // A connection at rest is its socket and a small record: no goroutine, no buffer. When the socket becomes readable, a
-// goroutine borrows a reader, handles everything at hand and puts the connection to rest again. Everything that is
+// goroutine borrows a buffer, handles everything at hand and puts the connection to rest again. Everything that is
 // written, data, pongs and the close frame, passes the connection's one outbox. (A TLS connection keeps a goroutine.)
 package conn
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,8 +18,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Why a connection ended, as Handler.Closed gets it, besides io.EOF, gorilla's words for what it found wrong, and errors
-// of the system.
+// Why a connection ended, as Handler.Closed gets it, besides io.EOF and errors of the system.
 var (
 	ErrGoodbye  = errors.New("closed by the client")
 	ErrTooSlow  = errors.New("reads too slowly: its queue is full")
@@ -28,9 +26,6 @@ var (
 	ErrProtocol = errors.New("broke the WebSocket protocol")
 	ErrClosed   = errors.New("closed by the server")
 	ErrSaved    = errors.New("saved for the next process")
-
-	errNotUTF8   = fmt.Errorf("%w: text is not UTF-8", ErrProtocol)
-	errFragments = fmt.Errorf("%w: too many fragments", ErrProtocol)
 )
 
 // How long a connection that is being closed may take: to accept what is queued for it and the close frame, and then to

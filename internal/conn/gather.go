@@ -3,8 +3,7 @@ package conn
 import "encoding/binary"
 
 // A gather finds whole messages in what a socket gives, so that a connection can rest at any byte: what it has sent of an
-// unfinished message is kept, nothing else. It judges no frame: where something looks wrong, gorilla is given what is
-// there and finds the words (RFC 6455 §5.2, §5.4, §5.5).
+// unfinished message is kept, nothing else.
 type gather struct {
 	pos     int // bytes of the unfinished message's whole frames, from its beginning
 	payload int // their payload
@@ -16,7 +15,8 @@ const (
 	needMore    finding = iota // nothing whole
 	gotMessage                 // in[:end] is one message
 	gotControl                 // in[start:end] is a control frame, perhaps between a message's fragments
-	gotMistake                 // in[:end] is no message that will be accepted
+	gotMistake                 // in[start:] begins with a header that a client may not send, see wrong
+	gotTooBig                  // the message is over the limit
 	gotOverlong                // so many small fragments that they would cost more than a message may
 )
 
@@ -28,17 +28,10 @@ func (g *gather) next(in []byte, limit int) (what finding, start, end int) {
 		if len(b) < 2 {
 			return needMore, 0, 0
 		}
-		op, fin, open := b[0]&0xf, b[0]&finBit != 0, g.pos > 0
-		n := int(b[1] &^ maskBit)
-		control := op >= opClose
-		switch {
-		case b[0]&rsvBits != 0 || b[1]&maskBit == 0,
-			op > opBinary && op < opClose || op > opPong,
-			control && (!fin || n > maxControlPayload),
-			op == opContinuation && !open,
-			op != opContinuation && !control && open:
-			return gotMistake, 0, g.pos + 2
+		if wrong(b, g.pos > 0) != "" {
+			return gotMistake, g.pos, 0
 		}
+		n, control := int(b[1]&^maskBit), b[0]&0xf >= opClose
 		header := 2 + 4
 		switch n {
 		case 126:
@@ -55,12 +48,12 @@ func (g *gather) next(in []byte, limit int) (what finding, start, end int) {
 		case 127:
 			v := binary.BigEndian.Uint64(b[2:])
 			if v > uint64(limit) {
-				return gotMistake, 0, g.pos + header
+				return gotTooBig, 0, 0
 			}
 			n = int(v)
 		}
 		if !control && n > limit-g.payload {
-			return gotMistake, 0, g.pos + header
+			return gotTooBig, 0, 0
 		}
 		if len(b) < header+n {
 			return needMore, 0, 0
@@ -69,7 +62,7 @@ func (g *gather) next(in []byte, limit int) (what finding, start, end int) {
 		if control {
 			return gotControl, g.pos, end
 		}
-		if fin {
+		if b[0]&finBit != 0 {
 			*g = gather{}
 			return gotMessage, 0, end
 		}
@@ -78,4 +71,26 @@ func (g *gather) next(in []byte, limit int) (what finding, start, end int) {
 			return gotOverlong, 0, 0
 		}
 	}
+}
+
+// wrong says what is wrong with a frame whose first two bytes are at hand, RFC 6455 §5.2, §5.4, §5.5; open tells whether a message has begun.
+func wrong(b []byte, open bool) string {
+	op := b[0] & 0xf
+	switch {
+	case b[0]&rsvBits != 0:
+		return "a reserved bit is set, and no extension was agreed on"
+	case b[1]&maskBit == 0:
+		return "a frame is not masked"
+	case op > opBinary && op < opClose || op > opPong:
+		return "a frame has an unknown opcode"
+	case op >= opClose && b[0]&finBit == 0:
+		return "a control frame is in fragments"
+	case op >= opClose && b[1]&^maskBit > maxControlPayload:
+		return "a control frame has more than 125 bytes"
+	case op == opContinuation && !open:
+		return "a fragment continues nothing"
+	case op != opContinuation && op < opClose && open:
+		return "a message begins inside another one"
+	}
+	return ""
 }

@@ -1,7 +1,6 @@
 package conn
 
 import (
-	"errors"
 	"io"
 	"slices"
 	"time"
@@ -58,11 +57,8 @@ func (c *Conn) end(err error) {
 	c.ended = true
 	c.partial = nil
 	c.mu.Lock()
-	switch {
-	case c.ending == nil:
+	if c.ending == nil {
 		c.ending = &ending{why: err}
-	case c.ending.why == ErrProtocol:
-		c.ending.why = err
 	}
 	err = c.ending.why
 	if c.ending.frame == nil && !c.dead {
@@ -75,6 +71,9 @@ func (c *Conn) end(err error) {
 	c.mu.Unlock()
 }
 
+// A buffer is what a connection borrows while it has something to read.
+type buffer [32 << 10]byte
+
 // receive handles all input that is at hand and returns nil, or what ended the connection.
 func (c *Conn) receive() error {
 	if c.secure {
@@ -83,14 +82,14 @@ func (c *Conn) receive() error {
 	if err := c.closed(); err != nil {
 		return err
 	}
-	r := c.set.readers.Get().(*reader)
-	defer c.set.readers.Put(r)
-	if err := c.handleEarly(r); err != nil {
+	buf := c.set.bufs.Get().(*buffer)
+	defer c.set.bufs.Put(buf)
+	if err := c.handleEarly(); err != nil {
 		return err
 	}
 	for !c.set.frozen.Load() {
 		// A little of an unfinished message is read on behind in the large buffer; much of one grows in its own.
-		in := r.buf
+		in := buf[:]
 		if len(c.partial) > len(in)/8 {
 			c.partial = slices.Grow(c.partial, min(len(c.partial), len(in)))
 			in = c.partial[:cap(c.partial)]
@@ -106,7 +105,7 @@ func (c *Conn) receive() error {
 		}
 		if err == nil {
 			c.read += uint32(n)
-			err = c.handle(r, in[:len(c.partial)+n])
+			err = c.handle(in[:len(c.partial)+n])
 		}
 		if err != nil {
 			return err
@@ -117,14 +116,9 @@ func (c *Conn) receive() error {
 
 const secureRead = 4 << 10
 
-// receiveSecure is receive where a read waits: it borrows a reader for what has come only, and returns at the end.
+// receiveSecure is receive where a read waits: it has a small buffer of its own, and returns at the end.
 func (c *Conn) receiveSecure() error {
-	borrow := func(handle func(*reader) error) error {
-		r := c.set.readers.Get().(*reader)
-		defer c.set.readers.Put(r)
-		return handle(r)
-	}
-	err := borrow(c.handleEarly)
+	err := c.handleEarly()
 	for err == nil {
 		c.handler.Rest()
 		c.Flush()
@@ -135,7 +129,7 @@ func (c *Conn) receiveSecure() error {
 		in := c.partial[:cap(c.partial)]
 		n, rerr := c.sock.read(in[len(c.partial):])
 		if n > 0 {
-			err = borrow(func(r *reader) error { return c.handle(r, in[:len(c.partial)+n]) })
+			err = c.handle(in[:len(c.partial)+n])
 		} else if err = c.closed(); err == nil { // or the read was interrupted for that
 			err = rerr
 		}
@@ -144,15 +138,15 @@ func (c *Conn) receiveSecure() error {
 }
 
 // handleEarly handles what came with the handshake: it may hold whole messages.
-func (c *Conn) handleEarly(r *reader) error {
+func (c *Conn) handleEarly() error {
 	if len(c.partial) == 0 || c.gather.pos > 0 {
 		return nil
 	}
-	return c.handle(r, c.partial)
+	return c.handle(c.partial)
 }
 
 // handle takes the whole messages out of in, which begins with partial, and keeps the rest in partial.
-func (c *Conn) handle(r *reader, in []byte) error {
+func (c *Conn) handle(in []byte) error {
 	for len(in) > 0 {
 		what, start, end := c.gather.next(in, c.set.limits.MessageBytes)
 		switch what {
@@ -160,38 +154,36 @@ func (c *Conn) handle(r *reader, in []byte) error {
 			c.keep(in)
 			return nil
 		case gotControl:
-			if err := r.control(c, in[start:end]); err != nil {
-				return c.broken(err)
+			if err := c.control(in[start]&0xf, payload(in[start:end])); err != nil {
+				return err
 			}
 			if err := c.closed(); err != nil {
 				return err
 			}
 			in = append(in[:start], in[end:]...)
-		case gotMessage, gotMistake:
-			binary, p, err := r.message(c, in[:end])
-			if err == nil && what == gotMistake {
-				err = ErrProtocol
-			}
-			if err != nil {
-				return c.broken(err)
-			}
+		case gotMessage:
+			binary, p := in[0]&0xf == opBinary, payload(in[:end])
 			if !binary && !utf8.Valid(p) {
-				return c.refuse(websocket.CloseInvalidFramePayloadData, errNotUTF8)
+				return c.refuse(websocket.CloseInvalidFramePayloadData, "", errNotUTF8)
 			}
 			c.handler.Receive(binary, p)
 			if err := c.closed(); err != nil {
 				return err
 			}
 			in = in[end:]
+		case gotMistake:
+			return c.mistake(wrong(in[start:], start > 0))
+		case gotTooBig:
+			return c.refuse(websocket.CloseMessageTooBig, "", errTooBig)
 		case gotOverlong:
-			return c.refuse(websocket.CloseMessageTooBig, errFragments)
+			return c.refuse(websocket.CloseMessageTooBig, "", errFragments)
 		}
 	}
 	c.keep(nil)
 	return nil
 }
 
-// keep makes rest the partial message. rest may lie in partial or in a reader's buffer.
+// keep makes rest the partial message. rest may lie in partial or in a buffer that is lent.
 func (c *Conn) keep(rest []byte) {
 	if len(rest) == 0 && !c.secure {
 		c.partial = nil
@@ -203,28 +195,11 @@ func (c *Conn) keep(rest []byte) {
 	c.partial = append(c.partial[:0], rest...)
 }
 
-// broken is refuse for gorilla's verdict: gorilla has said goodbye already, but where a length is beyond all limits.
-func (c *Conn) broken(err error) error {
-	if _, ok := errors.AsType[*websocket.CloseError](err); ok {
-		return ErrGoodbye // and gorilla has answered
-	}
-	if errors.Is(err, websocket.ErrReadLimit) {
-		return c.refuse(websocket.CloseMessageTooBig, err)
-	}
-	return c.refuse(websocket.CloseProtocolError, err)
-}
-
-// refuse says goodbye for something that the client did, and returns why.
-func (c *Conn) refuse(code int, why error) error {
-	c.sayGoodbye(appendFrame(nil, opClose, websocket.FormatCloseMessage(code, "")), ErrProtocol)
-	return why
-}
-
 // discard throws input away until the peer has answered the goodbye, so that the kernel does not meet it with a reset,
 // which could overtake the goodbye.
 func (c *Conn) discard() {
-	r := c.set.readers.Get().(*reader)
-	defer c.set.readers.Put(r)
+	buf := c.set.bufs.Get().(*buffer)
+	defer c.set.bufs.Put(buf)
 	for {
 		c.mu.Lock()
 		dead := c.dead
@@ -235,7 +210,7 @@ func (c *Conn) discard() {
 		if dead {
 			return
 		}
-		n, err := c.sock.read(r.buf)
+		n, err := c.sock.read(buf[:])
 		if err == errAgain {
 			return
 		}

@@ -34,7 +34,7 @@ type Set struct {
 	store    *handover.Store // nil: none
 	frozen   atomic.Bool
 	upgrader websocket.Upgrader
-	readers  sync.Pool
+	bufs     sync.Pool // of *buffer
 	poller   *poll.Poller
 	watch    func(fd int, w poll.Watcher) (poll.Place, error) // poller.Add, except in tests
 	crew     poll.Crew                                        // goroutines of connections
@@ -55,11 +55,11 @@ func New(limits Limits, store *handover.Store, onError func(w http.ResponseWrite
 		return nil, err
 	}
 	s := &Set{limits: limits, store: store, poller: poller, watch: poller.Add}
-	s.readers.New = func() any { return newReader() }
+	s.bufs.New = func() any { return new(buffer) }
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 10 * time.Second,
 		ReadBufferSize:   128, // this gorilla Conn reads nothing
-		WriteBufferPool:  engineUpgrader.WriteBufferPool,
+		WriteBufferPool:  new(sync.Pool),
 		// Any page may connect: it has to know the key, which no browser sends by itself.
 		CheckOrigin: func(*http.Request) bool { return true },
 		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {

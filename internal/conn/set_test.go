@@ -583,8 +583,8 @@ func TestFloodOfPingsIsBounded(t *testing.T) {
 	s := lines(t, 1000)
 	var c *Conn
 	ping := masked(pingByte, strings.Repeat("p", maxControlPayload))
-	pings := slices.Repeat(ping, readSize/len(ping))
-	reads, enough := 0, 4*s.limits.QueueBytes/readSize
+	pings := slices.Repeat(ping, len(buffer{})/len(ping))
+	reads, enough := 0, 4*s.limits.QueueBytes/len(buffer{})
 	sock := &scripted{
 		t:       t,
 		onWrite: func([][]byte) (int, error) { return 0, errAgain },
