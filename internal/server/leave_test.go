@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"picloud/internal/hub"
 	"picloud/internal/wire"
@@ -43,7 +44,7 @@ func TestClientsLeaveWhileOneProcessFollowsTheOther(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
 			const bystanders, leaving, messages = 300, 40, 30
-			l := found(t)
+			l := found(t, func(c *Config) { c.HeaderTimeout = time.Hour }) // one connection says nothing for long
 			first, last := l.subscriber(t, "First"), (*peer)(nil)
 			first.ask(`{"action":"subscribe","event":"e","id":1}`)
 			pub, post := l.publisher(t, "P"), dial(t, "tcp", l.addr)

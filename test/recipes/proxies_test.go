@@ -112,7 +112,7 @@ func TestNginxInFront(t *testing.T) {
 	site := put(t, code(t, "reverse-proxy.md", "nginx", 0), "443", port, "raspberrypi.local", proxyName, "127.0.0.1:9000", p.address,
 		"/etc/ssl/picloud/cert.pem", file(t, "cert.pem", certificate), "/etc/ssl/picloud/key.pem", file(t, "key.pem", key))
 	dir := t.TempDir()
-	conf := file(t, "nginx.conf", "daemon off;\npid "+dir+"/pid;\nerror_log stderr;\nuser root;\nevents {}\nhttp {\n"+
+	conf := file(t, "nginx.conf", "daemon off;\npid "+dir+"/pid;\nerror_log stderr;\nuser root;\nevents {}\nhttp {\naccess_log "+dir+"/access.log;\n"+
 		"client_body_temp_path "+dir+"/b; proxy_temp_path "+dir+"/p; fastcgi_temp_path "+dir+"/f; uwsgi_temp_path "+dir+"/u; scgi_temp_path "+dir+"/s;\n"+site+"}\n")
 	d := cook(t, nil, nil, "nginx", "-e", "stderr", "-p", dir, "-c", conf)
 	d.listens(port)
