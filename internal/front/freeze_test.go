@@ -122,7 +122,7 @@ func TestTooLongForTheNextProcessIsEnded(t *testing.T) {
 	r := newRig(t, "tcp", func(p *plan) { p.RecallBytes = 18 << 10 })
 	text := generalPost(strings.Repeat("x", 60_000))
 	c := r.dial()
-	c.send("%s", text[:30_000])
+	c.send("%s", text[:50_000]) // more than is looked at before it is lent
 	until(t, "more has come than is kept", func() bool {
 		return r.count(func(c *Conn) bool {
 			l := c.loan
