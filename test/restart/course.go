@@ -15,9 +15,6 @@ func (l *load) before(gentle, halves bool) {
 			l.tally.count(&l.tally.strange, 1, "%s: %v", pc.peer.name, err)
 		}
 	}
-	if l.unhurt() {
-		l.beginHalves(gentle || l.plain || !halves)
-	}
 	for _, e := range l.full {
 		for range bulk {
 			l.bulk.publish(message{e, e.begun(), bulkBytes}) // an error shows at its end
@@ -37,6 +34,9 @@ func (l *load) before(gentle, halves bool) {
 			continue
 		}
 		l.overflow(b)
+	}
+	if l.unhurt() { // last: a request has its time to become whole
+		l.beginHalves(gentle || l.plain || !halves)
 	}
 }
 
