@@ -61,7 +61,6 @@ const (
 	journalName    = "journal"
 	journalVersion = 1
 	headerSize     = 4096 // a page, which is the area's first on machines with larger ones too
-	maxLimit       = MaxJournal
 	journalSeals   = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 	allocateStep   = 1 << 18 // memory is asked for in such steps
 	compactMin     = 1 << 18 // less waste than this is left alone
@@ -108,7 +107,7 @@ type Record struct {
 // NewJournal returns an empty journal for so many bytes, of which an eighth is kept for deletions. Memory is used for what is in it
 // and its waste, while compacting twice; at most for twice the limit.
 func NewJournal(limit int) (*Journal, error) {
-	if limit < headerSize || limit > maxLimit {
+	if limit < headerSize || limit > MaxJournal {
 		return nil, fmt.Errorf("make a journal of %d bytes: 4 KiB to 512 MiB are possible", limit)
 	}
 	limit = (limit + headerSize - 1) / headerSize * headerSize
@@ -186,7 +185,7 @@ func openJournal(f *os.File) (*Journal, error) {
 		return nil, err
 	}
 	size := info.Size()
-	if size < headerSize || size > headerSize+2*maxLimit {
+	if size < headerSize || size > headerSize+2*MaxJournal {
 		return nil, fmt.Errorf("%w: it has %d bytes", ErrDamaged, size)
 	}
 	j, err := newJournal(f, int(size))
@@ -293,7 +292,7 @@ func (j *Journal) Set(id uint64, kind byte, key string, value []byte) error {
 // SetWithin is Set for a value that may only be set while all of them take no more than so many bytes, of Limit: what is behind
 // is for others. Deletions always have their room as long as something of the limit is left to them.
 func (j *Journal) SetWithin(bytes int, id uint64, kind byte, key string, value []byte) error {
-	if len(key) > math.MaxUint16 || len(value) > maxLimit {
+	if len(key) > math.MaxUint16 || len(value) > MaxJournal {
 		return fmt.Errorf("journal a value: a key of %d bytes and a value of %d are too long", len(key), len(value))
 	}
 	if err := j.change(min(bytes, j.limit), actionSet, id, kind, key, value); err != nil {

@@ -445,7 +445,7 @@ func TestClosedJournal(t *testing.T) {
 }
 
 func TestJournalThatIsNone(t *testing.T) {
-	for _, limit := range []int{-1, 0, headerSize - 1, maxLimit + 1} {
+	for _, limit := range []int{-1, 0, headerSize - 1, MaxJournal + 1} {
 		if j, err := NewJournal(limit); err == nil {
 			j.Close()
 			t.Errorf("a journal of %d bytes was made", limit)
@@ -478,7 +478,7 @@ func TestJournalThatIsNone(t *testing.T) {
 		"no header":     memfd(headerSize-1, journalSeals),
 		"only a header": memfd(headerSize, journalSeals),
 		"zeros":         memfd(headerSize+2*1<<16, journalSeals),
-		"huge":          memfd(headerSize+4*maxLimit, journalSeals),
+		"huge":          memfd(headerSize+4*MaxJournal, journalSeals),
 	} {
 		if j, records, err := OpenJournal(f); j != nil || records != nil || !errors.Is(err, ErrDamaged) {
 			t.Errorf("%s: got %v, %v, %v; want %v", name, j, records, err, ErrDamaged)
