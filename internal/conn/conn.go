@@ -82,6 +82,7 @@ type Conn struct {
 	slot    int    // place in the set
 	pinged  uint32 // taken, at the last ping
 	stuck   bool   // stalled, at the last ping
+	held    int    // len(partial), when the reading side last rested
 
 	state atomic.Int32
 
@@ -91,7 +92,7 @@ type Conn struct {
 	gather  gather
 	partial []byte // what was read of an unfinished message, from its first byte
 
-	_ [24]byte // up to a size of which the allocator begins each at a cache line
+	_ [16]byte // up to a size of which the allocator begins each at a cache line
 }
 
 // An ending is what a connection that is being closed needs.

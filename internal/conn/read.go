@@ -48,6 +48,7 @@ func (c *Conn) look() {
 	}
 
 	c.mu.Lock()
+	c.held = len(c.partial)
 	c.leave()
 	c.mu.Unlock()
 }

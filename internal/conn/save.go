@@ -43,11 +43,12 @@ func (s *Set) All() []*Conn {
 	return s.conns()
 }
 
-// Holds is how many bytes Save will return: of an unfinished message, and of what is still to be sent.
+// Holds is how many bytes Save would return: of an unfinished message, as of when the connection last rested, and of what is still to
+// be sent.
 func (c *Conn) Holds() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.partial) + c.out.size
+	return c.held + c.out.size
 }
 
 // Save returns what there is to be restored of a frozen Set's connection, and nothing is queued for it from now on. It reports
@@ -81,7 +82,7 @@ func (s *Set) Restore(fd int, kept Kept, sv Saved, meet func(*Conn) Handler) (*C
 	s.mu.Lock()
 	s.open++
 	s.mu.Unlock()
-	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, kept: kept, partial: sv.Partial, users: 2}
+	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, kept: kept, partial: sv.Partial, held: len(sv.Partial), users: 2}
 	c.gather = gather{pos: sv.Frames, payload: sv.Payload}
 	if len(sv.Queued) > 0 {
 		c.out = outbox{first: slices.Clip(sv.Queued), size: len(sv.Queued), left: sv.Left}
