@@ -1,5 +1,7 @@
-// Package poll wakes those whose socket has become readable or writable, and lends them a goroutine while they are awake. It
-// is one epoll set, nested in Go's own poller: waiting costs no thread, and a socket at rest no goroutine.
+// Package poll wakes those whose socket has become readable or writable, and lends them a goroutine while they are awake.
+//
+// A Poller is one epoll set, nested in Go's own poller: waiting costs no thread, and a socket at rest no goroutine. A socket has one
+// Place in it from its beginning to its end, whoever owns it meanwhile.
 package poll
 
 import (
@@ -43,6 +45,9 @@ type Place struct {
 	slot int32 // counted from 1
 	fd   int32
 }
+
+// IsNowhere reports whether it is the zero Place.
+func (p Place) IsNowhere() bool { return p.slot == 0 }
 
 // probeSlot stands for the probe's eventfd where watchers have their slot.
 const probeSlot = -1
@@ -104,10 +109,18 @@ func (p *Poller) Add(fd int, w Watcher) (Place, error) {
 	return place, nil
 }
 
+// Hand gives a place to the next owner of its descriptor, without a system call. Ready of the one before may still be under way
+// when it returns, but is not called again. What happened before may have been told to that one: w reads, or writes, once by itself.
+func (p *Poller) Hand(place Place, w Watcher) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.slots[place.slot-1].watcher = w
+}
+
 // Remove ends the watching, before the descriptor is closed or somebody else's: its file may live on elsewhere. Ready
 // may still be under way when it returns, but is not called again. Nowhere is left alone.
 func (p *Poller) Remove(place Place) {
-	if place.slot == 0 {
+	if place.IsNowhere() {
 		return
 	}
 	p.control(unix.EPOLL_CTL_DEL, int(place.fd), nil) // fails only for what is not watched

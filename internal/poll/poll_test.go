@@ -262,6 +262,30 @@ func TestRemovedHearsNothing(t *testing.T) {
 	}
 }
 
+// A place that changes hands costs no system call, and its next owner hears what comes.
+func TestHandedPlaceIsTheNextOwners(t *testing.T) {
+	r := newRig(t)
+	r.run()
+	before, after := newPair(t), &pair{}
+	r.add(before)
+	r.settle()
+	before.send(t)
+	r.settle()
+	before.heard(t, 1, "before")
+	r.Hand(before.place, after)
+	if got := r.watched(); got != 2 {
+		t.Errorf("the kernel watches %d descriptors, want this one and the probe's", got)
+	}
+	before.send(t)
+	r.settle()
+	before.heard(t, 1, "what it has handed over")
+	after.heard(t, 1, "what it was handed")
+	r.Remove(before.place)
+	before.send(t)
+	r.settle()
+	after.heard(t, 1, "removed")
+}
+
 // An event that epoll has reported already when its watcher is removed reaches neither it nor the next in its slot.
 func TestLateEventReachesNobody(t *testing.T) {
 	r := newRig(t)

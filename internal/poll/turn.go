@@ -1,0 +1,56 @@
+package poll
+
+import "sync/atomic"
+
+// A Turn tells whether a socket is at rest. Whoever has the turn is the only one to work on what the socket receives: a goroutine of
+// a Crew, which looks until nothing has happened since it looked, or somebody who wants to be sure that no goroutine does.
+//
+// The zero Turn is at rest. It is safe for concurrent use, and no method waits.
+type Turn struct{ state atomic.Int32 }
+
+const (
+	resting int32 = iota
+	awake
+	again // awake, and something has happened since the last look began
+)
+
+// Rests reports whether nobody has the turn.
+func (t *Turn) Rests() bool { return t.state.Load() == resting }
+
+// Take gives the turn to the caller, unless somebody has it.
+func (t *Turn) Take() bool { return t.state.CompareAndSwap(resting, awake) }
+
+// Wake is Take, and otherwise makes whoever has the turn look again.
+func (t *Turn) Wake() bool {
+	for !t.note() {
+		if t.Take() {
+			return true
+		}
+	}
+	return false
+}
+
+// note makes whoever has the turn look again, and reports whether somebody has it.
+func (t *Turn) note() bool {
+	for {
+		switch s := t.state.Load(); {
+		case s == resting:
+			return false
+		case s == again, t.state.CompareAndSwap(awake, again):
+			return true
+		}
+	}
+}
+
+// Done gives the turn back. If something has happened since the caller took it, or last called Done, it reports false: the caller
+// has the turn still, and looks again.
+func (t *Turn) Done() bool {
+	if t.state.CompareAndSwap(awake, resting) {
+		return true
+	}
+	t.state.Store(awake)
+	return false
+}
+
+// Rest gives the turn back whatever has happened: to be told of it is not wanted any more.
+func (t *Turn) Rest() { t.state.Store(resting) }

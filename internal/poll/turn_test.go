@@ -1,0 +1,145 @@
+package poll
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+func TestTurnIsOneOwners(t *testing.T) {
+	var turn Turn
+	if !turn.Rests() || !turn.Take() || turn.Take() || turn.Rests() {
+		t.Fatal("a turn is taken once")
+	}
+	if !turn.Done() || !turn.Rests() {
+		t.Error("it is not given back")
+	}
+	if !turn.Wake() {
+		t.Error("who wakes one at rest does not get the turn")
+	}
+	for range 2 {
+		if turn.Wake() {
+			t.Error("two have the turn")
+		}
+	}
+	if turn.Done() {
+		t.Error("it rests, and something has happened")
+	}
+	if !turn.Done() {
+		t.Error("it does not rest after the second look")
+	}
+	turn.Take()
+	turn.Wake()
+	if turn.Rest(); !turn.Rests() {
+		t.Error("it does not rest whatever has happened")
+	}
+}
+
+// A sleeper notes what it finds when it looks.
+type sleeper struct {
+	turn   Turn
+	happen atomic.Int64
+	inside atomic.Int32
+	t      *testing.T
+
+	seen int64 // the turn's owner's
+}
+
+func (s *sleeper) Run() {
+	if s.inside.Add(1) != 1 {
+		s.t.Error("two look at a time")
+	}
+	for {
+		s.seen = s.happen.Load()
+		s.inside.Add(-1)
+		if s.turn.Done() {
+			return
+		}
+		s.inside.Add(1)
+	}
+}
+
+// Nothing that happens is missed, whoever wakes when, and one looks at a time.
+func TestWhatHappensIsSeen(t *testing.T) {
+	var c Crew
+	defer c.Release()
+	s := &sleeper{t: t}
+	for range 200 {
+		var wakers sync.WaitGroup
+		for range 8 {
+			wakers.Go(func() {
+				for range 50 {
+					s.happen.Add(1)
+					c.Wake(&s.turn, s)
+				}
+			})
+		}
+		wakers.Wait()
+		c.Wait()
+		if !s.turn.Rests() {
+			t.Fatal("nobody works and it does not rest")
+		}
+		if s.seen != s.happen.Load() {
+			t.Fatalf("%d of %d were seen", s.seen, s.happen.Load())
+		}
+	}
+}
+
+// After Freeze and Wait nobody has a turn, whoever wakes meanwhile.
+func TestFrozenCrewWakesNobody(t *testing.T) {
+	for range 100 {
+		var c Crew
+		sleepers := make([]*sleeper, 16)
+		for i := range sleepers {
+			sleepers[i] = &sleeper{t: t}
+		}
+		var wakers sync.WaitGroup
+		stop := make(chan struct{})
+		for n := range 4 {
+			wakers.Go(func() {
+				for i := n; ; i++ {
+					select {
+					case <-stop:
+						return
+					default:
+						s := sleepers[i%len(sleepers)]
+						s.happen.Add(1)
+						c.Wake(&s.turn, s)
+					}
+				}
+			})
+		}
+		c.Freeze()
+		c.Wait()
+		var seen []int64
+		for i, s := range sleepers {
+			if !s.turn.Rests() {
+				t.Errorf("%d does not rest", i)
+			}
+			seen = append(seen, s.seen)
+		}
+		happened := func() (n int64) {
+			for _, s := range sleepers {
+				n += s.happen.Load()
+			}
+			return n
+		}
+		for before := happened(); happened() < before+64; {
+			runtime.Gosched()
+		}
+		close(stop)
+		wakers.Wait()
+		for i, s := range sleepers {
+			if s.seen != seen[i] || !s.turn.Rests() {
+				t.Errorf("%d has been woken", i)
+			}
+		}
+		ran := false
+		c.Go(task(func() { ran = true }))
+		c.Release()
+		if !ran {
+			t.Error("what is asked for by Go is not done")
+		}
+	}
+}
