@@ -13,10 +13,7 @@ func BenchmarkMessage(b *testing.B) { benchmarkFrame(b, masked(text, strings.Rep
 func BenchmarkPong(b *testing.B) { benchmarkFrame(b, masked(finBit|opPong, "")) }
 
 func benchmarkFrame(b *testing.B, frame []byte) {
-	s, err := New(Limits{Connections: 1, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, nil, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
+	s := New(Limits{Connections: 1, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, nil, nil, nil)
 	c := &Conn{set: s, handler: nobody{}}
 	in := make([]byte, len(frame))
 	b.ReportAllocs()

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"picloud/internal/handover"
@@ -45,14 +44,6 @@ type Handler interface {
 	Closed(why error)
 }
 
-// The states of a connection's reading side. A connection awake has a goroutine in reading.Run; notified tells it that the
-// socket has become readable since it looked.
-const (
-	resting int32 = iota
-	awake
-	notified
-)
-
 // A Conn is one WebSocket connection. All exported methods are safe for concurrent use, and none of them waits.
 type Conn struct {
 	// What a delivery touches lies in the first two cache lines, up to the descriptor in sock, and a test holds it there:
@@ -64,7 +55,7 @@ type Conn struct {
 	cut       bool    // the queue is to be cut when the write under way returns
 	dead      bool    // nothing is to be done with sock any more; it is closed when users is 0
 	lenient   bool    // the kernel does not watch over the peer
-	secure    bool    // sock is a TLS connection
+	waits     bool    // the calls of sock wait: while one does, a goroutine has it
 	uncounted bool    // kept, with a mark, and the kernel does not count its bytes
 	users     int32   // calls into sock under way, one until Start returns and one until Closed has been called
 	taken     uint32  // bytes that the socket has taken in all; while kept, as the kernel counts them
@@ -84,9 +75,9 @@ type Conn struct {
 	stuck   bool   // stalled, at the last ping
 	held    int    // len(partial), when the reading side last rested
 
-	state atomic.Int32
+	turn poll.Turn // of the reading side: a goroutine in reading.Run has it
 
-	// Of the reading side only: whoever set state to awake.
+	// Of the reading side only.
 	ended   bool   // Closed has been called, input is thrown away
 	read    uint32 // bytes in all, while kept
 	gather  gather
@@ -147,27 +138,27 @@ func (c *Conn) Flush() (free bool) {
 	return free
 }
 
-// flush is Flush with mu held, which it gives up while it writes.
+// flush is Flush. mu must be held, and is given up while it writes.
 func (c *Conn) flush() {
 	if c.writing || c.stalled || c.dead || c.out.size == 0 {
 		return
 	}
 	c.writing = true
 	c.users++
-	if !c.secure {
+	if !c.waits {
 		c.write()
 		return
 	}
-	// Its writes wait, so they have a goroutine of their own and count as a stall until all is out.
+	// Its writes have a goroutine of their own and count as a stall until all is out.
 	c.stalled = true
-	c.set.crew.Go((*secureWriter)(c))
+	c.set.crew.Go((*writing)(c))
 }
 
-// A secureWriter is a TLS connection that has something to write.
-type secureWriter Conn
+// writing is a connection whose writes wait, while it has something to write.
+type writing Conn
 
 // Run implements poll.Runner.
-func (w *secureWriter) Run() {
+func (w *writing) Run() {
 	c := (*Conn)(w)
 	c.mu.Lock()
 	c.write()
@@ -192,7 +183,7 @@ func (c *Conn) Close(code int, reason string) {
 // maxSlices is how many slices one system call writes.
 const maxSlices = 8
 
-// write is run with writing set, by the goroutine that set it, and with one of users. It needs mu, and gives it up while
+// write is run with writing set, by the goroutine that set it, and with one of users. mu must be held, and is given up while
 // it writes.
 func (c *Conn) write() {
 	for c.out.size > 0 && !c.dead {
@@ -246,9 +237,9 @@ func (c *Conn) write() {
 
 // patient suspends the kernel's watch over a peer who has stalled, or resumes it. A peer whose window is shut acknowledges
 // nothing new, however alive it is, and the kernel would take it for gone, tcp(7): whether it reads on is ping's to judge.
-// It needs mu.
+// mu must be held.
 func (c *Conn) patient(on bool) {
-	if c.lenient == on || c.sock.stream != nil || c.addr == Local || c.dead {
+	if c.lenient == on || c.sock.fd < 0 || c.addr == Local || c.dead {
 		return
 	}
 	c.lenient = on
@@ -323,7 +314,7 @@ func (c *Conn) sayGoodbye(frame []byte, why error) {
 	c.push(c.ending.frame)
 }
 
-// letGo drops what is queued, but for the rest of a frame that is half out, and says 1013. It needs mu.
+// letGo drops what is queued, but for the rest of a frame that is half out, and says 1013. mu must be held.
 func (c *Conn) letGo(why error) {
 	c.closing(appendFrame(nil, opClose, websocket.FormatCloseMessage(websocket.CloseTryAgainLater, "reads too slowly")), why)
 	if c.writing {
@@ -335,13 +326,13 @@ func (c *Conn) letGo(why error) {
 	c.kick()
 }
 
-// closing begins the end of the connection. It needs mu.
+// closing begins the end of the connection. mu must be held.
 func (c *Conn) closing(goodbye []byte, why error) {
 	c.ending = &ending{why, slices.Clone(goodbye), time.AfterFunc(flushGrace, c.kill)}
 	c.sock.interrupt() // a reader that waits is to look
 }
 
-// fail notes that the socket is broken. It needs mu.
+// fail notes that the socket is broken. mu must be held.
 func (c *Conn) fail(err error) {
 	if c.ending == nil {
 		c.ending = &ending{why: err}
@@ -365,7 +356,7 @@ func (c *Conn) kill() {
 	c.leave()
 }
 
-// leave gives up one of users; the last one of a dead connection closes it. It needs mu.
+// leave gives up one of users; the last one of a dead connection closes it. mu must be held.
 func (c *Conn) leave() {
 	c.users--
 	if c.users == 0 && c.dead {
@@ -375,27 +366,22 @@ func (c *Conn) leave() {
 	}
 }
 
-// stopTimer needs mu.
+// stopTimer ends the bound of the closing. mu must be held.
 func (c *Conn) stopTimer() {
 	if c.ending != nil && c.ending.timer != nil {
 		c.ending.timer.Stop()
 	}
 }
 
-// kick makes the reading side look at the connection: the socket is readable, or something has ended it. It needs mu: a
+// kick makes the reading side look at the connection: the socket is readable, or something has ended it. mu must be held: a
 // goroutine is started for a connection that is still open, or Set.Close would not wait for it.
 func (c *Conn) kick() {
-	if c.dead && c.users == 0 || c.set.frozen.Load() && !c.secure {
-		return
-	}
-	for {
-		switch s := c.state.Load(); {
-		case s == resting && c.state.CompareAndSwap(resting, awake):
-			c.set.crew.Go((*reading)(c))
-			return
-		case s == awake && c.state.CompareAndSwap(awake, notified), s == notified:
-			return
-		}
+	switch {
+	case c.dead && c.users == 0:
+	case !c.waits:
+		c.set.crew.Wake(&c.turn, (*reading)(c))
+	case c.turn.Wake(): // in a frozen Set too: it is to be ended
+		c.set.crew.Go((*reading)(c))
 	}
 }
 

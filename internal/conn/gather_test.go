@@ -16,6 +16,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"picloud/internal/poll"
+
 	"github.com/gorilla/websocket"
 	"golang.org/x/sys/unix"
 )
@@ -80,13 +82,25 @@ func (l *line) Receive(binary bool, p []byte) {
 func (l *line) Rest()            {}
 func (l *line) Closed(why error) { l.closed = append(l.closed, why) }
 
-// lines makes a Set for lines.
-func lines(t testing.TB, messageBytes int) *Set {
+// newPoller makes a poller, which does not run.
+func newPoller(t testing.TB) *poll.Poller {
 	t.Helper()
-	s, err := New(Limits{Connections: 1000, MessageBytes: messageBytes, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, nil, nil)
+	p, err := poll.New()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := p.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// lines makes a Set for lines.
+func lines(t testing.TB, messageBytes int) *Set {
+	t.Helper()
+	s := New(Limits{Connections: 1000, MessageBytes: messageBytes, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, newPoller(t), nil, nil)
 	t.Cleanup(func() {
 		s.crew.Wait()
 		if n := s.Len(); n != 0 {

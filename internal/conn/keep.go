@@ -19,7 +19,7 @@ func (c *Conn) Kept() Kept { return c.kept }
 // killed.
 func (c *Conn) enlist() {
 	s := c.set.store
-	if s == nil || c.secure {
+	if s == nil || c.sock.fd < 0 {
 		return
 	}
 	id, err := s.Put(c.sock.fd)

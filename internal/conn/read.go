@@ -3,7 +3,6 @@ package conn
 import (
 	"io"
 	"slices"
-	"time"
 	"unicode/utf8"
 
 	"github.com/gorilla/websocket"
@@ -16,10 +15,9 @@ type reading Conn
 func (r *reading) Run() {
 	for c := (*Conn)(r); ; {
 		c.look()
-		if c.state.CompareAndSwap(awake, resting) {
+		if c.turn.Done() {
 			return
 		}
-		c.state.Store(awake)
 	}
 }
 
@@ -77,8 +75,8 @@ type buffer [32 << 10]byte
 
 // receive handles all input that is at hand and returns nil, or what ended the connection.
 func (c *Conn) receive() error {
-	if c.secure {
-		return c.receiveSecure()
+	if c.waits {
+		return c.receiveWaiting()
 	}
 	if err := c.closed(); err != nil {
 		return err
@@ -88,7 +86,7 @@ func (c *Conn) receive() error {
 	if err := c.handleEarly(); err != nil {
 		return err
 	}
-	for !c.set.frozen.Load() {
+	for !c.set.crew.Frozen() {
 		// A little of an unfinished message is read on behind in the large buffer; much of one grows in its own.
 		in := buf[:]
 		if len(c.partial) > len(in)/8 {
@@ -115,10 +113,10 @@ func (c *Conn) receive() error {
 	return nil
 }
 
-const secureRead = 4 << 10
+const waitingRead = 4 << 10
 
-// receiveSecure is receive where a read waits: it has a small buffer of its own, and returns at the end.
-func (c *Conn) receiveSecure() error {
+// receiveWaiting is receive where a read waits: it has a small buffer of its own, and returns at the end.
+func (c *Conn) receiveWaiting() error {
 	err := c.handleEarly()
 	for err == nil {
 		c.handler.Rest()
@@ -126,7 +124,7 @@ func (c *Conn) receiveSecure() error {
 		if err := c.closed(); err != nil {
 			return err
 		}
-		c.partial = slices.Grow(c.partial, secureRead)
+		c.partial = slices.Grow(c.partial, waitingRead)
 		in := c.partial[:cap(c.partial)]
 		n, rerr := c.sock.read(in[len(c.partial):])
 		if n > 0 {
@@ -186,11 +184,11 @@ func (c *Conn) handle(in []byte) error {
 
 // keep makes rest the partial message. rest may lie in partial or in a buffer that is lent.
 func (c *Conn) keep(rest []byte) {
-	if len(rest) == 0 && !c.secure {
+	if len(rest) == 0 && !c.waits {
 		c.partial = nil
 		return
 	}
-	if cap(c.partial) > 4*len(rest)+secureRead { // a large message has gone
+	if cap(c.partial) > 4*len(rest)+waitingRead { // a large message has gone
 		c.partial = nil
 	}
 	c.partial = append(c.partial[:0], rest...)
@@ -204,8 +202,8 @@ func (c *Conn) discard() {
 	for {
 		c.mu.Lock()
 		dead := c.dead
-		if s, ok := c.sock.stream.(secure); ok && !dead {
-			s.NetConn().SetReadDeadline(time.Now().Add(flushGrace + answerGrace))
+		if c.waits && !dead {
+			c.sock.stream.resume(flushGrace + answerGrace)
 		}
 		c.mu.Unlock()
 		if dead {

@@ -1,7 +1,6 @@
 package conn
 
 import (
-	"errors"
 	"net"
 	"testing"
 	"time"
@@ -29,10 +28,7 @@ func restore(t *testing.T, network string, sv Saved, prepare func(fd int)) *rest
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Limits{Connections: 10, MessageBytes: 1 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Minute}, store, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := New(Limits{Connections: 10, MessageBytes: 1 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Minute}, newPoller(t), store, nil)
 	l, err := net.Listen(network, map[string]string{"tcp": "127.0.0.1:0", "unix": t.TempDir() + "/s"}[network])
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +42,7 @@ func restore(t *testing.T, network string, sv Saved, prepare func(fd int)) *rest
 	if err != nil {
 		t.Fatal(err)
 	}
-	sock, _, err := newSocket(near, time.Hour)
+	sock, _, _, err := newSocket(taker{near, nil}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +69,8 @@ func restore(t *testing.T, network string, sv Saved, prepare func(fd int)) *rest
 		r.kill()
 		s.crew.Wait()
 		far.Close()
-		if err := errors.Join(s.Release(), store.Close()); err != nil {
+		s.Release()
+		if err := store.Close(); err != nil {
 			t.Error(err)
 		}
 	})

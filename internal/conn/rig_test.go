@@ -17,8 +17,13 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"picloud/internal/poll"
+
+	"golang.org/x/sys/unix"
 )
 
 // eachNetwork tells a story once for each kind of connection, all at a time.
@@ -65,11 +70,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	for _, f := range edit {
 		f(&r.plan)
 	}
-	var err error
-	r.Set, err = New(r.plan.Limits, nil, func(w http.ResponseWriter, status int, reason error) { http.Error(w, reason.Error(), status) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	r.Set = New(r.plan.Limits, newPoller(t), nil, func(w http.ResponseWriter, status int, reason error) { http.Error(w, reason.Error(), status) })
 	r.resume()
 
 	r.server = httptest.NewUnstartedServer(r)
@@ -93,6 +94,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	if network == "tls" {
 		r.server.StartTLS()
 	} else {
+		r.server.Listener = taking{r.server.Listener, r.poller}
 		r.server.Start()
 	}
 	t.Cleanup(r.dismantle)
@@ -112,6 +114,45 @@ func (l narrowing) Accept() (net.Conn, error) {
 	}
 	return c, err
 }
+
+// taking accepts connections that can be taken, with a place in the poller.
+type taking struct {
+	net.Listener
+	poller *poll.Poller
+}
+
+func (l taking) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return taker{c, l.poller}, nil
+}
+
+// A taker is a Taker. Without a poller what it gives has no place.
+type taker struct {
+	net.Conn
+	poller *poll.Poller
+}
+
+// Take gives a duplicate of the descriptor away: the one of package net is watched by Go's own poller.
+func (t taker) Take() (fd int, place poll.Place, ahead []byte, err error) {
+	defer t.Close()
+	raw, err := t.Conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return -1, place, nil, err
+	}
+	cerr := raw.Control(func(p uintptr) { fd, err = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(cerr, err); err == nil && t.poller != nil {
+		place, err = t.poller.Add(fd, unheard{})
+	}
+	return fd, place, nil, err
+}
+
+// unheard has the place of a socket that is not a WebSocket yet.
+type unheard struct{}
+
+func (unheard) Ready(bool, bool) {}
 
 func (r *rig) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	var s *session
@@ -135,11 +176,16 @@ func (r *rig) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.sessions <- s
 }
 
-// resume starts the poller.
+// resume starts the poller and the pings.
 func (r *rig) resume() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
+	go func() {
+		var pings sync.WaitGroup
+		pings.Go(func() { r.Run(ctx) })
+		defer pings.Wait()
+		done <- r.poller.Run(ctx)
+	}()
 	r.pause = sync.OnceFunc(func() {
 		cancel()
 		if err := wait(r.t, done, "Run returns"); err != nil {
@@ -171,9 +217,7 @@ func (r *rig) dismantle() {
 	until(r.t, "no connection is left", func() bool { return r.Len() == 0 })
 	r.crew.Wait()
 	r.pause()
-	if err := r.Release(); err != nil {
-		r.t.Error(err)
-	}
+	r.Release()
 	for _, s := range r.all {
 		if n := s.ends.Load(); n != 1 {
 			r.t.Errorf("Closed was called %d times", n)

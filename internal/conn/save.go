@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-
-	"golang.org/x/sys/unix"
 )
 
 // Saved is what a connection at rest consists of, besides its descriptor and its handler.
@@ -20,18 +18,16 @@ type Saved struct {
 	Left    int    `json:",omitempty"` // how much of that is the rest of a half-written frame
 }
 
-// Freeze brings all plain connections to rest at the end of a message or of what has come, and keeps them there: what comes
-// is left to who restores them. Secure connections cannot be saved, nor can those for which the store had no room: they are closed
-// with code and reason, and cut off when ctx ends. Freeze is called once, while Run goes on; afterwards nothing is received or closed any more.
+// Freeze brings all connections to rest at the end of a message or of what has come, and keeps them there: what comes is left to who
+// restores them. Those that are not kept in the store cannot be saved: they are closed with code and reason, and cut off when ctx
+// ends. Freeze is called once, while the poller runs; afterwards nothing is received or closed any more.
 func (s *Set) Freeze(ctx context.Context, code int, reason string) {
-	s.frozen.Store(true)
+	s.crew.Freeze()
 	for _, c := range s.All() {
-		if c.secure || c.kept.ID == 0 {
+		if c.kept.ID == 0 {
 			c.Close(code, reason)
 			defer context.AfterFunc(ctx, c.kill)()
 		}
-		c.mu.Lock()   // whoever was about to start a goroutine has done so
-		c.mu.Unlock() //lint:ignore SA2001 to pass is the point
 	}
 	s.crew.Wait()
 }
@@ -52,7 +48,7 @@ func (c *Conn) Holds() int {
 }
 
 // Save returns what there is to be restored of a frozen Set's connection, and nothing is queued for it from now on. It reports
-// false for one that is being closed, and for a secure one.
+// false for one that is being closed.
 func (c *Conn) Save() (Saved, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -61,7 +57,7 @@ func (c *Conn) Save() (Saved, bool) {
 		runtime.Gosched()
 		c.mu.Lock()
 	}
-	if c.ending != nil || c.dead || c.secure {
+	if c.ending != nil || c.dead {
 		return Saved{}, false
 	}
 	c.ending = &ending{why: ErrSaved}
@@ -122,7 +118,7 @@ func (sv *Saved) check() error {
 	return nil
 }
 
-// Abandon closes the descriptors of a frozen Set whose Run has ended, and ends nothing: what is in the store lives on. It takes
+// Abandon closes the descriptors of a frozen Set whose poller does not run any more, and ends nothing: what is in the store lives on. It takes
 // the place of Close.
 func (s *Set) Abandon() {
 	s.mu.Lock()
@@ -135,6 +131,6 @@ func (s *Set) Abandon() {
 		c.stopTimer()
 		c.mu.Unlock()
 		s.poller.Remove(c.place)
-		unix.Close(c.sock.fd)
+		c.sock.close()
 	}
 }

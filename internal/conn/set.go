@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"picloud/internal/handover"
@@ -32,7 +31,6 @@ type Limits struct {
 type Set struct {
 	limits   Limits
 	store    *handover.Store // nil: none
-	frozen   atomic.Bool
 	upgrader websocket.Upgrader
 	bufs     sync.Pool // of *buffer
 	poller   *poll.Poller
@@ -49,11 +47,8 @@ type Set struct {
 }
 
 // New makes a Set, which keeps plain connections in store unless that is nil. onError answers a request that is no WebSocket handshake, with a status and a reason for the client.
-func New(limits Limits, store *handover.Store, onError func(w http.ResponseWriter, status int, reason error)) (*Set, error) {
-	poller, err := poll.New()
-	if err != nil {
-		return nil, err
-	}
+// poller wakes the connections: it runs from before the first one comes until all are gone.
+func New(limits Limits, poller *poll.Poller, store *handover.Store, onError func(w http.ResponseWriter, status int, reason error)) *Set {
 	s := &Set{limits: limits, store: store, poller: poller, watch: poller.Add}
 	s.bufs.New = func() any { return new(buffer) }
 	s.upgrader = websocket.Upgrader{
@@ -66,7 +61,7 @@ func New(limits Limits, store *handover.Store, onError func(w http.ResponseWrite
 			onError(w, status, reason)
 		},
 	}
-	return s, nil
+	return s
 }
 
 // Len is the number of connections, those being closed included.
@@ -76,7 +71,7 @@ func (s *Set) Len() int {
 	return s.open
 }
 
-// Filled is how often the number of connections has reached the limit.
+// Filled is how many times the number of connections has reached the limit.
 func (s *Set) Filled() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,20 +133,22 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	if _, ok := nc.RemoteAddr().(*net.UnixAddr); ok {
 		addr = Local
 	}
-	sock, ahead, err := newSocket(nc, s.limits.PeerTimeout)
+	sock, place, ahead, err := newSocket(nc, s.limits.PeerTimeout)
 	if err != nil {
 		nc.Close()
 		return nil, err
 	}
-	_, isTLS := sock.stream.(secure)
-	return &Conn{set: s, sock: sock, addr: addr, secure: isTLS, partial: append(hs.early, ahead...), users: 2}, nil
+	return &Conn{set: s, sock: sock, waits: sock.waits(), place: place, addr: addr, partial: append(hs.early, ahead...), users: 2}, nil
 }
 
 // Start lets c receive. It is called once, by Upgrade for a new connection and by who has called Restore for another. The handler may be
 // called before Start returns; it may have been before, when something was queued for c and its socket was broken.
 func (c *Conn) Start() {
 	s := c.set
-	if c.sock.stream == nil {
+	switch {
+	case !c.place.IsNowhere():
+		s.poller.Hand(c.place, (*watched)(c))
+	case c.sock.fd >= 0:
 		place, err := s.watch(c.sock.fd, (*watched)(c))
 		c.mu.Lock()
 		c.place = place
@@ -166,7 +163,7 @@ func (c *Conn) Start() {
 	if bye != nil {
 		bye(c)
 	}
-	c.ready(true, false) // what came with the handshake
+	c.ready(true, true) // what came with the handshake, or has been told to who had the place before
 	c.mu.Lock()
 	c.leave()
 	c.mu.Unlock()
@@ -188,7 +185,7 @@ func (s *Set) remove(c *Conn) {
 	s.gone()
 }
 
-// gone counts one connection less. It needs mu.
+// gone counts one connection less. mu must be held.
 func (s *Set) gone() {
 	s.open--
 	if s.open == 0 && s.bye != nil {
@@ -197,20 +194,11 @@ func (s *Set) gone() {
 	}
 }
 
-// Run wakes connections and pings them until ctx ends. It is called once.
-func (s *Set) Run(ctx context.Context) error {
-	pinging, end := context.WithCancel(ctx)
-	var pinger sync.WaitGroup
-	pinger.Go(func() { s.pingAll(pinging) })
-	defer pinger.Wait()
-	defer end()
-	return s.poller.Run(ctx)
-}
-
 // pingTurns is how many turns the pings of one interval are spread over.
 const pingTurns = 25
 
-func (s *Set) pingAll(ctx context.Context) {
+// Run pings connections until ctx ends. It is called once.
+func (s *Set) Run(ctx context.Context) {
 	tick := time.NewTicker(s.limits.PingEvery / pingTurns)
 	defer tick.Stop()
 	var conns []*Conn
@@ -273,7 +261,7 @@ func (h *housekeeping) due(open int) bool {
 func abs(n int) int { return max(n, -n) }
 
 // Close closes every connection, and those that still come, with code and reason: what is queued goes out first. When
-// ctx ends the rest is cut off. Run must go on until Close has returned, with all connections gone and every
+// ctx ends the rest is cut off. The poller must run on until Close has returned, with all connections gone and every
 // Handler.Closed called. Close is called once.
 func (s *Set) Close(ctx context.Context, code int, reason string) {
 	s.mu.Lock()
@@ -303,7 +291,7 @@ func (s *Set) Close(ctx context.Context, code int, reason string) {
 	}
 }
 
-// conns needs mu.
+// conns returns those that are not gone. mu must be held.
 func (s *Set) conns() []*Conn {
 	var conns []*Conn
 	for _, c := range s.slots {
@@ -314,21 +302,15 @@ func (s *Set) conns() []*Conn {
 	return conns
 }
 
-// Probe shows that connections are served: every connection's lock can be had, and the poller answers. It returns
-// nil then, and an error when the poller does not answer in time; it hangs when a connection does. Calls must not
-// overlap, and must have returned before Release.
-func (s *Set) Probe(ctx context.Context) error {
+// Probe returns when every connection's lock could be had: it hangs when a connection does.
+func (s *Set) Probe() {
 	for _, c := range s.All() {
 		c.Idle()
 	}
-	return s.poller.Probe(ctx)
 }
 
-// Release waits for the last goroutines and closes the poller. It is called after Close and Run have returned.
-func (s *Set) Release() error {
-	s.crew.Release()
-	return s.poller.Release()
-}
+// Release waits for the last goroutines. It is called after Close and Run have returned.
+func (s *Set) Release() { s.crew.Release() }
 
 // IsUpgrade reports whether a request asks for a WebSocket.
 func IsUpgrade(r *http.Request) bool { return websocket.IsWebSocketUpgrade(r) }

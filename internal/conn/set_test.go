@@ -54,7 +54,7 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 					t.Errorf("round %d: %d goroutines for connections at rest, as\n%s", round, len(left), left[0])
 				}
 				for _, s := range sessions {
-					if s.partial != nil || s.out.first != nil || len(s.out.rest) != 0 || s.gather != (gather{}) || s.state.Load() != resting {
+					if s.partial != nil || s.out.first != nil || len(s.out.rest) != 0 || s.gather != (gather{}) || !s.turn.Rests() {
 						t.Errorf("round %d: a connection at rest keeps %d bytes, %+v, %+v", round, cap(s.partial), s.out, s.gather)
 					}
 				}
@@ -304,18 +304,29 @@ func TestHandshakeAfterSetCloseRanOutOfTime(t *testing.T) {
 }
 
 func TestFailedHandshakeAfterSetClose(t *testing.T) {
-	s, err := New(Limits{Connections: 1}, nil, func(w http.ResponseWriter, status int, _ error) { w.WriteHeader(status) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := New(Limits{Connections: 1}, nil, nil, func(w http.ResponseWriter, status int, _ error) { w.WriteHeader(status) })
 	s.Close(t.Context(), 1001, "")
 	for range 2 {
 		if _, err := s.Upgrade(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), nil); err == nil {
 			t.Error("a request that is no handshake was upgraded")
 		}
 	}
-	if err := s.Release(); err != nil {
-		t.Error(err)
+	s.Release()
+}
+
+// A socket that becomes a WebSocket keeps its place in the poller.
+func TestUpgradedConnectionKeepsItsPlace(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			r := newRig(t, network)
+			r.watch = func(int, poll.Watcher) (poll.Place, error) {
+				t.Error("it is watched anew")
+				return poll.Place{}, errors.New("no second place")
+			}
+			p, _ := r.connect()
+			p.send(masked(text, "hello"))
+			p.want(opText, "hello")
+		})
 	}
 }
 
@@ -372,10 +383,12 @@ func (s *scripted) write(bufs [][]byte) (int, error) {
 	s.use("write")
 	return s.onWrite(bufs)
 }
-func (s *scripted) closeWrite() { s.use("closeWrite") }
-func (s *scripted) interrupt()  {}
-func (s *scripted) abort()      { s.use("abort"); s.aborts++ }
-func (s *scripted) close()      { s.use("close"); s.closed = true }
+func (s *scripted) closeWrite()          { s.use("closeWrite") }
+func (s *scripted) waits() bool          { return false }
+func (s *scripted) interrupt()           {}
+func (s *scripted) resume(time.Duration) {}
+func (s *scripted) abort()               { s.use("abort"); s.aborts++ }
+func (s *scripted) close()               { s.use("close"); s.closed = true }
 func (s *scripted) use(call string) {
 	if s.closed {
 		s.t.Errorf("%s after close", call)
@@ -401,7 +414,7 @@ func TestSocketTakesBytesAgainBeforeTheStallIsNoted(t *testing.T) {
 		}
 		return total(bufs), nil
 	}}
-	c = reserve(s, socket{stream: sock}, nil)
+	c = reserve(s, socket{fd: -1, stream: sock}, nil)
 	start(c, &line{t: t, conn: c})
 	s.crew.Wait()
 	c.Queue(appendFrame(nil, opText, []byte("hello")), 1)
@@ -428,7 +441,7 @@ func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
 		written = append(written, total(bufs))
 		return total(bufs), nil
 	}}
-	c = reserve(s, socket{stream: sock}, nil)
+	c = reserve(s, socket{fd: -1, stream: sock}, nil)
 	start(c, &line{t: t, conn: c})
 	s.crew.Wait()
 	if !c.Queue(appendFrame(nil, opText, []byte("first")), 1) || c.Queue(appendFrame(nil, opText, nil), 1) {
@@ -461,7 +474,7 @@ func TestFlushTellsWhetherFramesAreFree(t *testing.T) {
 		wrote = append(wrote, string(slices.Concat(bufs...)))
 		return total(bufs), nil
 	}}
-	c = reserve(s, socket{stream: sock}, nil)
+	c = reserve(s, socket{fd: -1, stream: sock}, nil)
 	start(c, &line{t: t, conn: c})
 	s.crew.Wait()
 	var a Arena
@@ -493,7 +506,7 @@ func TestFlushTellsWhetherFramesAreFree(t *testing.T) {
 func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	s := lines(t, 1000)
 	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) { return total(bufs), nil }}
-	c := reserve(s, socket{stream: sock}, nil)
+	c := reserve(s, socket{fd: -1, stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	start(c, l)
 	s.crew.Wait()
@@ -514,7 +527,7 @@ func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	s.crew.Wait()
 	c.mu.Lock()
 	c.kick()
-	if c.state.Load() != resting { // Set.Close may be waiting for all goroutines to end
+	if !c.turn.Rests() { // Set.Close may be waiting for all goroutines to end
 		t.Error("a goroutine is started for a connection that is gone")
 	}
 	c.mu.Unlock()
@@ -537,7 +550,7 @@ func TestReasonIsTheFirst(t *testing.T) {
 	var c *Conn
 	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) { return total(bufs), nil }}
 	sock.onRead = func([]byte) (int, error) { c.Close(1001, ""); return 0, nil }
-	c = reserve(s, socket{stream: sock}, nil)
+	c = reserve(s, socket{fd: -1, stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	start(c, l)
 	s.crew.Wait()
@@ -556,7 +569,7 @@ func TestStallThatHasJustBegunIsNotLetGo(t *testing.T) {
 		}
 		return total(bufs), nil
 	}}
-	c := reserve(s, socket{stream: sock}, nil)
+	c := reserve(s, socket{fd: -1, stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	start(c, l)
 	s.crew.Wait()
@@ -599,7 +612,7 @@ func TestFloodOfPingsIsBounded(t *testing.T) {
 			return copy(p, pings), nil
 		},
 	}
-	c = reserve(s, socket{stream: sock}, nil)
+	c = reserve(s, socket{fd: -1, stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	start(c, l)
 	s.crew.Wait()
@@ -614,7 +627,7 @@ func TestBrokenSocketEndsTheConnection(t *testing.T) {
 	s := lines(t, 1000)
 	broken := errors.New("broken")
 	sock := &scripted{t: t, onWrite: func([][]byte) (int, error) { return 3, broken }}
-	c := reserve(s, socket{stream: sock}, nil)
+	c := reserve(s, socket{fd: -1, stream: sock}, nil)
 	l := &line{t: t, conn: c}
 	start(c, l)
 	s.crew.Wait()
@@ -757,20 +770,5 @@ func TestMemoryIsGivenBackOnceACrowdHasSettled(t *testing.T) {
 	}
 	if want := []int{9, 20, 25}; !slices.Equal(due, want) {
 		t.Errorf("due in the turns %v, want %v", due, want)
-	}
-}
-
-func TestRunReturnsWhenItsPollerFails(t *testing.T) {
-	s, err := New(Limits{Connections: 1, PingEvery: time.Hour}, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Release(); err != nil {
-		t.Fatal(err)
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- s.Run(context.Background()) }()
-	if err := wait(t, failed, "Run returns"); err == nil {
-		t.Error("no error of a poller that is closed")
 	}
 }

@@ -2,7 +2,6 @@ package conn
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -18,27 +17,32 @@ import (
 // errAgain says that a read or write would have to wait.
 var errAgain = poll.ErrAgain
 
-// A socket is a non-blocking descriptor that no other part of the program knows or, where that is not enough, a stream.
-// It is a value, so that a delivery finds it in the connection itself.
+// A socket is a value, so that a delivery finds it in the connection itself: a non-blocking descriptor that no other part of the
+// program knows and, where its bytes are not simply what is read and written, a stream.
 type socket struct {
-	fd     int
-	stream stream // nil: the descriptor
+	fd     int    // -1: there is none to be watched, or kept
+	stream stream // nil: the descriptor's bytes as they are
 }
 
 // A stream moves bytes. Its calls are safe beside each other, but not after close.
 type stream interface {
+	// waits reports whether read and write wait, instead of returning errAgain. It never changes.
+	waits() bool
 	// read returns errAgain or waits when there is nothing, (0, nil) or io.EOF at the end.
 	read(p []byte) (int, error)
 	// write may write less than all; it returns errAgain or waits when the kernel takes no more.
 	write(bufs [][]byte) (int, error)
 	// closeWrite tells the peer that nothing follows.
 	closeWrite()
-	// interrupt ends the reads that wait.
+	// interrupt ends the reads that wait, resume has them wait again, for so long at most. They are asked only of one that waits.
 	interrupt()
+	resume(most time.Duration)
 	// abort ends all reads and writes, those to come too.
 	abort()
 	close()
 }
+
+func (s socket) waits() bool { return s.stream != nil && s.stream.waits() }
 
 func (s socket) read(p []byte) (int, error) {
 	if s.stream != nil {
@@ -89,7 +93,7 @@ func (s socket) closeWrite() {
 }
 
 func (s socket) interrupt() {
-	if s.stream != nil { // another does not wait
+	if s.waits() {
 		s.stream.interrupt()
 	}
 }
@@ -113,6 +117,8 @@ func (s socket) close() {
 // A secure stream is a TLS connection: Go's TLS waits, so each end of it has a goroutine while it is in use.
 type secure struct{ *tls.Conn }
 
+func (s secure) waits() bool { return true }
+
 func (s secure) read(p []byte) (int, error) { return s.Read(p) }
 
 func (s secure) write(bufs [][]byte) (n int, err error) {
@@ -128,54 +134,47 @@ func (s secure) write(bufs [][]byte) (n int, err error) {
 
 func (s secure) closeWrite() { s.CloseWrite() }
 func (s secure) interrupt()  { s.NetConn().SetReadDeadline(time.Unix(1, 0)) }
-func (s secure) abort()      { s.NetConn().SetDeadline(time.Unix(1, 0)) }
-func (s secure) close()      { s.NetConn().Close() }
+func (s secure) resume(most time.Duration) {
+	s.NetConn().SetReadDeadline(time.Now().Add(most))
+}
+func (s secure) abort() { s.NetConn().SetDeadline(time.Unix(1, 0)) }
+func (s secure) close() { s.NetConn().Close() }
 
-// A Taker is a connection that can give its descriptor away, non-blocking, with what it has read ahead. It is closed by
-// that.
+// A Taker is a connection that can give its descriptor away, non-blocking, with its place in the Set's poller and what it has read ahead.
+// It is closed by that.
 type Taker interface {
-	Take() (fd int, ahead []byte, err error)
+	Take() (fd int, place poll.Place, ahead []byte, err error)
 }
 
-// newSocket takes over a hijacked connection, with what has been read ahead: from a Taker, or, of another plain one, by
-// keeping a duplicate of the descriptor and closing nc, so that Go's poller has no part in it any more.
-func newSocket(nc net.Conn, peerTimeout time.Duration) (s socket, ahead []byte, err error) {
-	if t, ok := nc.(Taker); ok {
-		_, isTCP := nc.RemoteAddr().(*net.TCPAddr)
-		if s.fd, ahead, err = t.Take(); err == nil && isTCP {
+// newSocket takes over a hijacked connection, a Taker or one of crypto/tls.
+func newSocket(nc net.Conn, peerTimeout time.Duration) (s socket, place poll.Place, ahead []byte, err error) {
+	switch nc := nc.(type) {
+	case Taker:
+		_, isTCP := nc.(net.Conn).RemoteAddr().(*net.TCPAddr)
+		if s.fd, place, ahead, err = nc.Take(); err == nil && isTCP {
 			watchPeer(s.fd, peerTimeout)
 		}
-		return s, ahead, err
+		return s, place, ahead, err
+	case *tls.Conn:
+		if err := watchPeerOf(nc.NetConn(), peerTimeout); err != nil {
+			return socket{}, place, nil, err
+		}
+		return socket{fd: -1, stream: secure{nc}}, place, nil, nil
 	}
-	tc, isTLS := nc.(*tls.Conn)
-	if isTLS {
-		nc = tc.NetConn()
-	}
-	sc, ok := nc.(syscall.Conn)
+	return socket{}, place, nil, fmt.Errorf("a connection of type %T cannot be taken over", nc)
+}
+
+// watchPeerOf is watchPeer for a connection of package net.
+func watchPeerOf(nc net.Conn, timeout time.Duration) error {
+	tcp, ok := nc.(*net.TCPConn)
 	if !ok {
-		return socket{}, nil, fmt.Errorf("connection of type %T has no descriptor", nc)
+		return nil
 	}
-	raw, err := sc.SyscallConn()
+	raw, err := tcp.SyscallConn()
 	if err != nil {
-		return socket{}, nil, err
+		return err
 	}
-	fd := -1
-	cerr := raw.Control(func(p uintptr) {
-		if _, isTCP := nc.(*net.TCPConn); isTCP {
-			watchPeer(int(p), peerTimeout)
-		}
-		if !isTLS {
-			fd, err = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 0)
-		}
-	})
-	if err = errors.Join(cerr, err); err != nil {
-		return socket{}, nil, fmt.Errorf("take over descriptor: %w", err)
-	}
-	if isTLS {
-		return socket{stream: secure{tc}}, nil, nil
-	}
-	nc.Close()
-	return socket{fd: fd}, nil, nil
+	return raw.Control(func(fd uintptr) { watchPeer(int(fd), timeout) })
 }
 
 // watchPeer makes the kernel end a connection whose peer acknowledges nothing for so long, tcp(7). Where that is not known

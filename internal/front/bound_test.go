@@ -21,13 +21,13 @@ func (r *rig) deafen() (hear func()) {
 		r.t.Fatal(err)
 	}
 	s := stuck{inside: make(chan struct{}), leave: make(chan struct{})}
-	place, err := r.poller.Add(fd, s)
+	place, err := r.cfg.Poller.Add(fd, s)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	wait(r.t, s.inside, "the poller is stuck")
 	hear = sync.OnceFunc(func() {
-		r.poller.Remove(place)
+		r.cfg.Poller.Remove(place)
 		unix.Close(fd)
 		close(s.leave)
 	})
@@ -66,7 +66,7 @@ func TestWhoHasRestedLongestMakesRoom(t *testing.T) {
 					c.want("POST", 201, "1")
 				}
 				resting = append(resting, c)
-				until(t, "it is at rest", func() bool { return r.count((*Conn).rests) == len(resting) })
+				until(t, "it is at rest", func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == len(resting) })
 				if begin != strings.TrimSuffix(begin, get[:9]) {
 					until(t, "what it has sent is known", func() bool { return r.count((*Conn).begun) == 1 })
 				}

@@ -13,25 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The states of a Conn. Awake it has a goroutine in Run; noted tells that goroutine that the socket has become readable
-// since it looked.
-const (
-	resting = iota
-	awake
-	noted
-	lent // to net/http; the socket is looked at when it is back
-	gone // closed, or somebody else's
-)
-
-// A Conn is one HTTP connection.
+// A Conn is one HTTP connection. Its turn has a goroutine in Run, or the loan, or whoever ends it: then it is never given back.
 type Conn struct {
 	server        *Server
-	fd            int
 	remote, local net.Addr
+	turn          poll.Turn
 
 	mu    sync.Mutex
+	fd    int // -1: closed, or somebody else's
 	place poll.Place
-	state int
 	used  bool      // it has had an answer
 	since time.Time // of the rest, or of the first byte of in
 	head  bool      // in has a whole head
@@ -44,30 +34,23 @@ type Conn struct {
 type watched Conn
 
 func (w *watched) Ready(read, _ bool) {
-	c := (*Conn)(w)
-	if !read {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.server.frozen.Load() {
-		return
-	}
-	switch c.state {
-	case resting:
-		c.state = awake
-		c.server.crew.Go(c)
-	case awake:
-		c.state = noted
+	if c := (*Conn)(w); read {
+		c.server.crew.Wake(&c.turn, c)
 	}
 }
 
-// rests reports whether nobody is busy with the connection. It needs mu.
-func (c *Conn) rests() bool { return c.state == resting }
+// goOn gives the turn, which the caller has, to a goroutine, or nobody in a frozen Server. mu must be held.
+func (c *Conn) goOn() {
+	if c.server.crew.Frozen() {
+		c.turn.Rest()
+		return
+	}
+	c.server.crew.Go(c)
+}
 
-// quiet reports whether nobody is busy with the connection, nor will be as soon as Ready tells of what has come. It needs mu.
+// quiet reports whether nobody is busy with the connection, nor will be as soon as Ready tells of what has come. mu must be held.
 func (c *Conn) quiet() bool {
-	if c.state != resting {
+	if !c.turn.Rests() {
 		return false
 	}
 	var b [1]byte
@@ -75,12 +58,12 @@ func (c *Conn) quiet() bool {
 	return err != nil || n == 0
 }
 
-// idle reports whether nothing has come of a next request. It needs mu.
-func (c *Conn) idle() bool { return c.state == resting && len(c.in) == 0 && c.used }
+// idle reports whether nothing has come of a next request. mu must be held.
+func (c *Conn) idle() bool { return c.turn.Rests() && len(c.in) == 0 && c.used }
 
-// late reports whether the connection has rested for too long. It needs mu.
+// late reports whether the connection has rested for too long. mu must be held.
 func (c *Conn) late(now time.Time) bool {
-	if c.state != resting {
+	if !c.turn.Rests() {
 		return false
 	}
 	cfg := &c.server.cfg
@@ -94,11 +77,11 @@ func (c *Conn) late(now time.Time) bool {
 	return now.Sub(c.since) >= limit
 }
 
-// closeIf closes the connection if it is so, and reports that.
+// closeIf closes the connection if it is so, and at rest, and reports that.
 func (c *Conn) closeIf(so func(*Conn) bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !so(c) {
+	if !so(c) || !c.turn.Take() {
 		return false
 	}
 	c.close()
@@ -109,30 +92,32 @@ func (c *Conn) closeIf(so func(*Conn) bool) bool {
 func (c *Conn) abort() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch c.state {
-	case resting:
+	switch {
+	case c.turn.Take():
 		c.close()
-	case awake, noted:
+	case c.loan == nil && c.fd >= 0:
 		unix.Shutdown(c.fd, unix.SHUT_RDWR) // Run will see it
 	}
 }
 
-// close needs mu, and that nobody uses the descriptor. Another process's vault may still have the socket: its end must not
-// wait for that.
+// close ends the connection. The caller has the turn, and mu must be held. Another process's store may still have the socket: its end
+// must not wait for that.
 func (c *Conn) close() {
-	c.release()
-	unix.Shutdown(c.fd, unix.SHUT_RDWR)
-	unix.Close(c.fd)
+	fd, place := c.release()
+	c.server.cfg.Poller.Remove(place)
+	unix.Shutdown(fd, unix.SHUT_RDWR)
+	unix.Close(fd)
 }
 
-// release makes the descriptor somebody else's. It needs mu.
-func (c *Conn) release() {
-	c.state, c.loan = gone, nil
-	c.server.poller.Remove(c.place)
+// release makes the descriptor and its place somebody else's. The caller has the turn, and mu must be held.
+func (c *Conn) release() (fd int, place poll.Place) {
+	fd, place = c.fd, c.place
+	c.fd, c.place, c.loan = -1, poll.Place{}, nil
 	c.server.mu.Lock()
 	delete(c.server.conns, c)
 	c.server.mu.Unlock()
 	c.server.cfg.Leave()
+	return fd, place
 }
 
 // Run is the goroutine of a Conn that is awake, a poll.Runner: it answers what is at hand.
@@ -148,18 +133,24 @@ func (c *Conn) Run() {
 			c.mu.Unlock()
 			return
 		}
-		c.mu.Lock()
-		if c.state == awake {
-			c.state = resting
-			if c.server.crowded.Load() > 0 || c.idle() && c.server.draining.Load() {
-				c.close()
-			}
-			c.mu.Unlock()
+		if c.rest() {
 			return
 		}
-		c.state = awake
-		c.mu.Unlock()
 	}
+}
+
+// rest gives the turn back unless there is more to look at, and reports that it has. One that comes to rest where it has no place any
+// more is closed.
+func (c *Conn) rest() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.turn.Done() {
+		return false
+	}
+	if (c.server.crowded.Load() > 0 || c.idle() && c.server.draining.Load()) && c.turn.Take() {
+		c.close()
+	}
+	return true
 }
 
 var (
@@ -169,16 +160,16 @@ var (
 
 // look reads until there is no more. Anything but nil and poll.ErrAgain is the end of the Conn's being awake.
 func (c *Conn) look() error {
-	d := c.server.desks.Get().(*desk)
-	defer c.server.desks.Put(d)
+	b := c.server.bufs.Get().(*buffer)
+	defer c.server.bufs.Put(b)
 	if len(c.in) > 0 { // what came while the connection was lent, or to another process
-		if err := c.answerAll(d, slices.Clone(c.in)); err != nil {
+		if err := c.answerAll(b, slices.Clone(c.in)); err != nil {
 			return err
 		}
 	}
-	buf := d.in[:]
+	buf := b.in[:]
 	held := copy(buf, c.in)
-	for !c.server.frozen.Load() {
+	for !c.server.crew.Frozen() {
 		n, err := poll.Recv(c.fd, buf[held:])
 		if err != nil {
 			return err
@@ -192,7 +183,7 @@ func (c *Conn) look() error {
 		if held == 0 {
 			c.begins()
 		}
-		if err := c.answerAll(d, buf[:held+n]); err != nil {
+		if err := c.answerAll(b, buf[:held+n]); err != nil {
 			return err
 		}
 		held = copy(buf, c.in)
@@ -208,8 +199,8 @@ func (c *Conn) begins() {
 }
 
 // answerAll answers the whole requests in in, in its own way or by lending the connection, and keeps the rest.
-func (c *Conn) answerAll(d *desk, in []byte) error {
-	r := &d.request
+func (c *Conn) answerAll(b *buffer, in []byte) error {
+	r := &b.request
 	for len(in) > 0 {
 		f, plain := r.scan(in)
 		size := f.head + f.body
@@ -243,7 +234,7 @@ func (c *Conn) answerAll(d *desk, in []byte) error {
 			}
 			fallthrough
 		case whole:
-			if f.upgrade && f.body == 0 && f.head <= c.server.cfg.HeadBytes && !c.server.draining.Load() && c.join(d, in[:size], in[size:]) {
+			if f.upgrade && f.body == 0 && f.head <= c.server.cfg.HeadBytes && !c.server.draining.Load() && c.join(b, in[:size], in[size:]) {
 				return errLent
 			}
 			return c.lend(in[:size], in[size:], 0, ch)
@@ -322,13 +313,13 @@ func (c *Conn) borrowed(request, behind []byte, missing int) *loan {
 	l := newLoan(c, request, missing)
 	c.keep(behind, false)
 	c.mu.Lock()
-	c.state, c.loan = lent, l
+	c.loan = l
 	c.mu.Unlock()
 	c.server.loans.Add(1)
 	return l
 }
 
-// returned is the end of a loan: the connection goes on, behind an answer or with what has come of an unfinished request. It needs mu.
+// returned is the end of a loan: the connection goes on, behind an answer or with what has come of an unfinished request. mu must be held.
 func (c *Conn) returned(unfinished []byte) {
 	c.loan = nil
 	if c.server.closed.Load() {
@@ -341,10 +332,5 @@ func (c *Conn) returned(unfinished []byte) {
 		c.used, c.head = true, false
 	}
 	c.since = time.Now()
-	if c.server.frozen.Load() {
-		c.state = resting
-		return
-	}
-	c.state = awake
-	c.server.crew.Go(c)
+	c.goOn()
 }

@@ -26,6 +26,8 @@ import (
 
 // Config is what a Server is made with. All fields must be set.
 type Config struct {
+	// Poller wakes the connections. It runs from before the first Serve or Restore until all connections are gone.
+	Poller *poll.Poller
 	// HTTP answers what Short does not. Its ConnState must call Note; its timeouts are of a request under way.
 	HTTP *http.Server
 	// Short answers a plain request, or says no: then HTTP answers the same bytes. The answer is a whole response
@@ -50,13 +52,11 @@ type Config struct {
 // A Server is the HTTP connections of plain listeners, TCP or Unix.
 type Server struct {
 	cfg     Config
-	poller  *poll.Poller
 	lending relay
-	desks   sync.Pool // of *desk
+	bufs    sync.Pool // of *buffer
 	crew    poll.Crew // goroutines in Conn.Run
 	loans   sync.WaitGroup
 
-	frozen   atomic.Bool
 	crowded  atomic.Int32 // connections that wait for one to come to rest
 	draining atomic.Bool  // answers are the last ones of their connections
 	closed   atomic.Bool  // nothing goes on
@@ -65,8 +65,8 @@ type Server struct {
 	conns map[*Conn]struct{}
 }
 
-// A desk is what a connection borrows while it is awake.
-type desk struct {
+// A buffer is what a connection borrows while it is awake.
+type buffer struct {
 	in      [32 << 10]byte
 	request Request
 	src     bytes.Reader
@@ -77,30 +77,20 @@ type desk struct {
 const restBytes = 16 << 10
 
 // New makes a Server.
-func New(cfg Config) (*Server, error) {
-	poller, err := poll.New()
-	if err != nil {
-		return nil, err
-	}
-	s := &Server{cfg: cfg, poller: poller, lending: relay{conns: make(chan net.Conn), done: make(chan struct{})}, conns: make(map[*Conn]struct{})}
-	s.desks.New = func() any { return new(desk) }
-	return s, nil
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, lending: relay{conns: make(chan net.Conn), done: make(chan struct{})}, conns: make(map[*Conn]struct{})}
+	s.bufs.New = func() any { return new(buffer) }
+	return s
 }
 
-// Run wakes connections and ends those that take too long, until ctx ends or it returns why it cannot. It is called once.
-func (s *Server) Run(ctx context.Context) error {
-	var parts sync.WaitGroup
-	defer parts.Wait()
-	parts.Go(func() { s.cfg.HTTP.Serve(&s.lending) })
-	sweep, end := context.WithCancel(ctx)
-	parts.Go(func() { s.sweep(sweep) })
-	defer end()
+// Run lends connections to net/http and ends those that take too long, until ctx ends. It is called once.
+func (s *Server) Run(ctx context.Context) {
+	var lending sync.WaitGroup
+	defer lending.Wait()
+	lending.Go(func() { s.cfg.HTTP.Serve(&s.lending) })
 	defer s.lending.Close()
-	return s.poller.Run(ctx)
+	s.sweep(ctx)
 }
-
-// Probe returns nil when the poller answers, see poll.Poller.
-func (s *Server) Probe(ctx context.Context) error { return s.poller.Probe(ctx) }
 
 // A Listener is a net.TCPListener or a net.UnixListener.
 type Listener interface {
@@ -172,7 +162,8 @@ func (s *Server) admit(fd int, remote, local net.Addr) {
 // adopt makes a Conn of a connected, non-blocking socket, for which a place has been taken, and what has come of its
 // next request. used tells whether it has had an answer.
 func (s *Server) adopt(fd int, remote, local net.Addr, in []byte, used bool) {
-	c := &Conn{server: s, fd: fd, remote: remote, local: local, in: in, used: used, since: time.Now(), state: awake}
+	c := &Conn{server: s, fd: fd, remote: remote, local: local, in: in, used: used, since: time.Now()}
+	c.turn.Take()
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
@@ -182,17 +173,13 @@ func (s *Server) adopt(fd int, remote, local net.Addr, in []byte, used bool) {
 		c.close()
 		return
 	}
-	place, err := s.poller.Add(fd, (*watched)(c))
+	place, err := s.cfg.Poller.Add(fd, (*watched)(c))
 	if err != nil {
 		c.close()
 		return
 	}
 	c.place = place
-	if s.frozen.Load() {
-		c.state = resting
-		return
-	}
-	s.crew.Go(c)
+	c.goOn()
 }
 
 // evict closes the connection that has been at rest for longest, and reports whether there was one.
@@ -202,7 +189,7 @@ func (s *Server) evict() bool {
 		oldest, since := -1, time.Time{}
 		for i, c := range conns {
 			c.mu.Lock()
-			if c.rests() && (oldest < 0 || c.since.Before(since)) {
+			if c.turn.Rests() && (oldest < 0 || c.since.Before(since)) {
 				oldest, since = i, c.since
 			}
 			c.mu.Unlock()
@@ -262,12 +249,8 @@ func (s *Server) Close() {
 	}
 }
 
-// Release waits for the last goroutines and frees the poller. It is called after Run has returned and all connections are
-// gone.
-func (s *Server) Release() error {
-	s.crew.Release()
-	return s.poller.Release()
-}
+// Release waits for the last goroutines. It is called after Run has returned and all connections are gone.
+func (s *Server) Release() { s.crew.Release() }
 
 // address is what net would make of a peer's address.
 func address(sa unix.Sockaddr) net.Addr {

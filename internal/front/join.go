@@ -8,10 +8,10 @@ import (
 )
 
 // join offers the connection, whose request asks for a WebSocket, to the owner, and reports whether it was taken.
-func (c *Conn) join(d *desk, request, behind []byte) bool {
-	d.src.Reset(request)
-	d.text.Reset(&d.src)
-	r, err := http.ReadRequest(&d.text)
+func (c *Conn) join(b *buffer, request, behind []byte) bool {
+	b.src.Reset(request)
+	b.text.Reset(&b.src)
+	r, err := http.ReadRequest(&b.text)
 	if err != nil {
 		return false // and net/http has words for it
 	}

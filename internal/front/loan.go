@@ -263,18 +263,18 @@ func (l *loan) shut() {
 	}
 }
 
-// Take makes the descriptor the caller's, non-blocking, with what has come from the client and was not read from the loan,
-// of the request's body too: the connection has become something else. The loan is closed with it.
-func (l *loan) Take() (fd int, behind []byte, err error) {
+// Take makes the descriptor the caller's, non-blocking, with its place in the poller and what has come from the client and was not
+// read from the loan, of the request's body too: the connection has become something else. The loan is closed with it.
+func (l *loan) Take() (fd int, place poll.Place, behind []byte, err error) {
 	if ended, _ := l.end(); !ended {
-		return -1, nil, net.ErrClosed
+		return -1, poll.Place{}, nil, net.ErrClosed
 	}
 	c := l.conn
 	defer c.server.loans.Done()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.release()
-	return c.fd, append(l.in, c.in...), nil
+	fd, place = c.release()
+	return fd, place, append(l.in, c.in...), nil
 }
 
 // CloseWrite is net/http's way to let a client read its last answer.

@@ -105,7 +105,7 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 			count := func(in string) (n int) {
 				for _, c := range r.all() {
 					c.mu.Lock()
-					if c.rests() && string(c.in) == in && cap(c.in) <= 2*len(in) {
+					if c.turn.Rests() && string(c.in) == in && cap(c.in) <= 2*len(in) {
 						n++
 					}
 					c.mu.Unlock()
@@ -133,18 +133,14 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 
 // What Ready tells while a connection is awake is not lost: it looks again before it rests.
 func TestReadyWhileAwake(t *testing.T) {
-	for state, want := range map[int]int{awake: noted, noted: noted, lent: lent, gone: gone} {
-		c := &Conn{server: new(Server), state: state}
-		(*watched)(c).Ready(true, true)
-		if c.state != want {
-			t.Errorf("in state %d: now in %d, want %d", state, c.state, want)
-		}
-	}
-	for _, state := range []int{resting, awake} {
-		c := &Conn{server: new(Server), state: state}
-		(*watched)(c).Ready(false, true) // somebody may write: nobody has to
-		if c.state != state {
-			t.Errorf("writable in state %d: now in %d", state, c.state)
+	for name, tell := range map[string]func(*Conn){
+		"readable": func(c *Conn) { (*watched)(c).Ready(true, true) },
+		"writable": func(c *Conn) { (*watched)(c).Ready(false, true) }, // somebody may write: nobody has to
+	} {
+		c := &Conn{server: new(Server)}
+		c.turn.Take()
+		if tell(c); c.turn.Done() != (name == "writable") {
+			t.Errorf("%s: it rests is %t", name, name != "writable")
 		}
 	}
 
@@ -156,7 +152,8 @@ func TestReadyWhileAwake(t *testing.T) {
 	peer := os.NewFile(uintptr(fds[1]), "peer")
 	defer peer.Close()
 	r.tryEnter()
-	c := &Conn{server: r.Server, fd: fds[0], local: r.addr, state: awake} // and not watched
+	c := &Conn{server: r.Server, fd: fds[0], local: r.addr} // and not watched
+	c.turn.Take()
 	r.mu.Lock()
 	r.conns[c] = struct{}{}
 	r.mu.Unlock()
@@ -172,7 +169,7 @@ func TestReadyWhileAwake(t *testing.T) {
 	})
 	peer.SetDeadline(time.Now().Add(patience))
 	io.WriteString(peer, lastOne)
-	c.state = noted
+	(*watched)(c).Ready(true, false)
 	c.mu.Unlock()
 	if said, err := io.ReadAll(peer); err != nil || !strings.HasPrefix(string(said), "HTTP/1.1 200 ") {
 		t.Errorf("got %q, error %v", said, err)

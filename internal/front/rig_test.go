@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"picloud/internal/poll"
 )
 
 // A site is what the tests' servers have to offer, a Server and a plain http.Server alike:
@@ -112,10 +114,12 @@ func hijack(w http.ResponseWriter, n int) {
 		nc.Close()
 		return
 	}
-	fd, ahead, err := l.Take()
+	poller := l.conn.server.cfg.Poller
+	fd, place, ahead, err := l.Take()
 	if err != nil {
 		panic(err)
 	}
+	poller.Remove(place)
 	f := os.NewFile(uintptr(fd), "taken")
 	defer f.Close()
 	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
@@ -248,12 +252,18 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	cfg.HTTP, cfg.Short, cfg.Join = r.http, r.short, r.join
 	cfg.TryEnter, cfg.Enter, cfg.Leave = r.tryEnter, r.enter, r.leave
 	var err error
-	if r.Server, err = New(cfg); err != nil {
+	if cfg.Poller, err = poll.New(); err != nil {
 		t.Fatal(err)
 	}
+	r.Server = New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- r.Run(ctx) }()
+	go func() {
+		var rest sync.WaitGroup
+		rest.Go(func() { r.Run(ctx) })
+		defer rest.Wait()
+		ended <- cfg.Poller.Run(ctx)
+	}()
 	r.endRun = sync.OnceFunc(func() {
 		cancel()
 		if err := wait(t, ended, "Run returns"); err != nil {
@@ -285,11 +295,10 @@ func (r *rig) dismantle() {
 	r.Close()
 	r.gone()
 	r.endRun()
-	within(r.t, "Release returns", func() {
-		if err := r.Release(); err != nil {
-			r.t.Error(err)
-		}
-	})
+	within(r.t, "Release returns", r.Release)
+	if err := r.cfg.Poller.Release(); err != nil {
+		r.t.Error(err)
+	}
 	if n := len(r.all()); n != 0 {
 		r.t.Errorf("%d connections are still known", n)
 	}
@@ -319,13 +328,13 @@ func (r *rig) count(so func(*Conn) bool) (n int) {
 	return n
 }
 
-// begun reports whether something has come of a next request. It needs mu.
-func (c *Conn) begun() bool { return c.rests() && len(c.in) > 0 }
+// begun reports whether something has come of a next request. mu must be held.
+func (c *Conn) begun() bool { return c.turn.Rests() && len(c.in) > 0 }
 
 // atRest waits until each connection is.
 func (r *rig) atRest() {
 	r.t.Helper()
-	until(r.t, "all are at rest", func() bool { return r.count((*Conn).rests) == int(r.taken()) })
+	until(r.t, "all are at rest", func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == int(r.taken()) })
 }
 
 // A client is one connection.

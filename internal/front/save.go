@@ -20,7 +20,7 @@ type Saved struct {
 // request which is not whole comes back with what there is of it; another is waited for until ctx ends. It is called once, while Run
 // goes on and nothing is accepted any more.
 func (s *Server) Freeze(ctx context.Context) {
-	s.frozen.Store(true)
+	s.crew.Freeze()
 	s.recall() // and whoever was about to start a goroutine has done so
 	resting := make(chan struct{})
 	go func() {
@@ -52,7 +52,7 @@ func (s *Server) Save() []Saved {
 	var all []Saved
 	for _, c := range s.all() {
 		c.mu.Lock()
-		if c.state == resting {
+		if c.turn.Rests() {
 			_, isUnix := c.local.(*net.UnixAddr)
 			all = append(all, Saved{FD: c.fd, Local: isUnix, Used: c.used, In: c.in})
 		}
@@ -90,9 +90,10 @@ func (s *Server) Restore(saved Saved) error {
 func (s *Server) Abandon() {
 	for _, c := range s.all() {
 		c.mu.Lock()
-		if c.rests() {
-			c.release()
-			unix.Close(c.fd)
+		if c.turn.Take() {
+			fd, place := c.release()
+			s.cfg.Poller.Remove(place)
+			unix.Close(fd)
 		}
 		c.mu.Unlock()
 	}

@@ -1,10 +1,8 @@
 package front
 
 import (
-	"context"
 	"io"
 	"net"
-	"net/http"
 	"sync"
 	"testing"
 )
@@ -159,42 +157,6 @@ func TestAdoptedAfterCloseIsClosed(t *testing.T) {
 	c := r.dial()
 	c.wantEnd()
 	r.gone()
-}
-
-// Run ends and says why when the poller fails, instead of waiting for its context.
-func TestRunEndsWhenThePollerFails(t *testing.T) {
-	s, err := New(Config{HTTP: &http.Server{}, HeadTimeout: patience})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(context.Background()) }()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := s.Probe(ctx); err != nil {
-		t.Fatal(err)
-	}
-	s.Release()
-	if err := wait(t, ended, "Run returns"); err == nil {
-		t.Error("Run has no error for a poller that failed")
-	}
-}
-
-func TestProbeFailsWhenThePollerIsStuck(t *testing.T) {
-	r := newRig(t, "tcp")
-	if err := r.Probe(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	hear := r.deafen()
-	ctx, cancel := context.WithTimeout(t.Context(), limit/100)
-	defer cancel()
-	if err := r.Probe(ctx); err == nil {
-		t.Error("the probe succeeds, and the poller is stuck")
-	}
-	hear()
-	if err := r.Probe(t.Context()); err != nil {
-		t.Error(err)
-	}
 }
 
 // Serve says why it cannot, and ends with its context, also while it waits for a place.

@@ -178,19 +178,17 @@ func TestLate(t *testing.T) {
 		conn  *Conn
 		limit time.Duration
 	}{
-		"fresh":              {&Conn{state: resting}, 1},
-		"in a head":          {&Conn{state: resting, in: []byte("G")}, 1},
-		"in a second head":   {&Conn{state: resting, in: []byte("G"), used: true}, 1},
-		"in a body":          {&Conn{state: resting, in: []byte("G"), head: true}, 11},
-		"idle":               {&Conn{state: resting, used: true}, 100},
-		"awake":              {&Conn{state: awake}, 0},
-		"awake and notified": {&Conn{state: noted}, 0},
-		"lent":               {&Conn{state: lent}, 0},
-		"gone":               {&Conn{state: gone}, 0},
+		"fresh":            {&Conn{}, 1},
+		"in a head":        {&Conn{in: []byte("G")}, 1},
+		"in a second head": {&Conn{in: []byte("G"), used: true}, 1},
+		"in a body":        {&Conn{in: []byte("G"), head: true}, 11},
+		"idle":             {&Conn{used: true}, 100},
+		"not at rest":      {&Conn{}, 0},
 	} {
 		c := tt.conn
 		c.server, c.since = s, now
 		if tt.limit == 0 {
+			c.turn.Take()
 			if c.late(now.Add(time.Hour)) {
 				t.Errorf("%s: it can be late", name)
 			}

@@ -38,7 +38,7 @@ func FuzzPost(f *testing.F) {
 		c.Limits.MessageBytes = fuzzLimit
 		c.WrongKeys = 1 << 30
 	})
-	f.Cleanup(func() { s.conns.Release() })
+	f.Cleanup(func() { s.release() })
 	sub := new(tap)
 	client := s.hub.Join(sub, "tap", "here", time.Now())
 

@@ -163,7 +163,7 @@ func (s *Server) forgotten(err error) {
 }
 
 // handOver leaves all connections to the next process. It takes the place of stop.
-func (s *Server) handOver(endPoll func()) {
+func (s *Server) handOver(stopped func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), handoverTimeout)
 	defer cancel()
 	s.front.Freeze(ctx)
@@ -175,7 +175,7 @@ func (s *Server) handOver(endPoll func()) {
 	s.stopping = true
 	s.gate.Unlock()
 	s.http.Close()
-	endPoll()
+	stopped()
 
 	saved, lost := s.save()
 	s.conns.Abandon()

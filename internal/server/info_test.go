@@ -102,7 +102,7 @@ func BenchmarkSnapshot(b *testing.B) {
 		b.SetBytes(int64(len(s.snapshot())))
 	}
 	b.StopTimer()
-	s.conns.Release()
+	s.release()
 }
 
 type deaf struct{}

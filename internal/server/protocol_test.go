@@ -1026,7 +1026,7 @@ func TestInfoIntervalIsFiveSeconds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.conns.Release()
+	defer s.release()
 	if s.infoEvery != 5*time.Second {
 		t.Errorf("a new server shows info every %v, want 5s", s.infoEvery)
 	}

@@ -216,7 +216,7 @@ func (l *lineage) dies(live func(*Server, inheritance)) {
 	for _, r := range s.requests {
 		syscall.Close(r.FD)
 	}
-	if err := errors.Join(s.conns.Release(), s.front.Release(), store.Close()); err != nil {
+	if err := errors.Join(s.release(), store.Close()); err != nil {
 		l.t.Error(err)
 	}
 }

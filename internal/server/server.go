@@ -18,6 +18,7 @@ import (
 	"picloud/internal/front"
 	"picloud/internal/handover"
 	"picloud/internal/hub"
+	"picloud/internal/poll"
 	"picloud/internal/wire"
 
 	"github.com/julienschmidt/httprouter"
@@ -76,6 +77,7 @@ type Server struct {
 	cfg   Config
 	log   *slog.Logger
 	hub   *hub.Hub
+	poll  *poll.Poller // wakes the sockets of conns and of front
 	conns *conn.Set
 	guard *guard
 	front *front.Server // the connections of plain listeners, until they are WebSockets
@@ -128,13 +130,13 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		s.budget = newBudget(cfg.Store.Limit(), cfg.Limits, cfg.Requests)
 	}
 	s.publishers.New = func() any { return new(publisher) }
-	conns, err := conn.New(cfg.Limits, cfg.Store, func(w http.ResponseWriter, status int, reason error) {
-		refuse(w, status, reason.Error())
-	})
-	if err != nil {
+	var err error
+	if s.poll, err = poll.New(); err != nil {
 		return nil, err
 	}
-	s.conns = conns
+	s.conns = conn.New(cfg.Limits, s.poll, cfg.Store, func(w http.ResponseWriter, status int, reason error) {
+		refuse(w, status, reason.Error())
+	})
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: cfg.HeaderTimeout,
@@ -145,7 +147,8 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		ConnState:         s.connState,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	s.front, err = front.New(front.Config{
+	s.front = front.New(front.Config{
+		Poller:      s.poll,
 		HTTP:        s.http,
 		Short:       s.publishPlain,
 		Join:        s.join,
@@ -159,10 +162,6 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		HeadBytes:   headBytes,
 		RecallBytes: headBytes + 2*cfg.Limits.MessageBytes, // in chunks it can be longer than its message
 	})
-	if err != nil {
-		conns.Release()
-		return nil, err
-	}
 	return s, nil
 }
 
@@ -171,16 +170,16 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 // next process, within 2. It closes the listeners.
 // The error is nil after that, or what ended the serving. It is called once.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
-	poll, endPoll := context.WithCancel(context.Background())
+	serving, endServing := context.WithCancel(context.Background())
 	var parts, accepting sync.WaitGroup
-	failed := make(chan error, len(listeners)+2)
-	for _, run := range []func(context.Context) error{s.conns.Run, s.front.Run} {
-		parts.Go(func() {
-			if err := run(poll); err != nil {
-				failed <- err
-			}
-		})
-	}
+	failed := make(chan error, len(listeners)+1)
+	parts.Go(func() {
+		if err := s.poll.Run(serving); err != nil {
+			failed <- err
+		}
+	})
+	parts.Go(func() { s.conns.Run(serving) })
+	parts.Go(func() { s.front.Run(serving) })
 	s.beginRestored()
 	accept, endAccept := context.WithCancel(context.Background())
 	for _, l := range listeners {
@@ -212,7 +211,7 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	s.open.unbind()
 	accepting.Wait()
 	stopped := func() {
-		endPoll()
+		endServing()
 		parts.Wait()
 	}
 	switch {
@@ -225,7 +224,14 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 		s.stop(wire.CloseRestart, "server restarts")
 		stopped()
 	}
-	return errors.Join(err, s.conns.Release(), s.front.Release())
+	return errors.Join(err, s.release())
+}
+
+// release frees what New has made. It is called when nothing of it is in use any more.
+func (s *Server) release() error {
+	s.conns.Release()
+	s.front.Release()
+	return s.poll.Release()
 }
 
 // stop ends what has been accepted. Not by http.Server.Shutdown: that closes a connection without an answer whose
@@ -347,7 +353,8 @@ func count(n int, what string) string {
 // overlap.
 func (s *Server) Probe(ctx context.Context) error {
 	s.hub.Probe()
-	return errors.Join(s.conns.Probe(ctx), s.front.Probe(ctx))
+	s.conns.Probe()
+	return s.poll.Probe(ctx)
 }
 
 func (s *Server) isStopping() bool {

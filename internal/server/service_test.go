@@ -79,7 +79,7 @@ func TestProbeFailsWhenThePollerDoesNotAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.conns.Release()
+	defer s.release()
 	defer s.front.Release()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
