@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxJournal is how many bytes a Journal can be made for: what 32 bits can map twice.
+// MaxJournal is how many bytes a Store can be made for: what 32 bits can map twice.
 const MaxJournal = 1 << 29
 
-// Journal keeps small values where they outlive the process: in a memfd that is mapped and stored. A value belongs to a
+// journal keeps small values where they outlive the process: in a memfd that is mapped and stored. A value belongs to a
 // connection, and has a kind and a key, of which the journal knows only whether they are the same.
 //
 // A change is appended, and counts when the word that tells the end is moved behind it: one store, which is made or not made whenever the
@@ -28,7 +28,7 @@ const MaxJournal = 1 << 29
 //
 // Its methods may be called at the same time. Those that make a change take well under a microsecond, unless memory must be found for
 // it, or Run has not kept up.
-type Journal struct {
+type journal struct {
 	file *os.File
 	mem  []byte // all of file; its size never changes, so that no access can fail
 	head *header
@@ -104,9 +104,9 @@ type Record struct {
 	Value []byte
 }
 
-// NewJournal returns an empty journal for so many bytes, of which an eighth is kept for deletions. Memory is used for what is in it
+// newJournal returns an empty journal for so many bytes, of which an eighth is kept for deletions. Memory is used for what is in it
 // and its waste, while compacting twice; at most for twice the limit.
-func NewJournal(limit int) (*Journal, error) {
+func newJournal(limit int) (*journal, error) {
 	if limit < headerSize || limit > MaxJournal {
 		return nil, fmt.Errorf("make a journal of %d bytes: 4 KiB to 512 MiB are possible", limit)
 	}
@@ -116,7 +116,7 @@ func NewJournal(limit int) (*Journal, error) {
 		return nil, fmt.Errorf("make the journal: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), journalName)
-	j, err := func() (*Journal, error) {
+	j, err := func() (*journal, error) {
 		if err := f.Truncate(int64(headerSize + 2*limit)); err != nil {
 			return nil, err
 		}
@@ -126,7 +126,7 @@ func NewJournal(limit int) (*Journal, error) {
 		if err := unix.Fallocate(fd, 0, 0, headerSize); err != nil {
 			return nil, err
 		}
-		return newJournal(f, headerSize+2*limit)
+		return mapJournal(f, headerSize+2*limit)
 	}()
 	if err != nil {
 		f.Close()
@@ -138,21 +138,21 @@ func NewJournal(limit int) (*Journal, error) {
 	return j, nil
 }
 
-func newJournal(f *os.File, size int) (*Journal, error) {
+func mapJournal(f *os.File, size int) (*journal, error) {
 	mem, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map it: %w", err)
 	}
-	return &Journal{file: f, mem: mem, head: (*header)(unsafe.Pointer(&mem[0])), due: make(chan struct{}, 1)}, nil
+	return &journal{file: f, mem: mem, head: (*header)(unsafe.Pointer(&mem[0])), due: make(chan struct{}, 1)}, nil
 }
 
-// OpenJournal takes over the journal that another process has left in f, and goes on with it. It returns the values that were
+// openJournal takes over the journal that another process has left in f, and goes on with it. It returns the values that were
 // set and neither deleted nor ended, in the order in which they were set. Their Values are pieces of one copy.
 //
-// An error with a Journal, ErrDamaged, says that changes are missing from some point on: the records are those before it, and may be out
-// of date. After an error without a Journal f is still the caller's.
-func OpenJournal(f *os.File) (*Journal, []Record, error) {
-	j, err := openJournal(f)
+// An error beside a journal, errDamaged, says that changes are missing from some point on: the records are those before it, and may be out
+// of date. After an error alone f is still the caller's.
+func openJournal(f *os.File) (*journal, []Record, error) {
+	j, err := checkJournal(f)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open the journal: %w", err)
 	}
@@ -167,18 +167,18 @@ func OpenJournal(f *os.File) (*Journal, []Record, error) {
 	}
 	j.dueAt = 2*j.base + compactMin
 	if whole < j.end {
-		err = fmt.Errorf("open the journal: %w: after %d of %d bytes, with %d values", ErrDamaged, whole, j.end, len(records))
+		err = fmt.Errorf("open the journal: %w: after %d of %d bytes, with %d values", errDamaged, whole, j.end, len(records))
 	}
 	j.end, j.allocated = whole, whole
 	return j, records, err
 }
 
-// openJournal checks what must be right before anything else is read.
-func openJournal(f *os.File) (*Journal, error) {
+// checkJournal checks what must be right before anything else is read.
+func checkJournal(f *os.File) (*journal, error) {
 	// What may shrink could end the process that looks at it.
 	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
 	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {
-		return nil, fmt.Errorf("%w: it is not a sealed memfd", ErrDamaged)
+		return nil, fmt.Errorf("%w: it is not a sealed memfd", errDamaged)
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -186,24 +186,24 @@ func openJournal(f *os.File) (*Journal, error) {
 	}
 	size := info.Size()
 	if size < headerSize || size > headerSize+2*MaxJournal {
-		return nil, fmt.Errorf("%w: it has %d bytes", ErrDamaged, size)
+		return nil, fmt.Errorf("%w: it has %d bytes", errDamaged, size)
 	}
-	j, err := newJournal(f, int(size))
+	j, err := mapJournal(f, int(size))
 	if err != nil {
 		return nil, err
 	}
 	h := j.head
 	switch {
 	case h.magic != magic:
-		err = fmt.Errorf("%w: it is no journal", ErrDamaged)
+		err = fmt.Errorf("%w: it is no journal", errDamaged)
 	case h.version != journalVersion:
-		err = fmt.Errorf("%w: %d", ErrVersion, h.version)
+		err = fmt.Errorf("%w: %d", errVersion, h.version)
 	case headerSize+2*int64(h.limit) != size:
-		err = fmt.Errorf("%w: it has %d bytes, and areas of %d", ErrDamaged, size, h.limit)
+		err = fmt.Errorf("%w: it has %d bytes, and areas of %d", errDamaged, size, h.limit)
 	case h.void.Load() != 0:
-		err = fmt.Errorf("%w: it could not be kept up to date", ErrDamaged)
+		err = fmt.Errorf("%w: it could not be kept up to date", errDamaged)
 	case h.current.Load() > 1 || h.end[h.current.Load()].Load() > h.limit:
-		err = fmt.Errorf("%w: its end is outside", ErrDamaged)
+		err = fmt.Errorf("%w: its end is outside", errDamaged)
 	}
 	if err != nil {
 		return nil, errors.Join(err, unix.Munmap(j.mem))
@@ -263,10 +263,10 @@ func live(b []byte) (spans []span, whole int) {
 }
 
 // File returns what has to be stored, under the file's name. It stays the journal's.
-func (j *Journal) File() *os.File { return j.file }
+func (j *journal) File() *os.File { return j.file }
 
 // Close ends the use of the journal. What is in it lives on where the file is stored.
-func (j *Journal) Close() error {
+func (j *journal) Close() error {
 	j.compacting.Lock()
 	defer j.compacting.Unlock()
 	j.mu.Lock()
@@ -279,19 +279,19 @@ func (j *Journal) Close() error {
 }
 
 // Limit is how many bytes the journal is for.
-func (j *Journal) Limit() int { return j.limit }
+func (j *journal) Limit() int { return j.limit }
 
 // Size is how many bytes one value takes.
 func Size(key string, value []byte) int { return recordSize + len(key) + len(value) }
 
-// Set sets a connection's value of that kind and key. It copies value. After an error, ErrFull for one, the old value is still there.
-func (j *Journal) Set(id uint64, kind byte, key string, value []byte) error {
+// Set sets a connection's value of that kind and key. It copies value. After an error, errFull for one, the old value is still there.
+func (j *journal) Set(id uint64, kind byte, key string, value []byte) error {
 	return j.SetWithin(j.limit-j.limit/8, id, kind, key, value)
 }
 
 // SetWithin is Set for a value that may only be set while all of them take no more than so many bytes, of Limit: what is behind
 // is for others. Deletions always have their room as long as something of the limit is left to them.
-func (j *Journal) SetWithin(bytes int, id uint64, kind byte, key string, value []byte) error {
+func (j *journal) SetWithin(bytes int, id uint64, kind byte, key string, value []byte) error {
 	if len(key) > math.MaxUint16 || len(value) > MaxJournal {
 		return fmt.Errorf("journal a value: a key of %d bytes and a value of %d are too long", len(key), len(value))
 	}
@@ -303,14 +303,14 @@ func (j *Journal) SetWithin(bytes int, id uint64, kind byte, key string, value [
 
 // Delete deletes a value that was set; one that is not there may be deleted too. After an error the journal is void: nobody will open
 // it.
-func (j *Journal) Delete(id uint64, kind byte, key string) error {
+func (j *journal) Delete(id uint64, kind byte, key string) error {
 	return j.remove(actionDelete, id, kind, key)
 }
 
 // End deletes all values of a connection. After an error the journal is void: nobody will open it.
-func (j *Journal) End(id uint64) error { return j.remove(actionEnd, id, 0, "") }
+func (j *journal) End(id uint64) error { return j.remove(actionEnd, id, 0, "") }
 
-func (j *Journal) remove(action byte, id uint64, kind byte, key string) error {
+func (j *journal) remove(action byte, id uint64, kind byte, key string) error {
 	if len(key) > math.MaxUint16 {
 		return nil // nobody can have set it
 	}
@@ -322,7 +322,7 @@ func (j *Journal) remove(action byte, id uint64, kind byte, key string) error {
 }
 
 // abandon makes the journal void: what stands there is not true any more.
-func (j *Journal) abandon() {
+func (j *journal) abandon() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if !j.closed {
@@ -331,9 +331,9 @@ func (j *Journal) abandon() {
 }
 
 // change appends a record, within so many bytes. When there is no room it compacts, which Run should have done before.
-func (j *Journal) change(within int, action byte, id uint64, kind byte, key string, value []byte) error {
+func (j *journal) change(within int, action byte, id uint64, kind byte, key string, value []byte) error {
 	err := j.append(within, action, id, kind, key, value)
-	if !errors.Is(err, ErrFull) {
+	if !errors.Is(err, errFull) {
 		return err
 	}
 	j.mu.Lock()
@@ -348,7 +348,7 @@ func (j *Journal) change(within int, action byte, id uint64, kind byte, key stri
 	return j.append(within, action, id, kind, key, value)
 }
 
-func (j *Journal) append(within int, action byte, id uint64, kind byte, key string, value []byte) error {
+func (j *journal) append(within int, action byte, id uint64, kind byte, key string, value []byte) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.closed {
@@ -356,7 +356,7 @@ func (j *Journal) append(within int, action byte, id uint64, kind byte, key stri
 	}
 	n := Size(key, value)
 	if n > within-j.end {
-		return fmt.Errorf("%w: %d of %d bytes are used", ErrFull, j.end, within)
+		return fmt.Errorf("%w: %d of %d bytes are used", errFull, j.end, within)
 	}
 	if j.end+n > j.allocated {
 		allocated, err := j.allocate(j.current, j.allocated, j.end+n)
@@ -385,14 +385,14 @@ func (j *Journal) append(within int, action byte, id uint64, kind byte, key stri
 	return nil
 }
 
-func (j *Journal) area(n uint32) []byte {
+func (j *journal) area(n uint32) []byte {
 	from := headerSize + int(n)*j.limit
 	return j.mem[from : from+j.limit : from+j.limit]
 }
 
 // allocate sees to it that the area has its memory from one byte to another and some beyond, and returns how far. Memory that is
 // not there when it is written to would end the process.
-func (j *Journal) allocate(area uint32, from, to int) (int, error) {
+func (j *journal) allocate(area uint32, from, to int) (int, error) {
 	to = min((to/allocateStep+1)*allocateStep, j.limit)
 	if to <= from {
 		return from, nil
@@ -412,7 +412,7 @@ func (j *Journal) allocate(area uint32, from, to int) (int, error) {
 
 // Run compacts the journal whenever it is worth it, until ctx ends. onFailure hears of what did not work, which does no harm until the
 // journal is full. onFilling hears, with the bytes in use, when they have come to so many; and again after they have been half of that.
-func (j *Journal) Run(ctx context.Context, onFailure func(error), many int, onFilling func(used int)) error {
+func (j *journal) Run(ctx context.Context, onFailure func(error), many int, onFilling func(used int)) error {
 	j.mu.Lock()
 	j.many = many
 	j.mu.Unlock()
@@ -441,7 +441,7 @@ func (j *Journal) Run(ctx context.Context, onFailure func(error), many int, onFi
 }
 
 // Compact frees what is not of use any more. Changes wait only while those that were made meanwhile are copied.
-func (j *Journal) Compact() error {
+func (j *journal) Compact() error {
 	j.compacting.Lock()
 	defer j.compacting.Unlock()
 	if err := j.compact(nil); err != nil {
@@ -452,7 +452,7 @@ func (j *Journal) Compact() error {
 
 // Retain deletes all values but those that keep wants, all at once: whenever the process ends, every one of the others is there or
 // none is. Nothing may be changed meanwhile. After an error the journal is void: nobody will open it.
-func (j *Journal) Retain(keep func(id uint64, kind byte) bool) error {
+func (j *journal) Retain(keep func(id uint64, kind byte) bool) error {
 	j.compacting.Lock()
 	defer j.compacting.Unlock()
 	if err := j.compact(keep); err != nil {
@@ -462,7 +462,7 @@ func (j *Journal) Retain(keep func(id uint64, kind byte) bool) error {
 	return nil
 }
 
-func (j *Journal) compact(keep func(id uint64, kind byte) bool) error {
+func (j *journal) compact(keep func(id uint64, kind byte) bool) error {
 	j.mu.Lock()
 	closed, from, seen := j.closed, j.current, j.end
 	j.mu.Unlock()
@@ -473,7 +473,7 @@ func (j *Journal) compact(keep func(id uint64, kind byte) bool) error {
 	old, to := j.area(from), 1-from
 	spans, whole := live(old[:seen])
 	if whole < seen {
-		return fmt.Errorf("%w: after %d of %d bytes", ErrDamaged, whole, seen)
+		return fmt.Errorf("%w: after %d of %d bytes", errDamaged, whole, seen)
 	}
 	if keep != nil {
 		spans = slices.DeleteFunc(spans, func(s span) bool {
@@ -502,7 +502,7 @@ func (j *Journal) compact(keep func(id uint64, kind byte) bool) error {
 }
 
 // switchTo makes the other area the current one. So much of it is used; what the old one has behind seen comes on top.
-func (j *Journal) switchTo(to uint32, used, allocated, seen int) error {
+func (j *journal) switchTo(to uint32, used, allocated, seen int) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	end := used + j.end - seen

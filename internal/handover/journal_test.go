@@ -18,9 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func newTestJournal(t testing.TB, limit int) *Journal {
+func newTestJournal(t testing.TB, limit int) *journal {
 	t.Helper()
-	j, err := NewJournal(limit)
+	j, err := newJournal(limit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,10 +29,10 @@ func newTestJournal(t testing.TB, limit int) *Journal {
 }
 
 // reopen opens a copy of the journal's file, as the next process would.
-func reopen(t testing.TB, j *Journal) (*Journal, []Record, error) {
+func reopen(t testing.TB, j *journal) (*journal, []Record, error) {
 	t.Helper()
 	f := copies(t, j.File())[0]
-	next, records, err := OpenJournal(f)
+	next, records, err := openJournal(f)
 	if next == nil {
 		f.Close()
 	} else {
@@ -66,7 +66,7 @@ func valuesOf(t testing.TB, records []Record) values {
 	return v
 }
 
-func wantValues(t testing.TB, j *Journal, want values) {
+func wantValues(t testing.TB, j *journal, want values) {
 	t.Helper()
 	_, records, err := reopen(t, j)
 	if err != nil {
@@ -100,7 +100,7 @@ func newChange(a, b int) aChange {
 // retain is an action that is no record: all values of a kind are deleted at once.
 const retain = 0xff
 
-func (c aChange) in(j *Journal) error {
+func (c aChange) in(j *journal) error {
 	switch c.action {
 	case retain:
 		return j.Retain(func(_ uint64, kind byte) bool { return kind != c.kind })
@@ -127,7 +127,7 @@ func (c aChange) of(v values) {
 }
 
 // change makes a change, chosen by a and b, in both.
-func change(j *Journal, v values, a, b int) error {
+func change(j *journal, v values, a, b int) error {
 	c := newChange(a, b)
 	c.of(v)
 	return c.in(j)
@@ -287,7 +287,7 @@ func TestFullJournalRefusesAndStillDeletes(t *testing.T) {
 	for _, size := range []int{100, 0} { // what is too little for the one has room for the other
 		for ; ; n++ {
 			err := j.Set(uint64(n), 1, "", make([]byte, size))
-			if errors.Is(err, ErrFull) {
+			if errors.Is(err, errFull) {
 				break
 			}
 			if err != nil {
@@ -308,7 +308,7 @@ func TestFullJournalRefusesAndStillDeletes(t *testing.T) {
 	if err := j.End(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.Set(0, 1, "", nil); !errors.Is(err, ErrFull) && err != nil {
+	if err := j.Set(0, 1, "", nil); !errors.Is(err, errFull) && err != nil {
 		t.Error(err)
 	}
 	for id := range n {
@@ -328,7 +328,7 @@ func TestSetWithin(t *testing.T) {
 	sets := func(bytes int) (n int) {
 		for ; ; n++ {
 			if err := j.SetWithin(bytes, uint64(bytes+n), 1, "", make([]byte, 80)); err != nil {
-				if !errors.Is(err, ErrFull) {
+				if !errors.Is(err, errFull) {
 					t.Fatal(err)
 				}
 				return n
@@ -374,10 +374,10 @@ func TestRetainAllOrNothing(t *testing.T) {
 		}
 	}
 	j.area(j.current)[0]++
-	if err := j.Retain(func(uint64, byte) bool { return true }); !errors.Is(err, ErrDamaged) {
+	if err := j.Retain(func(uint64, byte) bool { return true }); !errors.Is(err, errDamaged) {
 		t.Errorf("of a damaged journal: %v", err)
 	}
-	if next, _, err := reopen(t, j); next != nil || !errors.Is(err, ErrDamaged) {
+	if next, _, err := reopen(t, j); next != nil || !errors.Is(err, errDamaged) {
 		t.Errorf("got %v, %v; want that it is refused", next, err)
 	}
 }
@@ -427,7 +427,7 @@ func TestJournalThatMissesADeleteIsVoid(t *testing.T) {
 	if err := j.End(1); err == nil {
 		t.Fatal("the end of a connection was written where there is no room")
 	}
-	if next, _, err := reopen(t, j); next != nil || !errors.Is(err, ErrDamaged) {
+	if next, _, err := reopen(t, j); next != nil || !errors.Is(err, errDamaged) {
 		t.Errorf("got %v, %v; want that it is refused", next, err)
 	}
 }
@@ -446,7 +446,7 @@ func TestClosedJournal(t *testing.T) {
 
 func TestJournalThatIsNone(t *testing.T) {
 	for _, limit := range []int{-1, 0, headerSize - 1, MaxJournal + 1} {
-		if j, err := NewJournal(limit); err == nil {
+		if j, err := newJournal(limit); err == nil {
 			j.Close()
 			t.Errorf("a journal of %d bytes was made", limit)
 		}
@@ -480,21 +480,21 @@ func TestJournalThatIsNone(t *testing.T) {
 		"zeros":         memfd(headerSize+2*1<<16, journalSeals),
 		"huge":          memfd(headerSize+4*MaxJournal, journalSeals),
 	} {
-		if j, records, err := OpenJournal(f); j != nil || records != nil || !errors.Is(err, ErrDamaged) {
-			t.Errorf("%s: got %v, %v, %v; want %v", name, j, records, err, ErrDamaged)
+		if j, records, err := openJournal(f); j != nil || records != nil || !errors.Is(err, errDamaged) {
+			t.Errorf("%s: got %v, %v, %v; want %v", name, j, records, err, errDamaged)
 		}
 	}
 	for name, tt := range map[string]struct {
 		damage func(*header)
 		want   error
 	}{
-		"from the future":      {func(h *header) { h.version++ }, ErrVersion},
-		"other areas":          {func(h *header) { h.limit *= 2 }, ErrDamaged},
-		"a third area":         {func(h *header) { h.current.Store(2) }, ErrDamaged},
-		"an end that is not":   {func(h *header) { h.end[0].Store(1<<16 + 1) }, ErrDamaged},
-		"an end far away":      {func(h *header) { h.end[0].Store(1<<32 - 1) }, ErrDamaged},
-		"void":                 {func(h *header) { h.void.Store(1) }, ErrDamaged},
-		"somebody else's file": {func(h *header) { h.magic[7]++ }, ErrDamaged},
+		"from the future":      {func(h *header) { h.version++ }, errVersion},
+		"other areas":          {func(h *header) { h.limit *= 2 }, errDamaged},
+		"a third area":         {func(h *header) { h.current.Store(2) }, errDamaged},
+		"an end that is not":   {func(h *header) { h.end[0].Store(1<<16 + 1) }, errDamaged},
+		"an end far away":      {func(h *header) { h.end[0].Store(1<<32 - 1) }, errDamaged},
+		"void":                 {func(h *header) { h.void.Store(1) }, errDamaged},
+		"somebody else's file": {func(h *header) { h.magic[7]++ }, errDamaged},
 	} {
 		j := newTestJournal(t, 1<<16)
 		tt.damage(j.head)
@@ -506,7 +506,7 @@ func TestJournalThatIsNone(t *testing.T) {
 
 // damaged checks that what opening j yields is what some first changes of the history made, that a loss is told, and that the
 // journal goes on from there. history[n] is what n changes made.
-func damaged(t *testing.T, j *Journal, history []values) {
+func damaged(t *testing.T, j *journal, history []values) {
 	t.Helper()
 	next, records, err := reopen(t, j)
 	if next == nil {
@@ -534,7 +534,7 @@ func damaged(t *testing.T, j *Journal, history []values) {
 }
 
 // historyOf makes a change for each two bytes.
-func historyOf(t *testing.T, j *Journal, changes []byte) []values {
+func historyOf(t *testing.T, j *journal, changes []byte) []values {
 	t.Helper()
 	v := values{}
 	history := []values{maps.Clone(v)}
@@ -596,7 +596,7 @@ func FuzzOpenJournal(f *testing.F) {
 		j.head.end[0].Store(end)
 		next, records, err := reopen(t, j)
 		if next == nil {
-			if int(end) <= headerSize || !errors.Is(err, ErrDamaged) {
+			if int(end) <= headerSize || !errors.Is(err, errDamaged) {
 				t.Errorf("refused: %v", err)
 			}
 			return
@@ -617,7 +617,7 @@ func FuzzOpenJournal(f *testing.F) {
 
 func BenchmarkJournal(b *testing.B) {
 	const clients = 8000
-	fill := func(b *testing.B) *Journal {
+	fill := func(b *testing.B) *journal {
 		j := newTestJournal(b, 1<<26)
 		for id := range uint64(clients) {
 			err := cmp.Or(j.Set(id, 'c', "", make([]byte, 100)), j.Set(id, 's', "sensors/temperature", nil), j.Set(id, 's', "lamp", nil))

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asProcess makes the test binary a process that uses the vault and the journal that it is given, until it is killed;
+// asProcess makes the test binary a process that uses the descriptors and the journal that it is given, until it is killed;
 // asWriter one that writes its journal as fast as it can.
 const (
 	asProcess = "PICLOUD_TEST_PROCESS"
@@ -84,7 +84,7 @@ func killed(t *testing.T, env string, seed uint64, lines int, files []*os.File, 
 
 // process tells of each change before it makes it, and with a line of its own that it is made.
 func process(seed uint64, files []*os.File, journal, report *os.File) error {
-	j, records, err := OpenJournal(journal)
+	j, records, err := openJournal(journal)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func process(seed uint64, files []*os.File, journal, report *os.File) error {
 	for _, r := range records {
 		known[r.ID] = true
 	}
-	v, fds, err := OpenVault(files, func(id uint64) bool { return known[id] })
+	d, fds, err := openDescriptors(files, func(id uint64) bool { return known[id] })
 	if err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ func process(seed uint64, files []*os.File, journal, report *os.File) error {
 				return err
 			}
 			fmt.Fprintln(report, "put", id, number)
-			if _, err := v.Put(fd); err != nil {
+			if _, err := d.Put(fd); err != nil {
 				return err
 			}
 			fmt.Fprintln(report, "done")
@@ -154,7 +154,7 @@ func process(seed uint64, files []*os.File, journal, report *os.File) error {
 			fmt.Fprintln(report, "done")
 			fmt.Fprintln(report, "drop", id)
 			unix.Shutdown(fds[id], unix.SHUT_RDWR)
-			v.Drop(id)
+			d.Drop(id)
 			unix.Close(fds[id])
 			delete(fds, id)
 		default:
@@ -207,7 +207,7 @@ func (s state) make(t *testing.T, change string) {
 // Every change that was made before the process was killed is there, at whatever moment that was; the one that it was at is made or
 // not; and there is nothing else. The next process goes on from there and is killed too.
 func TestKilledProcessLosesNothing(t *testing.T) {
-	v, j := newTestVault(t), newTestJournal(t, 1<<17)
+	d, j := newTestDescriptors(t), newTestJournal(t, 1<<17)
 	was := state{map[uint64]uint64{}, values{}}
 	ever := map[uint64]bool{} // each socket that was put in
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
@@ -219,7 +219,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 		seed, lines := rng.Uint64(), max(0, rng.IntN(4000)-200)
 		t.Logf("round %d: seed %d, killed after %d lines, with %d connections", round, seed, lines, len(was.sockets))
 		doing := ""
-		killed(t, asProcess, seed, lines, append(v.Files(), j.File()), func(line string) {
+		killed(t, asProcess, seed, lines, append(d.Files(), j.File()), func(line string) {
 			switch line {
 			case "done":
 				was.make(t, doing)
@@ -243,7 +243,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := state{found(t, stored(t, v), func(id uint64) bool {
+		got := state{found(t, stored(t, d), func(id uint64) bool {
 			if !ever[id] {
 				t.Errorf("there is a connection %d, which was never put in", id)
 			}
@@ -268,7 +268,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 // writer makes the same changes over and over, and counts them in shared memory: one line of its report would take longer than some
 // hundred changes.
 func writer(seed uint64, journal, counter, report *os.File) error {
-	j, _, err := OpenJournal(journal)
+	j, _, err := openJournal(journal)
 	if err != nil {
 		return err
 	}

@@ -22,9 +22,9 @@ type Mark struct {
 	Written uint32 // bytes written when nothing was left to be
 }
 
-// Marks are the marks of all connections, by place, in a memfd that is mapped and stored. Marks beyond what there is room for
+// marks are those of all connections, by place, in a memfd that is mapped and stored. Marks beyond what there is room for
 // are not to be had.
-type Marks struct {
+type marks struct {
 	file *os.File
 	mem  []byte
 
@@ -49,14 +49,14 @@ type marksHead struct {
 	version uint32
 }
 
-// NewMarks returns marks of which none is taken.
-func NewMarks() (*Marks, error) {
+// newMarks returns marks of which none is taken.
+func newMarks() (*marks, error) {
 	fd, err := unix.MemfdCreate(marksName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("make the marks: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), marksName)
-	m, err := func() (*Marks, error) {
+	m, err := func() (*marks, error) {
 		if err := f.Truncate(int64(marksBytes)); err != nil {
 			return nil, err
 		}
@@ -76,25 +76,25 @@ func NewMarks() (*Marks, error) {
 	return m, nil
 }
 
-func mapMarks(f *os.File) (*Marks, error) {
+func mapMarks(f *os.File) (*marks, error) {
 	mem, err := unix.Mmap(int(f.Fd()), 0, marksBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map them: %w", err)
 	}
-	return &Marks{file: f, mem: mem}, nil
+	return &marks{file: f, mem: mem}, nil
 }
 
-func (m *Marks) head() *marksHead { return (*marksHead)(unsafe.Pointer(&m.mem[0])) }
+func (m *marks) head() *marksHead { return (*marksHead)(unsafe.Pointer(&m.mem[0])) }
 
-// OpenMarks takes over the marks that another process has left in f, of which those at places are taken. After an error f is
+// openMarks takes over the marks that another process has left in f, of which those at places are taken. After an error f is
 // still the caller's.
-func OpenMarks(f *os.File, places []int) (*Marks, error) {
+func openMarks(f *os.File, places []int) (*marks, error) {
 	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
 	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {
-		return nil, fmt.Errorf("open the marks: %w: they are not in a sealed memfd", ErrDamaged)
+		return nil, fmt.Errorf("open the marks: %w: they are not in a sealed memfd", errDamaged)
 	}
 	if info, err := f.Stat(); err != nil || info.Size() != int64(marksBytes) {
-		return nil, fmt.Errorf("open the marks: %w: they have another size", errors.Join(ErrDamaged, err))
+		return nil, fmt.Errorf("open the marks: %w: they have another size", errors.Join(errDamaged, err))
 	}
 	m, err := mapMarks(f)
 	if err != nil {
@@ -102,9 +102,9 @@ func OpenMarks(f *os.File, places []int) (*Marks, error) {
 	}
 	switch h := m.head(); {
 	case h.magic != marksMagic:
-		err = ErrDamaged
+		err = errDamaged
 	case h.version != marksVersion:
-		err = fmt.Errorf("%w: %d", ErrVersion, h.version)
+		err = fmt.Errorf("%w: %d", errVersion, h.version)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the marks: %w", err), unix.Munmap(m.mem))
@@ -123,7 +123,7 @@ func OpenMarks(f *os.File, places []int) (*Marks, error) {
 }
 
 // Take returns a place whose mark is nobody's, or false.
-func (m *Marks) Take() (place int, ok bool) {
+func (m *marks) Take() (place int, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if n := len(m.free); n > 0 {
@@ -139,14 +139,14 @@ func (m *Marks) Take() (place int, ok bool) {
 }
 
 // Give gives a place back.
-func (m *Marks) Give(place int) {
+func (m *marks) Give(place int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.free = append(m.free, place)
 }
 
 // At returns the mark at a place, or nil where there is none.
-func (m *Marks) At(place int) *Mark {
+func (m *marks) At(place int) *Mark {
 	if place < 0 || place >= maxMarks {
 		return nil
 	}
@@ -154,7 +154,7 @@ func (m *Marks) At(place int) *Mark {
 }
 
 // Close ends the use of the marks. What is in them lives on where the file is stored.
-func (m *Marks) Close() error { return errors.Join(unix.Munmap(m.mem), m.file.Close()) }
+func (m *marks) Close() error { return errors.Join(unix.Munmap(m.mem), m.file.Close()) }
 
 // Intact reports whether a connection whose process has been killed was caught in the middle of nothing: all that was read
 // of it had come to an end, and all that was written to it.

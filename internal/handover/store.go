@@ -1,3 +1,8 @@
+// Package handover keeps connections over the end of the process: their descriptors, what is known of them, and where their streams
+// stood.
+//
+// All that lives in a few files that the service manager stores, and is whole whenever the process ends, however it ends. The package
+// knows neither the manager nor what the records mean.
 package handover
 
 import (
@@ -11,33 +16,33 @@ import (
 
 // Store is what outlives the process: a Vault, a Journal and Marks together. All its files have to be stored.
 type Store struct {
-	*Vault
-	*Journal
-	*Marks
+	*descriptors
+	*journal
+	*marks
 }
 
-// Connection is one that is in the Vault, with its records.
+// Connection is one that is kept, with its records.
 type Connection struct {
 	ID      uint64
-	FD      int // the receiver's to close, and in the Vault until Drop
+	FD      int // the receiver's to close, and kept until Drop
 	Records []Record
 }
 
-// New returns an empty Store, whose Journal has room for so many bytes.
+// New returns an empty Store, whose journal has room for so many bytes.
 func New(journalBytes int) (*Store, error) {
-	v, err := NewVault()
+	d, err := newDescriptors()
 	if err != nil {
 		return nil, err
 	}
-	j, err := NewJournal(journalBytes)
+	j, err := newJournal(journalBytes)
 	if err != nil {
-		return nil, errors.Join(err, v.Close())
+		return nil, errors.Join(err, d.Close())
 	}
-	m, err := NewMarks()
+	m, err := newMarks()
 	if err != nil {
-		return nil, errors.Join(err, v.Close(), j.Close())
+		return nil, errors.Join(err, d.Close(), j.Close())
 	}
-	return &Store{v, j, m}, nil
+	return &Store{d, j, m}, nil
 }
 
 // Owns reports whether a stored file of that name is one of a Store's. Another is a later version's, or somebody else's.
@@ -71,9 +76,9 @@ func Open(files []*os.File, admit func([]Record) (mark int, ok bool)) (s *Store,
 		return nil, nil, nil, errors.Join(errs...)
 	}
 	if journal == nil || marks == nil {
-		return fail(fmt.Errorf("open the store: %w: %s or %s is missing", ErrDamaged, journalName, marksName))
+		return fail(fmt.Errorf("open the store: %w: %s or %s is missing", errDamaged, journalName, marksName))
 	}
-	j, records, jerr := OpenJournal(journal)
+	j, records, jerr := openJournal(journal)
 	if j == nil {
 		return fail(jerr)
 	}
@@ -102,18 +107,18 @@ func Open(files []*os.File, admit func([]Record) (mark int, ok bool)) (s *Store,
 		}
 		taken = append(taken, place)
 	}
-	m, err := OpenMarks(marks, taken)
+	m, err := openMarks(marks, taken)
 	if err != nil {
 		j.Close()
 		return fail(jerr, err)
 	}
-	v, fds, verr := OpenVault(rest, func(id uint64) bool { _, ok := places[id]; return ok })
-	if v == nil {
+	d, fds, verr := openDescriptors(rest, func(id uint64) bool { _, ok := places[id]; return ok })
+	if d == nil {
 		j.Close()
 		m.Close()
 		return fail(jerr, verr)
 	}
-	s = &Store{v, j, m}
+	s = &Store{d, j, m}
 	if len(surplus) > 0 {
 		verr = errors.Join(verr, fmt.Errorf("%d connections are ended: this process may have fewer", len(surplus)))
 	}
@@ -139,9 +144,11 @@ func (s *Store) Discard(c Connection) {
 }
 
 // Files returns what has to be stored, under the files' names. They stay the Store's.
-func (s *Store) Files() []*os.File { return append(s.Vault.Files(), s.Journal.file, s.Marks.file) }
+func (s *Store) Files() []*os.File {
+	return append(s.descriptors.Files(), s.journal.file, s.marks.file)
+}
 
 // Close closes the Store's files. What is in them lives on where they are stored.
 func (s *Store) Close() error {
-	return errors.Join(s.Vault.Close(), s.Journal.Close(), s.Marks.Close())
+	return errors.Join(s.descriptors.Close(), s.journal.Close(), s.marks.Close())
 }

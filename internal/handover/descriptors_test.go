@@ -58,25 +58,25 @@ func numberOf(t testing.TB, fd int) uint64 {
 	return binary.BigEndian.Uint64(b[:])
 }
 
-func newTestVault(t testing.TB) *Vault {
+func newTestDescriptors(t testing.TB) *descriptors {
 	t.Helper()
-	v, err := NewVault()
+	d, err := newDescriptors()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { v.Close() })
-	return v
+	t.Cleanup(func() { d.Close() })
+	return d
 }
 
-// put fills n sockets into v and returns their numbers by identity. They are closed when the test ends.
-func put(t testing.TB, v *Vault, n int) map[uint64]uint64 {
+// put fills n sockets into d and returns their numbers by identity. They are closed when the test ends.
+func put(t testing.TB, d *descriptors, n int) map[uint64]uint64 {
 	t.Helper()
 	numbers := map[uint64]uint64{}
 	for range n {
 		number := rand.Uint64()
 		fd := socket(t, number)
 		t.Cleanup(func() { unix.Close(fd) })
-		id, err := v.Put(fd)
+		id, err := d.Put(fd)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,8 +85,8 @@ func put(t testing.TB, v *Vault, n int) map[uint64]uint64 {
 	return numbers
 }
 
-// stored returns copies of the vault's files, as the manager would have them.
-func stored(t testing.TB, v *Vault) []*os.File { return copies(t, v.Files()...) }
+// stored returns copies of the files, as the manager would have them.
+func stored(t testing.TB, d *descriptors) []*os.File { return copies(t, d.Files()...) }
 
 func copies(t testing.TB, files ...*os.File) []*os.File {
 	t.Helper()
@@ -103,14 +103,14 @@ func copies(t testing.TB, files ...*os.File) []*os.File {
 
 func all(uint64) bool { return true }
 
-// found opens what v has stored, closes it again, and returns the numbers of what was there.
+// found opens what d has stored, closes it again, and returns the numbers of what was there.
 func found(t testing.TB, files []*os.File, keep func(uint64) bool) map[uint64]uint64 {
 	t.Helper()
-	v, fds, err := OpenVault(files, keep)
+	d, fds, err := openDescriptors(files, keep)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer v.Close()
+	defer d.Close()
 	numbers := map[uint64]uint64{}
 	for id, fd := range fds {
 		numbers[id] = numberOf(t, fd)
@@ -140,10 +140,10 @@ func kernelQueue(t testing.TB, q queue) int {
 func TestNextProcessFindsEveryConnection(t *testing.T) {
 	for _, n := range []int{0, 1, maxFiles, maxFiles + 1, 5 * maxFiles, 2000} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			v := newTestVault(t)
-			want := put(t, v, n)
-			files := stored(t, v)
-			v.Close()
+			d := newTestDescriptors(t)
+			want := put(t, d, n)
+			files := stored(t, d)
+			d.Close()
 			again := copies(t, files...)
 			if got := found(t, files, all); !maps.Equal(got, want) {
 				t.Errorf("%d connections are not those %d that were put in", len(got), len(want))
@@ -157,17 +157,17 @@ func TestNextProcessFindsEveryConnection(t *testing.T) {
 }
 
 func TestNextProcessGoesOn(t *testing.T) {
-	v := newTestVault(t)
-	want := put(t, v, 400)
+	d := newTestDescriptors(t)
+	want := put(t, d, 400)
 	for round := range 5 {
-		files := stored(t, v)
-		v.Close()
-		next, fds, err := OpenVault(files, all)
+		files := stored(t, d)
+		d.Close()
+		next, fds, err := openDescriptors(files, all)
 		if err != nil {
 			t.Fatal(err)
 		}
-		v = next
-		defer v.Close()
+		d = next
+		defer d.Close()
 		for _, fd := range fds {
 			defer unix.Close(fd)
 		}
@@ -175,11 +175,11 @@ func TestNextProcessGoesOn(t *testing.T) {
 			if len(want) < 300 {
 				break
 			}
-			v.Drop(id)
+			d.Drop(id)
 			delete(want, id)
 		}
-		maps.Copy(want, put(t, v, 300))
-		if got := found(t, stored(t, v), func(id uint64) bool { return want[id] != 0 }); !maps.Equal(got, want) {
+		maps.Copy(want, put(t, d, 300))
+		if got := found(t, stored(t, d), func(id uint64) bool { return want[id] != 0 }); !maps.Equal(got, want) {
 			t.Fatalf("round %d: %d connections are not those %d that are kept", round, len(got), len(want))
 		}
 	}
@@ -187,7 +187,7 @@ func TestNextProcessGoesOn(t *testing.T) {
 
 // Whoever comes and goes, what is kept can be found, and what is gone does not gather: neither in the kernel nor in the books.
 func TestWasteIsBounded(t *testing.T) {
-	v := newTestVault(t)
+	d := newTestDescriptors(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	numbers, fds := map[uint64]uint64{}, map[uint64]int{}
 	var ids []uint64
@@ -201,7 +201,7 @@ func TestWasteIsBounded(t *testing.T) {
 		for range 4000 {
 			if len(ids) < goal || len(ids) > 0 && goal > 0 && rng.IntN(2) == 0 {
 				fd := socket(t, rng.Uint64())
-				id, err := v.Put(fd)
+				id, err := d.Put(fd)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -211,21 +211,21 @@ func TestWasteIsBounded(t *testing.T) {
 				i := rng.IntN(len(ids))
 				id := ids[i]
 				ids = slices.Delete(ids, i, i+1)
-				v.Drop(id)
+				d.Drop(id)
 				unix.Close(fds[id])
 				delete(fds, id)
 				delete(numbers, id)
 			}
-			if got, most := v.queued(), v.Len()*3/2+3*maxFiles; got > most {
-				t.Fatalf("step %d: %d descriptors are queued for %d connections; want at most %d", step, got, v.Len(), most)
+			if got, most := d.queued(), d.Len()*3/2+3*maxFiles; got > most {
+				t.Fatalf("step %d: %d descriptors are queued for %d connections; want at most %d", step, got, d.Len(), most)
 			}
 		}
-		for _, q := range []queue{v.singles, v.batches} {
+		for _, q := range []queue{d.singles, d.batches} {
 			if got, want := kernelQueue(t, q), len(q.messages); got != want {
 				t.Fatalf("step %d: the kernel has %d messages, the books %d", step, got, want)
 			}
 		}
-		if got := found(t, stored(t, v), func(id uint64) bool { return numbers[id] != 0 }); !maps.Equal(got, numbers) {
+		if got := found(t, stored(t, d), func(id uint64) bool { return numbers[id] != 0 }); !maps.Equal(got, numbers) {
 			t.Fatalf("step %d: %d connections are not those %d that are kept", step, len(got), len(numbers))
 		}
 	}
@@ -233,29 +233,29 @@ func TestWasteIsBounded(t *testing.T) {
 
 // With a small limit for messages it is the kernel that says when the singles are too many.
 func TestKernelTakesFewerMessages(t *testing.T) {
-	v := newTestVault(t)
-	if err := unix.SetsockoptInt(int(v.singles.send.Fd()), unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil {
+	d := newTestDescriptors(t)
+	if err := unix.SetsockoptInt(int(d.singles.send.Fd()), unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil {
 		t.Fatal(err)
 	}
-	want := put(t, v, 50)
-	if len(v.batches.messages) < 2 {
-		t.Errorf("there are %d batches: the kernel's limit was not met", len(v.batches.messages))
+	want := put(t, d, 50)
+	if len(d.batches.messages) < 2 {
+		t.Errorf("there are %d batches: the kernel's limit was not met", len(d.batches.messages))
 	}
-	if got := found(t, stored(t, v), all); !maps.Equal(got, want) {
+	if got := found(t, stored(t, d), all); !maps.Equal(got, want) {
 		t.Errorf("%d connections are not those %d that were put in", len(got), len(want))
 	}
 }
 
-func TestFullVaultRefusesAndKeeps(t *testing.T) {
-	v := newTestVault(t)
-	v.limit = 2*maxFiles + 100
-	want := put(t, v, 101)
+func TestFullQueuesRefuseAndKeep(t *testing.T) {
+	d := newTestDescriptors(t)
+	d.limit = 2*maxFiles + 100
+	want := put(t, d, 101)
 	fd := socket(t, 1)
 	defer unix.Close(fd)
-	if _, err := v.Put(fd); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "LimitNOFILE=") {
+	if _, err := d.Put(fd); !errors.Is(err, errFull) || !strings.Contains(err.Error(), "LimitNOFILE=") {
 		t.Errorf("got %v, want that it is full and why", err)
 	}
-	if got := found(t, stored(t, v), all); !maps.Equal(got, want) {
+	if got := found(t, stored(t, d), all); !maps.Equal(got, want) {
 		t.Errorf("%d connections are not those %d that were put in", len(got), len(want))
 	}
 }
@@ -263,12 +263,12 @@ func TestFullVaultRefusesAndKeeps(t *testing.T) {
 // A process that was killed after it had sent a batch, and before it had taken out the singles, leaves two copies of each. They are one
 // connection, and packing leaves one.
 func TestTwoCopiesAreOneConnection(t *testing.T) {
-	v := newTestVault(t)
-	want := put(t, v, 100)
-	if err := v.send(&v.batches, slices.Collect(maps.Keys(want))); err != nil {
+	d := newTestDescriptors(t)
+	want := put(t, d, 100)
+	if err := d.send(&d.batches, slices.Collect(maps.Keys(want))); err != nil {
 		t.Fatal(err)
 	}
-	next, fds, err := OpenVault(stored(t, v), all)
+	next, fds, err := openDescriptors(stored(t, d), all)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,26 +310,26 @@ func TestUnwantedConnectionIsEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := newTestVault(t)
-	if _, err := v.Put(int(f.Fd())); err != nil {
+	d := newTestDescriptors(t)
+	if _, err := d.Put(int(f.Fd())); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
 	served.Close()
-	if got := found(t, stored(t, v), func(uint64) bool { return false }); len(got) != 0 {
+	if got := found(t, stored(t, d), func(uint64) bool { return false }); len(got) != 0 {
 		t.Errorf("got %d connections, want none", len(got))
 	}
 	client.SetReadDeadline(time.Now().Add(2 * time.Minute))
-	if n, err := client.Read(make([]byte, 1)); n != 0 || err != io.EOF { // v still has a copy
+	if n, err := client.Read(make([]byte, 1)); n != 0 || err != io.EOF { // d still has a copy
 		t.Errorf("the peer reads %d bytes, %v; want the end", n, err)
 	}
 }
 
 // After a socket was put in once more, its first descriptor may be closed, and even be another socket.
 func TestConnectionPutInAgainIsKeptByItsNewDescriptor(t *testing.T) {
-	v := newTestVault(t)
+	d := newTestDescriptors(t)
 	fd := socket(t, 1)
-	id, err := v.Put(fd)
+	id, err := d.Put(fd)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +338,7 @@ func TestConnectionPutInAgainIsKeptByItsNewDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(duplicate)
-	if again, err := v.Put(duplicate); again != id || err != nil {
+	if again, err := d.Put(duplicate); again != id || err != nil {
 		t.Errorf("got %d, %v; want %d again", again, err, id)
 	}
 	other := socket(t, 2)
@@ -347,47 +347,47 @@ func TestConnectionPutInAgainIsKeptByItsNewDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	want := put(t, v, maxFiles) // the singles become a batch
+	want := put(t, d, maxFiles) // the singles become a batch
 	want[id] = 1
-	if got := found(t, stored(t, v), all); !maps.Equal(got, want) {
+	if got := found(t, stored(t, d), all); !maps.Equal(got, want) {
 		t.Errorf("%d connections are not those %d that were put in", len(got), len(want))
 	}
-	v.Drop(id)
-	v.Drop(id)
-	if got, want := v.Len(), maxFiles; got != want {
+	d.Drop(id)
+	d.Drop(id)
+	if got, want := d.Len(), maxFiles; got != want {
 		t.Errorf("%d connections are kept, want %d", got, want)
 	}
 }
 
 func TestOnlySocketsAreKept(t *testing.T) {
-	v := newTestVault(t)
+	d := newTestDescriptors(t)
 	f, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := v.Put(int(f.Fd())); !errors.Is(err, unix.ENOTSOCK) {
+	if _, err := d.Put(int(f.Fd())); !errors.Is(err, unix.ENOTSOCK) {
 		t.Errorf("got %v for a file, want that it is no socket", err)
 	}
 }
 
-func TestVaultThatIsNotWhole(t *testing.T) {
+func TestDescriptorsThatAreNotWhole(t *testing.T) {
 	open := func(t *testing.T, files []*os.File, want error) {
 		t.Helper()
-		v, fds, err := OpenVault(files, all)
-		if v != nil || fds != nil || err == nil || want != nil && !errors.Is(err, want) {
-			t.Errorf("got %v, %v, %v; want %v", v, fds, err, want)
+		d, fds, err := openDescriptors(files, all)
+		if d != nil || fds != nil || err == nil || want != nil && !errors.Is(err, want) {
+			t.Errorf("got %v, %v, %v; want %v", d, fds, err, want)
 		}
 	}
 	t.Run("an end is missing", func(t *testing.T) {
-		v := newTestVault(t)
-		open(t, v.Files()[:1], ErrDamaged)
-		open(t, v.Files()[1:], ErrDamaged)
-		open(t, nil, ErrDamaged)
+		d := newTestDescriptors(t)
+		open(t, d.Files()[:1], errDamaged)
+		open(t, d.Files()[1:], errDamaged)
+		open(t, nil, errDamaged)
 	})
 	t.Run("an end too many", func(t *testing.T) {
-		v, w := newTestVault(t), newTestVault(t)
-		open(t, append(v.Files(), w.Files()[0]), ErrDamaged)
+		d, w := newTestDescriptors(t), newTestDescriptors(t)
+		open(t, append(d.Files(), w.Files()[0]), errDamaged)
 	})
 	t.Run("another file", func(t *testing.T) {
 		fd, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -396,33 +396,33 @@ func TestVaultThatIsNotWhole(t *testing.T) {
 		}
 		f := os.NewFile(uintptr(fd), singlesName)
 		defer f.Close()
-		open(t, []*os.File{f, newTestVault(t).Files()[1]}, ErrDamaged)
+		open(t, []*os.File{f, newTestDescriptors(t).Files()[1]}, errDamaged)
 		open(t, []*os.File{os.Stdin}, nil)
 	})
 	for name, message := range map[string]string{"version": "\x02\x01", "length": "\x01", "empty": ""} {
 		t.Run("another "+name, func(t *testing.T) {
-			v := newTestVault(t)
-			put(t, v, 1)
+			d := newTestDescriptors(t)
+			put(t, d, 1)
 			fd := socket(t, 1)
 			defer unix.Close(fd)
 			before := openFiles(t)
-			if err := unix.Sendmsg(int(v.singles.send.Fd()), []byte(message), unix.UnixRights(fd), nil, 0); err != nil {
+			if err := unix.Sendmsg(int(d.singles.send.Fd()), []byte(message), unix.UnixRights(fd), nil, 0); err != nil {
 				t.Fatal(err)
 			}
-			open(t, v.Files(), ErrVersion)
+			open(t, d.Files(), errVersion)
 			if after := openFiles(t); after != before {
 				t.Errorf("%d files are open, %d were", after, before)
 			}
 		})
 	}
 	t.Run("fewer descriptors than said", func(t *testing.T) {
-		v := newTestVault(t)
-		want := put(t, v, 1)
-		if _, err := unix.Write(int(v.singles.send.Fd()), []byte{vaultVersion, 3}); err != nil {
+		d := newTestDescriptors(t)
+		want := put(t, d, 1)
+		if _, err := unix.Write(int(d.singles.send.Fd()), []byte{queueVersion, 3}); err != nil {
 			t.Fatal(err)
 		}
-		w, fds, err := OpenVault(v.Files(), all)
-		if w == nil || len(fds) != len(want) || err == nil || !strings.Contains(err.Error(), "3 of its descriptors") {
+		w, fds, err := openDescriptors(d.Files(), all)
+		if w == nil || len(fds) != len(want) || err == nil || !strings.Contains(err.Error(), "3 could not") {
 			t.Errorf("got %v, %v, %v; want one connection, and that three are missing", w, fds, err)
 		}
 		for _, fd := range fds {
@@ -443,26 +443,26 @@ func openFiles(t *testing.T) int {
 func BenchmarkPutAndDrop(b *testing.B) {
 	for _, n := range []int{0, 1000, 8000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			v := newTestVault(b)
-			put(b, v, n)
+			d := newTestDescriptors(b)
+			put(b, d, n)
 			fd := socket(b, 1)
 			defer unix.Close(fd)
 			for b.Loop() {
-				id, err := v.Put(fd)
+				id, err := d.Put(fd)
 				if err != nil {
 					b.Fatal(err)
 				}
-				v.Drop(id)
+				d.Drop(id)
 			}
 		})
 	}
 }
 
-func BenchmarkOpenVault(b *testing.B) {
-	v := newTestVault(b)
-	put(b, v, 8000)
+func BenchmarkOpenDescriptors(b *testing.B) {
+	d := newTestDescriptors(b)
+	put(b, d, 8000)
 	for b.Loop() {
-		w, fds, err := OpenVault(stored(b, v), all)
+		w, fds, err := openDescriptors(stored(b, d), all)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -477,7 +477,7 @@ func BenchmarkOpenVault(b *testing.B) {
 
 // Who could not be received, for want of files, is ended by being taken out of the queues, and the others are still there.
 func TestShedEndsWhomNobodyHolds(t *testing.T) {
-	v := newTestVault(t)
+	d := newTestDescriptors(t)
 	var pairs [][2]int
 	far := map[uint64]int{}
 	for range 3*maxFiles + 10 {
@@ -486,17 +486,17 @@ func TestShedEndsWhomNobodyHolds(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer unix.Close(pair[1])
-		id, err := v.Put(pair[0])
+		id, err := d.Put(pair[0])
 		if err != nil {
 			t.Fatal(err)
 		}
 		pairs, far[id] = append(pairs, pair), pair[1]
 	}
-	files := stored(t, v)
+	files := stored(t, d)
 	for _, pair := range pairs { // the process has ended
 		unix.Close(pair[0])
 	}
-	w, fds, err := OpenVault(files, all)
+	w, fds, err := openDescriptors(files, all)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -512,7 +512,7 @@ func TestShedEndsWhomNobodyHolds(t *testing.T) {
 	if err := w.shed(); err != nil {
 		t.Fatal(err)
 	}
-	x, left, err := OpenVault(stored(t, w), all)
+	x, left, err := openDescriptors(stored(t, w), all)
 	if err != nil {
 		t.Fatal(err)
 	}
