@@ -68,7 +68,7 @@ type Conn struct {
 	set     *Set
 	handler Handler
 	addr    string
-	kept    Kept
+	kept    *handover.Kept // nil: it ends with the process
 	place   poll.Place
 	slot    int    // place in the set
 	pinged  uint32 // taken, at the last ping

@@ -6,14 +6,8 @@ import (
 	"picloud/internal/handover"
 )
 
-// Kept is how the store knows a connection. The zero Kept is that of one which ends with the process.
-type Kept struct {
-	ID    uint64
-	Place int // of its mark, or -1
-}
-
-// Kept returns how the Set's store knows the connection.
-func (c *Conn) Kept() Kept { return c.kept }
+// Kept returns how the Set's store knows the connection: nil, if it ends with the process.
+func (c *Conn) Kept() *handover.Kept { return c.kept }
 
 // enlist puts a new connection into the store. One that cannot be kept ends with the process; one without a mark when that is
 // killed.
@@ -22,26 +16,14 @@ func (c *Conn) enlist() {
 	if s == nil || c.sock.fd < 0 {
 		return
 	}
-	id, err := s.Put(c.sock.fd)
+	kept, err := s.Keep(c.sock.fd)
 	if err != nil {
 		return
 	}
-	c.kept = Kept{ID: id, Place: -1}
-	if place, ok := s.Take(); ok {
-		c.kept.Place = place
-		c.mark = s.At(place)
-		c.count()
-	}
-}
-
-// delist takes a connection that has been shut down out of the store.
-func (c *Conn) delist() {
-	if c.kept.ID == 0 {
-		return
-	}
-	c.set.store.Drop(c.kept.ID)
-	if c.kept.Place >= 0 {
-		c.set.store.Give(c.kept.Place)
+	c.kept = kept
+	if err := c.count(); err != nil {
+		c.kept = nil
+		kept.Drop()
 	}
 }
 
@@ -53,20 +35,23 @@ const (
 	markWritten word = true
 )
 
-// count begins the marks: nobody reads or writes yet.
-func (c *Conn) count() {
+// count begins the connection's mark, if it has one: nobody reads or writes yet. After an error its mark may say what is not true any
+// more, and the connection must not be kept.
+func (c *Conn) count() error {
+	c.mark = c.kept.Mark()
 	if c.mark == nil {
-		return
+		return nil
 	}
 	read, written, err := handover.Traffic(c.sock.fd)
 	c.uncounted = errors.Is(err, handover.ErrNoTraffic)
 	if err != nil && !c.uncounted {
 		c.mark = nil
-		return
+		return c.kept.Unmark()
 	}
 	c.read, c.taken = uint32(read), uint32(written)
 	c.ends(markRead, c.read, len(c.partial) == 0)
 	c.ends(markWritten, c.taken, c.out.size == 0)
+	return nil
 }
 
 func (c *Conn) word(w word) *uint32 {

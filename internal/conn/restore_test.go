@@ -17,7 +17,7 @@ type restored struct {
 	t    *testing.T
 	set  *Set
 	fd   int
-	mark *handover.Mark
+	kept *handover.Kept
 	far  net.Conn
 }
 
@@ -46,20 +46,19 @@ func restore(t *testing.T, network string, sv Saved, prepare func(fd int)) *rest
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := store.Put(sock.fd)
+	kept, err := store.Keep(sock.fd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	place, _ := store.Take()
 	if prepare != nil {
 		prepare(sock.fd)
 	}
-	r := &restored{t: t, set: s, fd: sock.fd, mark: store.At(place), far: far, line: &line{t: t}}
+	r := &restored{t: t, set: s, fd: sock.fd, kept: kept, far: far, line: &line{t: t}}
 	sv.Addr = far.LocalAddr().String()
 	if network == "unix" {
 		sv.Addr = Local
 	}
-	if _, err := s.Restore(sock.fd, Kept{ID: id, Place: place}, sv, func(c *Conn) Handler {
+	if _, err := s.Restore(sock.fd, kept, sv, func(c *Conn) Handler {
 		r.Conn, r.line.conn = c, c
 		return r.line
 	}); err != nil {
@@ -86,7 +85,7 @@ func (r *restored) start() {
 // wantIntact checks what a next process would think if this one were killed now.
 func (r *restored) wantIntact(want bool, when string) {
 	r.t.Helper()
-	if got, err := r.mark.Intact(r.fd); err != nil || got != want {
+	if got, err := r.kept.Intact(r.fd); err != nil || got != want {
 		r.t.Errorf("%s: intact %t (%v), want %t", when, got, err, want)
 	}
 }

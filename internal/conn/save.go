@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+
+	"picloud/internal/handover"
 )
 
 // Saved is what a connection at rest consists of, besides its descriptor and its handler.
@@ -24,7 +26,7 @@ type Saved struct {
 func (s *Set) Freeze(ctx context.Context, code int, reason string) {
 	s.crew.Freeze()
 	for _, c := range s.All() {
-		if c.kept.ID == 0 {
+		if c.kept == nil {
 			c.Close(code, reason)
 			defer context.AfterFunc(ctx, c.kill)()
 		}
@@ -71,7 +73,7 @@ func (c *Conn) Save() (Saved, bool) {
 // Restore makes a connection of a descriptor, which becomes its own, and of what Save has returned; of a connection whose
 // process was killed between two messages that is nothing. It is kept as before. meet is called as by Upgrade. The connection
 // reads nothing until Start, but others may queue something for it before. After an error the descriptor is still the caller's.
-func (s *Set) Restore(fd int, kept Kept, sv Saved, meet func(*Conn) Handler) (*Conn, error) {
+func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Handler) (*Conn, error) {
 	if err := sv.check(); err != nil {
 		return nil, err
 	}
@@ -89,9 +91,11 @@ func (s *Set) Restore(fd int, kept Kept, sv Saved, meet func(*Conn) Handler) (*C
 		c.lenient = c.out.size > 0
 		c.watchPeer()
 	}
-	if s.store != nil {
-		c.mark = s.store.At(kept.Place)
-		c.count()
+	if err := c.count(); err != nil {
+		s.mu.Lock()
+		s.gone()
+		s.mu.Unlock()
+		return nil, err
 	}
 	s.admit(c, meet)
 	return c, nil

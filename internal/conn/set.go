@@ -177,7 +177,7 @@ func (w *watched) Ready(read, write bool) { (*Conn)(w).ready(read, write) }
 // remove forgets c, whose socket is about to be closed. It is called with c.mu held.
 func (s *Set) remove(c *Conn) {
 	s.poller.Remove(c.place)
-	c.delist()
+	c.kept.Drop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.slots[c.slot] = nil

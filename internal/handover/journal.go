@@ -99,7 +99,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Record is a value that was set.
 type Record struct {
 	ID    uint64 // the connection
-	Kind  byte
+	Kind  byte   // any but 'm', which is the Store's own
 	Key   string
 	Value []byte
 }
@@ -281,12 +281,15 @@ func (j *journal) Close() error {
 // Limit is how many bytes the journal is for.
 func (j *journal) Limit() int { return j.limit }
 
+// room is how many of them Set may fill: deletions have the rest for themselves.
+func (j *journal) room() int { return j.limit - j.limit/8 }
+
 // Size is how many bytes one value takes.
 func Size(key string, value []byte) int { return recordSize + len(key) + len(value) }
 
 // Set sets a connection's value of that kind and key. It copies value. After an error, errFull for one, the old value is still there.
 func (j *journal) Set(id uint64, kind byte, key string, value []byte) error {
-	return j.SetWithin(j.limit-j.limit/8, id, kind, key, value)
+	return j.SetWithin(j.room(), id, kind, key, value)
 }
 
 // SetWithin is Set for a value that may only be set while all of them take no more than so many bytes, of Limit: what is behind
@@ -309,6 +312,14 @@ func (j *journal) Delete(id uint64, kind byte, key string) error {
 
 // End deletes all values of a connection. After an error the journal is void: nobody will open it.
 func (j *journal) End(id uint64) error { return j.remove(actionEnd, id, 0, "") }
+
+// TryDelete is Delete, but that after an error the value is still there.
+func (j *journal) TryDelete(id uint64, kind byte, key string) error {
+	if err := j.change(j.limit, actionDelete, id, kind, key, nil); err != nil {
+		return fmt.Errorf("journal the end of a value of connection %d: %w", id, err)
+	}
+	return nil
+}
 
 func (j *journal) remove(action byte, id uint64, kind byte, key string) error {
 	if len(key) > math.MaxUint16 {

@@ -11,7 +11,7 @@ import (
 )
 
 // A Mark is where a connection's owner notes, in memory that outlives the process, where its streams stood when nothing was
-// unfinished. Whether they still stand there Traffic tells: see Intact.
+// unfinished. Whether they still stand there Traffic tells: see Kept.Intact.
 //
 // For a connection whose bytes the kernel does not count a word is 1 while its stream is being worked on, or unfinished.
 //
@@ -156,9 +156,8 @@ func (m *marks) At(place int) *Mark {
 // Close ends the use of the marks. What is in them lives on where the file is stored.
 func (m *marks) Close() error { return errors.Join(unix.Munmap(m.mem), m.file.Close()) }
 
-// Intact reports whether a connection whose process has been killed was caught in the middle of nothing: all that was read
-// of it had come to an end, and all that was written to it.
-func (m *Mark) Intact(fd int) (bool, error) {
+// intact is Kept.Intact of the connection whose mark it is.
+func (m *Mark) intact(fd int) (bool, error) {
 	read, written, err := Traffic(fd)
 	if errors.Is(err, ErrNoTraffic) {
 		return m.Read == 0 && m.Written == 0 && isUnix(fd), nil

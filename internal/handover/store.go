@@ -6,29 +6,27 @@
 package handover
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
-
-	"golang.org/x/sys/unix"
 )
 
-// Store is what outlives the process: a Vault, a Journal and Marks together. All its files have to be stored.
+// Store is what outlives the process. All its files have to be stored.
+//
+// Its methods may be called at the same time, but for Retain and Close.
 type Store struct {
-	*descriptors
-	*journal
-	*marks
+	descriptors *descriptors
+	journal     *journal
+	marks       *marks
+
+	// Of a Store that another process has left, until Retain.
+	opened     map[uint64]*Kept // not nil
+	unrecorded []*Kept          // who has been given a mark
 }
 
-// Connection is one that is kept, with its records.
-type Connection struct {
-	ID      uint64
-	FD      int // the receiver's to close, and kept until Drop
-	Records []Record
-}
-
-// New returns an empty Store, whose journal has room for so many bytes.
+// New returns an empty Store for so many bytes of records, of which an eighth is kept for deletions.
 func New(journalBytes int) (*Store, error) {
 	d, err := newDescriptors()
 	if err != nil {
@@ -42,7 +40,7 @@ func New(journalBytes int) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, d.Close(), j.Close())
 	}
-	return &Store{d, j, m}, nil
+	return &Store{descriptors: d, journal: j, marks: m}, nil
 }
 
 // Owns reports whether a stored file of that name is one of a Store's. Another is a later version's, or somebody else's.
@@ -51,12 +49,12 @@ func Owns(name string) bool {
 }
 
 // Open takes over the Store whose files another process has left: the connections that have records and a descriptor, in the
-// order in which the first record of each was made. Descriptors without records are shut down. Records of connection 0, which is
-// none, are returned apart. admit tells from a connection's records which mark is its own, -1 for none, and whether there is room for
-// it; it is asked once for each, in that order. One without room is ended.
+// order in which the first record of each was made. Descriptors without records are shut down. Records of no connection are returned
+// apart. admit tells from a connection's records whether there is room for it; it is asked once for each, in that order. One without room
+// is ended. Retain completes it.
 //
 // An error with a Store says what is missing. After one without, the files are closed.
-func Open(files []*os.File, admit func([]Record) (mark int, ok bool)) (s *Store, conns []Connection, general []Record, err error) {
+func Open(files []*os.File, admit func([]Record) bool) (s *Store, conns []Connection, general []Record, err error) {
 	var rest []*os.File
 	var journal, marks *os.File
 	for _, f := range files {
@@ -82,65 +80,136 @@ func Open(files []*os.File, admit func([]Record) (mark int, ok bool)) (s *Store,
 	if j == nil {
 		return fail(jerr)
 	}
-	places := make(map[uint64]int)
-	for _, r := range records {
-		if r.ID == 0 {
-			general = append(general, r)
-			continue
-		}
-		i, ok := places[r.ID]
-		if !ok {
-			i = len(conns)
-			places[r.ID] = i
-			conns = append(conns, Connection{ID: r.ID, FD: -1})
-		}
-		conns[i].Records = append(conns[i].Records, r)
-	}
+	s = &Store{journal: j, opened: make(map[uint64]*Kept)}
+	conns, general = s.sort(records)
 	var taken []int
-	var surplus []uint64
-	for _, c := range conns {
-		place, ok := admit(c.Records)
-		if !ok {
-			delete(places, c.ID)
-			surplus = append(surplus, c.ID)
-			continue
+	surplus := 0
+	conns = slices.DeleteFunc(conns, func(c Connection) bool {
+		if !admit(c.Records) {
+			delete(s.opened, c.Kept.id)
+			s.journal.End(c.Kept.id) // an error has made the journal void, and Set will say so
+			surplus++
+			return true
 		}
-		taken = append(taken, place)
-	}
+		taken = append(taken, int(c.Kept.place))
+		return false
+	})
 	m, err := openMarks(marks, taken)
 	if err != nil {
 		j.Close()
 		return fail(jerr, err)
 	}
-	d, fds, verr := openDescriptors(rest, func(id uint64) bool { _, ok := places[id]; return ok })
+	d, fds, derr := openDescriptors(rest, func(id uint64) bool { return s.opened[id] != nil })
 	if d == nil {
 		j.Close()
 		m.Close()
-		return fail(jerr, verr)
+		return fail(jerr, derr)
 	}
-	s = &Store{d, j, m}
-	if len(surplus) > 0 {
-		verr = errors.Join(verr, fmt.Errorf("%d connections are ended: this process may have fewer", len(surplus)))
+	s.descriptors, s.marks = d, m
+	if surplus > 0 {
+		derr = errors.Join(derr, fmt.Errorf("%d connections are ended: this process may have fewer", surplus))
 	}
 	conns = slices.DeleteFunc(conns, func(c Connection) bool {
-		_, ok := fds[c.ID]
+		_, ok := fds[c.Kept.id]
 		if !ok {
-			s.End(c.ID) // an error has made the journal void, and Set will say so
+			delete(s.opened, c.Kept.id)
+			c.Kept.End()
+			c.Kept.Unmark()
 		}
 		return !ok
 	})
 	for i := range conns {
-		conns[i].FD = fds[conns[i].ID]
+		conns[i].FD = fds[conns[i].Kept.id]
 	}
-	return s, conns, general, errors.Join(jerr, verr)
+	return s, conns, general, errors.Join(jerr, derr)
 }
 
-// Discard ends a connection that cannot be carried on: it is shut down, its descriptor closed and its records deleted.
-func (s *Store) Discard(c Connection) {
-	unix.Shutdown(c.FD, unix.SHUT_RDWR)
-	s.Drop(c.ID)
-	s.End(c.ID)
-	unix.Close(c.FD)
+// sort makes connections of an opened journal's records. A place that two connections claim is the mark of neither.
+func (s *Store) sort(records []Record) (conns []Connection, general []Record) {
+	indices := make(map[uint64]int)
+	claims := make(map[int][]uint64) // by place
+	for _, r := range records {
+		switch {
+		case r.Kind == kindMark:
+			if place, ok := placeOf(r); ok {
+				claims[place] = append(claims[place], r.ID)
+			}
+			continue
+		case r.ID == 0:
+			general = append(general, r)
+			continue
+		}
+		i, ok := indices[r.ID]
+		if !ok {
+			i = len(conns)
+			indices[r.ID] = i
+			s.opened[r.ID] = &Kept{store: s, id: r.ID, place: -1}
+			conns = append(conns, Connection{Kept: s.opened[r.ID], FD: -1})
+		}
+		conns[i].Records = append(conns[i].Records, r)
+	}
+	for place, ids := range claims {
+		if k := s.opened[ids[0]]; k != nil && len(ids) == 1 {
+			k.place, k.recorded = int32(place), true
+		}
+	}
+	return conns, general
+}
+
+// Retain makes an opened Store this process's: it deletes all values but those that keep wants, all at once, so that whenever the process
+// ends every one of the others is there or none is; then it records whose the new marks are. keep is asked with nil for what is no
+// connection's. Until then the next process finds what this one has found, but for those who have been ended. Retain is called once, while
+// nothing else is done with the Store. After an error nobody will open it.
+func (s *Store) Retain(keep func(k *Kept, kind byte) bool) error {
+	if s.opened == nil {
+		return nil
+	}
+	err := s.journal.Retain(func(id uint64, kind byte) bool {
+		k := s.opened[id]
+		if kind == kindMark { // may also be all that there was of a connection, or another's
+			return k != nil && k.recorded
+		}
+		return keep(k, kind)
+	})
+	for _, k := range s.unrecorded {
+		if k.place >= 0 {
+			k.record() // without room it is as with a connection that has no mark
+		}
+	}
+	s.opened, s.unrecorded = nil, nil
+	return err
+}
+
+// Set sets the value of that kind and key that is no connection's. It copies value. After an error the old value is still there.
+func (s *Store) Set(kind byte, key string, value []byte) error {
+	return s.set(s.journal.room(), 0, kind, key, value)
+}
+
+// SetWithin is to Set what Kept's is.
+func (s *Store) SetWithin(bytes int, kind byte, key string, value []byte) error {
+	return s.set(bytes, 0, kind, key, value)
+}
+
+func (s *Store) set(within int, id uint64, kind byte, key string, value []byte) error {
+	if kind == kindMark {
+		return fmt.Errorf("journal a value: the kind %q is the store's own", kind)
+	}
+	return s.journal.SetWithin(within, id, kind, key, value)
+}
+
+// Limit is how many bytes of records the Store is for.
+func (s *Store) Limit() int { return s.journal.Limit() }
+
+// Len returns how many sockets are kept.
+func (s *Store) Len() int { return s.descriptors.Len() }
+
+// Compact frees what is not of use any more. Changes wait only while those that were made meanwhile are copied.
+func (s *Store) Compact() error { return s.journal.Compact() }
+
+// Run compacts the records whenever it is worth it, until ctx ends. onFailure hears of what did not work, which does no harm until the
+// room is used up. onFilling hears, with the bytes in use, when they have come to so many; and again after they have been half of that.
+func (s *Store) Run(ctx context.Context, onFailure func(error), many int, onFilling func(used int)) error {
+	return s.journal.Run(ctx, onFailure, many, onFilling)
 }
 
 // Files returns what has to be stored, under the files' names. They stay the Store's.

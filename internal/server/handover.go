@@ -17,7 +17,7 @@ import (
 	"picloud/internal/wire"
 )
 
-// The kinds of records in the store. A version that does not know one ignores it; a change of one's meaning is a new kind. A connection
+// The kinds of records in the store; 'm' is the store's own. A version that does not know one ignores it; a change of one's meaning is a new kind. A connection
 // none of whose records tells who it is, as far as a version knows, is ended by it.
 const (
 	recordClient       = 'c' // a WebSocket: a clientRecord
@@ -41,8 +41,12 @@ type clientRecord struct {
 	Name  string    `json:"name,omitempty"`
 	Addr  string    `json:"addr"`
 	At    time.Time `json:"at"`
-	Place int       `json:"place"` // conn.Kept's
+	Place int       `json:"place"` // always noPlace
 }
+
+// noPlace says to a version that kept the place of a client's mark in its record that it has none: such a client ends if that version
+// crashes. A missing place it would take for the first.
+const noPlace = -1
 
 type requestRecord struct {
 	Local bool   `json:"local,omitempty"`
@@ -56,9 +60,9 @@ const oldRequestBytes = 16 << 10
 // What a store has room for, in bytes of its journal: first what is kept all the time, then what a hand-over adds.
 const (
 	subscriptionsBytes = 64 << 20 // of all subscriptions' records; past it new ones are refused
-	clientBytes        = 1 << 10  // of one client's record at most: its name can be 128 characters that JSON writes with six
+	clientBytes        = 1 << 10  // of one client's records at most: its name can be 128 characters that JSON writes with six, and it has a mark
 	waitingBytes       = 64 << 20 // of all that a hand-over carries besides: queues, unfinished messages and requests
-	restBytes          = 384      // of one connection's record at a hand-over, without that
+	restBytes          = 384      // of one connection's record at a hand-over, without that, and of the end of its mark
 )
 
 // encodedWaiting is waitingBytes as they stand in the records, in base64.
@@ -85,42 +89,33 @@ func newBudget(limit int, limits conn.Limits, requests int) budget {
 // OpenStore is handover.Open for what a Server has left in the files. Of more WebSockets or HTTP connections than this process may have
 // those that came last are ended.
 func OpenStore(files []*os.File, sockets, requests int) (*handover.Store, []handover.Connection, []handover.Record, error) {
-	return handover.Open(files, func(records []handover.Record) (mark int, ok bool) {
+	return handover.Open(files, func(records []handover.Record) bool {
 		for _, r := range records {
-			var c clientRecord
 			switch r.Kind {
 			case recordClient:
 				sockets--
-				if json.Unmarshal(r.Value, &c) != nil {
-					return -1, sockets >= 0
-				}
-				return c.Place, sockets >= 0
+				return sockets >= 0
 			case recordRequest, recordLongRequest:
 				requests--
-				return -1, requests >= 0
+				return requests >= 0
 			}
 		}
-		return -1, true // which restoring it will end
+		return true // restoring it will end it
 	})
 }
 
 // handoverTimeout is how long requests under way and secure connections may delay a hand-over.
 const handoverTimeout = 2 * time.Second
 
-// keepClient records who a connection is, if it is kept.
-func (s *Server) keepClient(c *conn.Conn, who clientRecord) error {
-	if c.Kept().ID == 0 {
-		return nil
-	}
-	return s.set(s.budget.clients, c.Kept().ID, recordClient, "", who)
+// keepClient records who a connection is, while all records take no more than so many bytes.
+func keepClient(k *handover.Kept, within int, who clientRecord) error {
+	who.Place = noPlace
+	return set(k, within, recordClient, who)
 }
 
 // keepSubscription records a subscription of a connection, if it is kept.
 func (s *Server) keepSubscription(c *conn.Conn, event string) error {
-	if c.Kept().ID == 0 {
-		return nil
-	}
-	err := s.cfg.Store.SetWithin(s.budget.subscriptions, c.Kept().ID, recordSubscription, event, nil)
+	err := c.Kept().SetWithin(s.budget.subscriptions, recordSubscription, event, nil)
 	if err != nil && s.roomWarning.due() {
 		s.log.Warn("a subscription is refused: there is no room to keep it for the next process", "address", c.Addr(), "error", err)
 	}
@@ -136,23 +131,21 @@ func (s *Server) WarnFilling(used int) {
 // StoreFilling is how many bytes in use WarnFilling is for.
 func (s *Server) StoreFilling() int { return s.budget.subscriptions / 4 * 3 }
 
-// set sets a record whose value is JSON, while all records take no more than so many bytes.
-func (s *Server) set(within int, id uint64, kind byte, key string, value any) error {
-	var p []byte
-	if value != nil {
-		var err error
-		if p, err = json.Marshal(value); err != nil {
-			return err
-		}
+// set sets a connection's record whose value is JSON, while all records take no more than so many bytes.
+func set(k *handover.Kept, within int, kind byte, value any) error {
+	if k == nil {
+		return nil // and nothing is to be encoded
 	}
-	return s.cfg.Store.SetWithin(within, id, kind, key, p)
+	p, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	return k.SetWithin(within, kind, "", p)
 }
 
 // forget deletes a record of a connection, if it is kept.
 func (s *Server) forget(c *conn.Conn, kind byte, key string) {
-	if c.Kept().ID != 0 {
-		s.forgotten(s.cfg.Store.Delete(c.Kept().ID, kind, key))
-	}
+	s.forgotten(c.Kept().Delete(kind, key))
 }
 
 // forgotten notes the result of a deletion in the store.
@@ -217,7 +210,7 @@ func (s *Server) save() (saved, lost int) {
 			room -= it.holds
 		}
 	}
-	if err := s.set(s.budget.all, 0, recordHandedOver, "", nil); err != nil {
+	if err := s.cfg.Store.SetWithin(s.budget.all, recordHandedOver, "", nil); err != nil {
 		s.log.Error("the connections are lost", "error", err)
 	}
 	return saved, lost
@@ -234,14 +227,18 @@ func (s *Server) saveSocket(c *conn.Conn) error {
 	switch {
 	case !ok:
 		return errEnding
-	case c.Kept().ID == 0:
+	case c.Kept() == nil:
 		return errUnkept
 	}
-	return s.set(s.budget.all, c.Kept().ID, recordRest, "", sv)
+	// What is recorded now takes the place of the mark, into which not every version notes anything.
+	if err := c.Kept().Unmark(); err != nil {
+		return err
+	}
+	return set(c.Kept(), s.budget.all, recordRest, sv)
 }
 
 func (s *Server) saveRequest(sv front.Saved) error {
-	id, err := s.cfg.Store.Put(sv.FD)
+	kept, err := s.cfg.Store.Keep(sv.FD)
 	if err != nil {
 		return err
 	}
@@ -249,13 +246,14 @@ func (s *Server) saveRequest(sv front.Saved) error {
 	if len(sv.In) > oldRequestBytes {
 		kind = recordLongRequest
 	}
-	return s.set(s.budget.all, id, kind, "", requestRecord{Local: sv.Local, Used: sv.Used, In: sv.In})
+	return set(kept, s.budget.all, kind, requestRecord{Local: sv.Local, Used: sv.Used, In: sv.In})
 }
 
 // Restore carries on the connections that another process has left, with the store that has them. It is called before Run; it
 // is done when every client has its subscriptions again and none has been served.
 //
-// Up to one moment nothing in the store changes, so that the next process finds what this one has found, should this one end;
+// Up to one moment nothing changes in the store that matters to anybody, so that the next process finds what this one has found, should
+// this one end;
 // behind it what the hand-over had recorded is gone, all at once, and so are those who came in with another key.
 func (s *Server) Restore(conns []handover.Connection, general []handover.Record) {
 	if s.cfg.Store == nil {
@@ -272,14 +270,15 @@ func (s *Server) Restore(conns []handover.Connection, general []handover.Record)
 // An inheritance is what another process has left.
 type inheritance struct {
 	left       []leftBehind
-	handedOver bool            // it has come to the end of a hand-over
-	key        []byte          // the sum of its key, or nil
-	forgotten  map[uint64]bool // connections that nobody is to find any more
+	handedOver bool                    // it has come to the end of a hand-over
+	key        []byte                  // the sum of its key, or nil
+	forgotten  map[*handover.Kept]bool // connections that nobody is to find any more
 }
 
-// inherit makes the connections again, those that can be, and changes nothing in the store but that the others are ended.
+// inherit makes the connections again, those that can be, and changes nothing in the store but that the others are ended, and
+// what restore does.
 func (s *Server) inherit(conns []handover.Connection, general []handover.Record) inheritance {
-	inh := inheritance{forgotten: make(map[uint64]bool)}
+	inh := inheritance{forgotten: make(map[*handover.Kept]bool)}
 	for _, r := range general {
 		switch r.Kind {
 		case recordHandedOver:
@@ -308,7 +307,7 @@ func (s *Server) inherit(conns []handover.Connection, general []handover.Record)
 		}
 		s.carriedOn++
 		if l.leaves || l.request != nil { // front does not keep connections
-			inh.forgotten[l.ID] = true
+			inh.forgotten[l.Kept] = true
 		}
 	}
 	return inh
@@ -316,12 +315,12 @@ func (s *Server) inherit(conns []handover.Connection, general []handover.Record)
 
 // commit makes this process the one that has the connections: a next one finds them as this one leaves them.
 func (s *Server) commit(inh inheritance) {
-	s.forgotten(s.cfg.Store.Retain(func(id uint64, kind byte) bool {
-		return kind != recordRest && kind != recordHandedOver && !inh.forgotten[id]
+	s.forgotten(s.cfg.Store.Retain(func(k *handover.Kept, kind byte) bool {
+		return kind != recordRest && kind != recordHandedOver && !inh.forgotten[k]
 	}))
 	for _, l := range inh.left {
 		if l.request != nil {
-			s.cfg.Store.Drop(l.ID)
+			l.Kept.Drop()
 		}
 	}
 }
@@ -329,7 +328,7 @@ func (s *Server) commit(inh inheritance) {
 // keepKey records the key. It comes last: as long as the record is of another one, those who came in with that are not carried on.
 func (s *Server) keepKey(inh inheritance) {
 	if !bytes.Equal(inh.key, s.guard.key[:]) {
-		s.forgotten(s.cfg.Store.Set(0, recordKey, "", s.guard.key[:]))
+		s.forgotten(s.cfg.Store.Set(recordKey, "", s.guard.key[:]))
 	}
 }
 
@@ -337,7 +336,7 @@ func (s *Server) keepKey(inh inheritance) {
 func (s *Server) discard(c handover.Connection, why error) {
 	s.notCarriedOn++
 	s.log.Debug("a connection cannot be carried on", "error", why)
-	s.cfg.Store.Discard(c)
+	c.Discard()
 }
 
 // leftBehind is what another process has left of a connection.
@@ -378,7 +377,8 @@ func read(c handover.Connection) (leftBehind, error) {
 	return l, nil
 }
 
-// restore makes one connection again, which reads nothing until begin. It changes nothing in the store.
+// restore makes one connection again, which reads nothing until begin. In the store it changes nothing but that a client that has come in
+// with an older version has no place any more.
 func (s *Server) restore(l leftBehind, handedOver bool) error {
 	if l.request != nil {
 		s.requests = append(s.requests, front.Saved{FD: l.FD, Local: l.request.Local, Used: l.request.Used, In: l.request.In})
@@ -389,14 +389,21 @@ func (s *Server) restore(l leftBehind, handedOver bool) error {
 	case rest == nil && handedOver:
 		return errors.New("it could not be handed over")
 	case rest == nil:
-		if err := s.survived(l.FD, client.Place); err != nil {
+		if err := survived(l.Connection); err != nil {
 			return err
 		}
 		rest = new(conn.Saved)
 	}
 	rest.Addr = client.Addr
+	if client.Place != noPlace {
+		// There that version would look, should it come back after a crash of this one. It is done before commit, up to which what
+		// was handed over counts.
+		if err := keepClient(l.Kept, s.budget.all, client); err != nil {
+			return err
+		}
+	}
 	var begin func()
-	cn, err := s.conns.Restore(l.FD, conn.Kept{ID: l.ID, Place: client.Place}, *rest, func(c *conn.Conn) conn.Handler {
+	cn, err := s.conns.Restore(l.FD, l.Kept, *rest, func(c *conn.Conn) conn.Handler {
 		switch {
 		case l.leaves:
 			begin = func() { c.Close(wire.CloseRestart, "the key has changed") }
@@ -437,16 +444,15 @@ func (l leaving) Rest()                {}
 func (l leaving) Closed(why error)     { l.server.closed(l.conn, l.name, why) }
 
 // survived says why a connection cannot go on whose process was killed.
-func (s *Server) survived(fd, place int) error {
-	mark := s.cfg.Store.At(place)
-	if mark == nil {
-		return errors.New("its process was killed, and it has no mark")
+func survived(c handover.Connection) error {
+	intact, err := c.Kept.Intact(c.FD)
+	if err != nil {
+		return fmt.Errorf("its process was killed: %w", err)
 	}
-	intact, err := mark.Intact(fd)
-	if err == nil && !intact {
-		err = errors.New("its process was killed in the middle of a message or of a frame")
+	if !intact {
+		return errors.New("its process was killed in the middle of a message or of a frame")
 	}
-	return err
+	return nil
 }
 
 // beginRestored lets the connections that Restore has made go on. They are served before newcomers are.

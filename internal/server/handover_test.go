@@ -123,6 +123,18 @@ func (l *lineage) restart() {
 	l.open(files)
 }
 
+// keptAs is how the store knows a client.
+func (l *lineage) keptAs(p *peer) *handover.Kept {
+	l.t.Helper()
+	for _, c := range l.conns.All() {
+		if c.Addr() == p.LocalAddr().String() {
+			return c.Kept()
+		}
+	}
+	l.t.Fatalf("%v is not connected", p.LocalAddr())
+	return nil
+}
+
 // open begins the next process's life with what a service manager has kept.
 func (l *lineage) open(files []*os.File) {
 	l.t.Helper()
@@ -327,17 +339,17 @@ func TestNothingIsLostDoubledOrRefusedOverRestarts(t *testing.T) {
 
 // Whatever is found in the store, the server starts, serves, and leaves nothing behind of what it could not carry on.
 func TestStrangeRecordsEndTheirConnectionOnly(t *testing.T) {
-	for name, damage := range map[string]func(s *handover.Store, id uint64){
-		"client is no JSON":              func(s *handover.Store, id uint64) { s.Set(id, recordClient, "", []byte("{")) },
-		"client is another kind of JSON": func(s *handover.Store, id uint64) { s.Set(id, recordClient, "", []byte("[1]")) },
-		"nobody knows who":               func(s *handover.Store, id uint64) { s.Delete(id, recordClient, "") },
-		"no rest":                        func(s *handover.Store, id uint64) { s.Delete(id, recordRest, "") },
-		"rest is no JSON":                func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte("\x00")) },
-		"more whole frames than bytes":   func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte(`{"Frames":7}`)) },
-		"negative payload":               func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte(`{"Payload":-1}`)) },
-		"half a header to be sent":       func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte(`{"Queued":"gX4="}`)) },
-		"half a frame to be sent":        func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte(`{"Queued":"gQlh"}`)) },
-		"more left than there is":        func(s *handover.Store, id uint64) { s.Set(id, recordRest, "", []byte(`{"Left":1}`)) },
+	for name, damage := range map[string]func(k *handover.Kept){
+		"client is no JSON":              func(k *handover.Kept) { k.Set(recordClient, "", []byte("{")) },
+		"client is another kind of JSON": func(k *handover.Kept) { k.Set(recordClient, "", []byte("[1]")) },
+		"nobody knows who":               func(k *handover.Kept) { k.Delete(recordClient, "") },
+		"no rest":                        func(k *handover.Kept) { k.Delete(recordRest, "") },
+		"rest is no JSON":                func(k *handover.Kept) { k.Set(recordRest, "", []byte("\x00")) },
+		"more whole frames than bytes":   func(k *handover.Kept) { k.Set(recordRest, "", []byte(`{"Frames":7}`)) },
+		"negative payload":               func(k *handover.Kept) { k.Set(recordRest, "", []byte(`{"Payload":-1}`)) },
+		"half a header to be sent":       func(k *handover.Kept) { k.Set(recordRest, "", []byte(`{"Queued":"gX4="}`)) },
+		"half a frame to be sent":        func(k *handover.Kept) { k.Set(recordRest, "", []byte(`{"Queued":"gQlh"}`)) },
+		"more left than there is":        func(k *handover.Kept) { k.Set(recordRest, "", []byte(`{"Left":1}`)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := found(t)
@@ -345,13 +357,8 @@ func TestStrangeRecordsEndTheirConnectionOnly(t *testing.T) {
 			for _, p := range []*peer{hurt, well} {
 				p.ask(`{"action":"subscribe","event":"e","id":1}`)
 			}
-			var id uint64
-			for _, c := range l.conns.All() {
-				if c.Addr() == hurt.LocalAddr().String() {
-					id = c.Kept().ID
-				}
-			}
-			l.between = func() { damage(l.store, id) }
+			kept := l.keptAs(hurt)
+			l.between = func() { damage(kept) }
 			l.restart()
 			hurt.ended()
 			l.post(t, `{"event":"e","data":1}`)
@@ -374,16 +381,95 @@ func TestRecordsOfALaterVersionAreIgnored(t *testing.T) {
 	l := found(t)
 	p := l.subscriber(t, "S")
 	p.ask(`{"action":"subscribe","event":"e","id":1}`)
-	id := l.conns.All()[0].Kept().ID
+	kept := l.keptAs(p)
 	l.between = func() {
-		l.store.Set(id, 'z', "later", []byte("?"))
-		l.store.Set(0, 'z', "", nil)
+		kept.Set('z', "later", []byte("?"))
+		l.store.Set('z', "", nil)
 	}
 	l.restart()
 	l.post(t, `{"event":"e","data":1}`)
 	if d := p.delivery(); d.data != "1" {
 		t.Errorf("got %s", d.data)
 	}
+}
+
+// olderDies is the life of a process of a version that knows nothing of records of marks: it takes over what is there, and is killed.
+func (l *lineage) olderDies() {
+	l.t.Helper()
+	store, conns, _, err := OpenStore(l.kept(), 10_000, 10_000)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer store.Close()
+	if err := store.Retain(func(_ *handover.Kept, kind byte) bool { return kind != recordRest && kind != recordHandedOver }); err != nil {
+		l.t.Error(err)
+	}
+	for _, c := range conns {
+		syscall.Close(c.FD)
+	}
+}
+
+// clientRecords are those that a next process would find now.
+func (l *lineage) clientRecords() (records []string) {
+	l.t.Helper()
+	store, conns, _, err := OpenStore(l.kept(), 10_000, 10_000)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer store.Close()
+	for _, c := range conns {
+		syscall.Close(c.FD)
+		for _, r := range c.Records {
+			if r.Kind == recordClient {
+				records = append(records, string(r.Value))
+			}
+		}
+	}
+	return records
+}
+
+// An older version takes a client's mark from its record, and leaves the marks of this one alone. Who comes from it has a mark of this
+// one's, and none of the older one's any more.
+func TestClientOfAnOlderVersionIsGivenAMark(t *testing.T) {
+	for name, record := range map[string]string{
+		"with a place":    `{"route":"subscribe","name":"S","addr":"192.0.2.1:1","at":"2026-01-02T03:04:05Z","place":7}`,
+		"without a place": `{"route":"subscribe","name":"S","addr":"192.0.2.1:1","at":"2026-01-02T03:04:05Z"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := found(t)
+			p := l.subscriber(t, "S")
+			p.ask(`{"action":"subscribe","event":"e","id":1}`)
+			kept := l.keptAs(p)
+			l.between = func() {
+				kept.Set(recordClient, "", []byte(record))
+				for _, moment := range moments {
+					l.dies(moment.live) // from the second on it is a crash, and the mark counts
+				}
+			}
+			l.restart()
+			l.post(t, `{"event":"e","data":1}`)
+			if d := p.delivery(); d.data != "1" {
+				t.Errorf("got %s", d.data)
+			}
+			if records := l.clientRecords(); len(records) != 1 || !strings.Contains(records[0], `"place":-1}`) {
+				t.Errorf("recorded is %s, want that it has no place", records)
+			}
+		})
+	}
+}
+
+// An older version that is killed has noted nothing in this one's marks: nobody whom it has served is taken for intact.
+func TestWhomAKilledOlderVersionHasServedIsEnded(t *testing.T) {
+	l := found(t)
+	p := l.subscriber(t, "S")
+	p.ask(`{"action":"subscribe","event":"e","id":1}`)
+	if records := l.clientRecords(); len(records) != 1 || !strings.Contains(records[0], `"place":-1}`) {
+		t.Errorf("recorded is %s, want that it has no place", records)
+	}
+	l.between = l.olderDies
+	l.restart()
+	p.gone()
+	l.stillServes(t)
 }
 
 func TestNewKeyEndsWhoCameInWithTheOldOne(t *testing.T) {

@@ -25,7 +25,7 @@ func TestStoreHasRoomForWhatTheLimitsAllow(t *testing.T) {
 		Name:  strings.Repeat("<", wire.MaxNameChars), // six bytes in JSON; four-byte characters are longer and stay as they are
 		Addr:  "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%" + strings.Repeat("x", syscall.IFNAMSIZ) + "]:65535",
 		At:    time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC),
-		Place: 1 << 16,
+		Place: noPlace,
 	}
 	if wire.CheckName(longest.Name) != nil {
 		t.Fatal("there is no such name")
@@ -37,13 +37,13 @@ func TestStoreHasRoomForWhatTheLimitsAllow(t *testing.T) {
 		}
 		return handover.Size("", p)
 	}
-	if n := size(longest); n > clientBytes {
-		t.Errorf("a client's record can take %d bytes, counted are %d", n, clientBytes)
+	if n := size(longest) + handover.MarkBytes; n > clientBytes {
+		t.Errorf("a client's records can take %d bytes, counted are %d", n, clientBytes)
 	}
 	const frames, payload = 1 << 28, 1 << 28
 	rest := conn.Saved{Addr: longest.Addr, Partial: []byte("12"), Frames: frames, Payload: payload, Queued: []byte("12"), Left: frames}
-	if n := size(rest); n > restBytes {
-		t.Errorf("a connection's record at a hand-over can take %d bytes besides what waits, counted are %d", n, restBytes)
+	if n := size(rest) + handover.MarkBytes; n > restBytes {
+		t.Errorf("a connection's records at a hand-over can take %d bytes besides what waits, counted are %d", n, restBytes)
 	}
 	if n := size(requestRecord{Local: true, Used: true, In: []byte("1")}); n > restBytes {
 		t.Errorf("a request's record can take %d bytes besides what has come of it, counted are %d", n, restBytes)
@@ -313,15 +313,10 @@ func TestUnknownKindOfClientIsEndedAlone(t *testing.T) {
 	for _, p := range []*peer{later, well} {
 		p.ask(`{"action":"subscribe","event":"e","id":1}`)
 	}
-	var id uint64
-	for _, c := range l.conns.All() {
-		if c.Addr() == later.LocalAddr().String() {
-			id = c.Kept().ID
-		}
-	}
+	kept := l.keptAs(later)
 	l.between = func() {
-		l.store.Delete(id, recordClient, "")
-		l.store.Set(id, 'L', "", []byte("a client of a later version"))
+		kept.Delete(recordClient, "")
+		kept.Set('L', "", []byte("a client of a later version"))
 	}
 	l.restart()
 	later.ended()

@@ -70,8 +70,8 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, who clientRecor
 	var unkept error
 	c, err := s.conns.Upgrade(w, r, func(c *conn.Conn) conn.Handler {
 		h := meet(c)
-		who.Addr, who.Place = c.Addr(), c.Kept().Place
-		unkept = s.keepClient(c, who)
+		who.Addr = c.Addr()
+		unkept = keepClient(c.Kept(), s.budget.clients, who)
 		return h
 	})
 	switch {
@@ -197,9 +197,7 @@ func (ss *session) Closed(why error) {
 // closed notes the end of a connection: what an operator wants to know of is a client that was let go.
 func (s *Server) closed(c *conn.Conn, name string, why error) {
 	addr := c.Addr()
-	if id := c.Kept().ID; id != 0 {
-		s.forgotten(s.cfg.Store.End(id))
-	}
+	s.forgotten(c.Kept().End())
 	switch {
 	case errors.Is(why, conn.ErrTooSlow), errors.Is(why, conn.ErrStalled):
 		s.letGo.note(name, addr, why)
