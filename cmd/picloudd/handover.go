@@ -13,8 +13,8 @@ import (
 	"picloud/internal/systemd"
 )
 
-// askTimeout is how long systemd may think about whether a stop is a restart, while the server goes on serving. On a busy
-// Pi an answer takes more than a second. With what a stop may take it stays below the unit's TimeoutStopSec=.
+// askTimeout is how long systemd may think about whether a stop is a restart, while the server goes on serving. On a
+// busy Pi an answer takes more than a second. With what a stop may take it stays below the unit's TimeoutStopSec=.
 const askTimeout = 3 * time.Second
 
 // left is what another process has left.
@@ -24,9 +24,9 @@ type left struct {
 	foreign int // files that systemd has stored and this version does not know
 }
 
-// openStore takes over what systemd has stored, or begins a store. Without a service manager, or when there can be none, the
-// connections end with the process, and the store is nil. Files that this version does not know are a later version's: they stay
-// stored, for the case that it comes back.
+// openStore takes over what systemd has stored, or begins a store. Without a service manager, or when there can be
+// none, the connections end with the process, and the store is nil. Files that this version does not know are a later
+// version's: they stay stored, for the case that it comes back.
 func openStore(stored []*os.File, limits conn.Limits, files int, log *slog.Logger) (*handover.Store, left) {
 	var l left
 	known := make([]*os.File, 0, len(stored))
@@ -81,8 +81,8 @@ func newStore(old []*os.File, bytes int) (*handover.Store, error) {
 	return store, nil
 }
 
-// ending asks systemd whether this process will have a successor who finds the store. Without an answer there may be one. So many foreign
-// files are stored beside it.
+// ending asks systemd whether this process will have a successor who finds the store. Without an answer there may be
+// one. So many foreign files are stored beside it.
 func ending(store *handover.Store, foreign int, log *slog.Logger) server.Ending {
 	if store == nil {
 		return server.Stop // it cannot be known

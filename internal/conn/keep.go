@@ -9,8 +9,8 @@ import (
 // Kept returns how the Set's store knows the connection: nil, if it ends with the process.
 func (c *Conn) Kept() *handover.Kept { return c.kept }
 
-// enlist puts a new connection into the store. One that cannot be kept ends with the process; one without a mark when that is
-// killed.
+// enlist puts a new connection into the store. One that cannot be kept ends with the process; one without a mark when
+// that is killed.
 func (c *Conn) enlist() {
 	s := c.set.store
 	if s == nil || c.sock.fd < 0 {
@@ -35,8 +35,8 @@ const (
 	markWritten word = true
 )
 
-// count begins the connection's mark, if it has one: nobody reads or writes yet. After an error its mark may say what is not true any
-// more, and the connection must not be kept.
+// count begins the connection's mark, if it has one: nobody reads or writes yet. After an error its mark may say what
+// is not true any more, and the connection must not be kept.
 func (c *Conn) count() error {
 	c.mark = c.kept.Mark()
 	if c.mark == nil {
@@ -68,7 +68,8 @@ func (c *Conn) begins(w word) {
 	}
 }
 
-// ends notes where a stream stands, whole when nothing is unfinished: no message half read, nothing waiting to be written.
+// ends notes where a stream stands, whole when nothing is unfinished: no message half read, nothing waiting to be
+// written.
 func (c *Conn) ends(w word, position uint32, whole bool) {
 	switch {
 	case c.mark == nil:

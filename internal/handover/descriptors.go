@@ -16,7 +16,8 @@ const maxFiles = 253
 // queueVersion stands first in each message. Another version's messages are not touched.
 const queueVersion = 1
 
-// The names of the two files, by which every version finds them. Each is the end at which the messages of that kind are received.
+// The names of the two files, by which every version finds them. Each is the end at which the messages of that kind are
+// received.
 const (
 	singlesName = "vault-singles"
 	batchesName = "vault-batches"
@@ -31,20 +32,20 @@ var (
 	errVersion = errors.New("unknown version")
 )
 
-// descriptors keeps those of connections where they outlive the process: in the queues of a pair of Unix sockets, unix(7), whose
-// two ends are stored. So the manager has two descriptors, whatever the number of connections.
+// descriptors keeps those of connections where they outlive the process: in the queues of a pair of Unix sockets,
+// unix(7), whose two ends are stored. So the manager has two descriptors, whatever the number of connections.
 //
 // A queue holds some hundred messages of up to 253 descriptors, and only its first message can be taken out. So Put
-// sends a message with one descriptor through one end; when 253 have gathered, one message with those still held goes through the
-// other end. When much of that is waste, the batches are packed anew. A descriptor is taken out of the queue only after it has been
-// sent on: whenever the process ends, each is there at least once.
+// sends a message with one descriptor through one end; when 253 have gathered, one message with those still held goes
+// through the other end. When much of that is waste, the batches are packed anew. A descriptor is taken out of the
+// queue only after it has been sent on: whenever the process ends, each is there at least once.
 //
 // Its methods may be called at the same time. They never wait for anything but each other.
 type descriptors struct {
 	limit int // RLIMIT_NOFILE: so many descriptors may an unprivileged user have under way
 
-	// mu is held across system calls, which do not wait: between looking up a descriptor's number and sending it nobody may
-	// close it.
+	// mu is held across system calls, which do not wait: between looking up a descriptor's number and sending it nobody
+	// may close it.
 	mu               sync.Mutex
 	singles, batches queue
 	held             map[uint64]place
@@ -65,9 +66,9 @@ type place struct {
 	in *message
 }
 
-// ID returns a socket's identity, SO_COOKIE: no other socket has it until the machine starts again, and it stays the same in
-// every process that has the socket.
-func ID(fd int) (uint64, error) {
+// identity returns a socket's identity, SO_COOKIE: no other socket has it until the machine starts again, and it stays
+// the same in every process that has the socket.
+func identity(fd int) (uint64, error) {
 	id, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 	if err != nil {
 		return 0, fmt.Errorf("ask for the socket's identity: %w", err)
@@ -98,11 +99,13 @@ func between(singles, batches *os.File) (*descriptors, error) {
 }
 
 // openDescriptors takes over what another process has left in files, in any order. It returns a descriptor for each
-// connection that keep wants, by its identity; they are the caller's to close, and kept as if they had been put in. The others are
-// shut down. What is queued is only looked at: should this process end at any moment, the next one finds the same.
+// connection that keep wants, by its identity; they are the caller's to close, and kept as if they had been put in. The
+// others are shut down. What is queued is only looked at: should this process end at any moment, the next one finds the
+// same.
 //
-// An error beside descriptors says that some could not be received, for want of open files: those connections are ended. The others
-// can be used. After an error alone the files are still the caller's; closing the last of their copies ends the connections.
+// An error beside descriptors says that some could not be received, for want of open files: those connections are
+// ended. The others can be used. After an error alone the files are still the caller's; closing the last of their
+// copies ends the connections.
 func openDescriptors(files []*os.File, keep func(id uint64) bool) (*descriptors, map[uint64]int, error) {
 	singles, batches, err := ends(files)
 	if err != nil {
@@ -135,9 +138,9 @@ func openDescriptors(files []*os.File, keep func(id uint64) bool) (*descriptors,
 	return d, fds, err
 }
 
-// shed ends those whose descriptors could not be received: nobody has them but the queues, and to be taken out of there is an end that
-// their clients notice. Messages are taken out before what is held of them is sent again, since so many may be under way that the
-// kernel takes no more. Should the process end in between, those are lost too.
+// shed ends those whose descriptors could not be received: nobody has them but the queues, and to be taken out of there
+// is an end that their clients notice. Messages are taken out before what is held of them is sent again, since so many
+// may be under way that the kernel takes no more. Should the process end in between, those are lost too.
 func (d *descriptors) shed() error {
 	var ids []uint64
 	for _, q := range []*queue{&d.singles, &d.batches} {
@@ -221,7 +224,7 @@ func (d *descriptors) look(q *queue, keep func(id uint64) bool) (lost int, err e
 		lost += max(0, len(m.ids)-len(fds))
 		q.messages = append(q.messages, m)
 		for i, fd := range fds {
-			id, err := ID(fd)
+			id, err := identity(fd)
 			if err != nil || !keep(id) {
 				unix.Shutdown(fd, unix.SHUT_RDWR)
 				unix.Close(fd)
@@ -263,13 +266,9 @@ func (d *descriptors) Close() error {
 	return errors.Join(d.singles.receive.Close(), d.batches.receive.Close())
 }
 
-// Put keeps the socket and returns its identity. An error leaves everything as it was: the socket does not outlive the process.
-//
-// The descriptor is used until Drop, or until the same socket is put in with another, a duplicate. A socket that is kept stays open
-// after the caller's close, and in the caller's epoll sets: to end it, take it out of those, shut both its sides down, Drop it, then
-// close it, in this order.
+// Put is Store.Keep, and returns the socket's identity.
 func (d *descriptors) Put(fd int) (uint64, error) {
-	id, err := ID(fd)
+	id, err := identity(fd)
 	if err != nil {
 		return 0, fmt.Errorf("keep a connection: %w", err)
 	}
@@ -285,8 +284,8 @@ func (d *descriptors) Put(fd int) (uint64, error) {
 	return id, nil
 }
 
-// Room is how many sockets a Store can keep for sure in a process that may have so many files open: packing needs some room, and
-// half as many again may be waste, see tidy.
+// Room is how many sockets a Store can keep for sure in a process that may have so many files open: packing needs some
+// room, and half as many again may be waste, see tidy.
 func Room(files int) int { return max(0, (files-4*maxFiles)*2/3) }
 
 func (d *descriptors) put(id uint64, fd int) error {
@@ -336,9 +335,9 @@ func (d *descriptors) queued() int {
 	return n
 }
 
-// tidy makes room for the next single, and packs the batches anew when they have come to be half as large again as what is
-// held. Packing costs as much as there is, and so much waste has to gather before the next time: a few system calls for
-// 253 connections, on the average.
+// tidy makes room for the next single, and packs the batches anew when they have come to be half as large again as what
+// is held. Packing costs as much as there is, and so much waste has to gather before the next time: a few system calls
+// for 253 connections, on the average.
 func (d *descriptors) tidy() error {
 	if len(d.singles.messages) >= maxFiles {
 		if err := d.pack(&d.singles); err != nil {
@@ -352,8 +351,8 @@ func (d *descriptors) tidy() error {
 	return nil
 }
 
-// pack sends what is held of q's messages once more, as full batches, and takes the messages out. A message is taken out when all
-// that is held of it has been sent.
+// pack sends what is held of q's messages once more, as full batches, and takes the messages out. A message is taken
+// out when all that is held of it has been sent.
 func (d *descriptors) pack(q *queue) error {
 	var ids []uint64 // to be sent
 	old := slices.Clone(q.messages)

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// numbered returns a socket from which the number can be read: it has sent it to itself. It is no Unix socket, for which the
-// kernel would collect garbage.
+// numbered returns a socket from which the number can be read: it has sent it to itself. It is no Unix socket, for
+// which the kernel would collect garbage.
 func numbered(number uint64) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -185,7 +185,8 @@ func TestNextProcessGoesOn(t *testing.T) {
 	}
 }
 
-// Whoever comes and goes, what is kept can be found, and what is gone does not gather: neither in the kernel nor in the books.
+// Whoever comes and goes, what is kept can be found, and what is gone does not gather: neither in the kernel nor in the
+// books.
 func TestWasteIsBounded(t *testing.T) {
 	d := newTestDescriptors(t)
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -260,8 +261,8 @@ func TestFullQueuesRefuseAndKeep(t *testing.T) {
 	}
 }
 
-// A process that was killed after it had sent a batch, and before it had taken out the singles, leaves two copies of each. They are one
-// connection, and packing leaves one.
+// A process that was killed after it had sent a batch, and before it had taken out the singles, leaves two copies of
+// each. They are one connection, and packing leaves one.
 func TestTwoCopiesAreOneConnection(t *testing.T) {
 	d := newTestDescriptors(t)
 	want := put(t, d, 100)
@@ -475,7 +476,8 @@ func BenchmarkOpenDescriptors(b *testing.B) {
 	}
 }
 
-// Who could not be received, for want of files, is ended by being taken out of the queues, and the others are still there.
+// Who could not be received, for want of files, is ended by being taken out of the queues, and the others are still
+// there.
 func TestShedEndsWhomNobodyHolds(t *testing.T) {
 	d := newTestDescriptors(t)
 	var pairs [][2]int

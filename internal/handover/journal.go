@@ -22,12 +22,12 @@ const MaxJournal = 1 << 29
 // journal keeps small values where they outlive the process: in a memfd that is mapped and stored. A value belongs to a
 // connection, and has a kind and a key, of which the journal knows only whether they are the same.
 //
-// A change is appended, and counts when the word that tells the end is moved behind it: one store, which is made or not made whenever the
-// process ends. The file has two areas. When the current one is mostly waste, what is of use is copied into the other, and one
-// word makes that the current one.
+// A change is appended, and counts when the word that tells the end is moved behind it: one store, which is made or not
+// made whenever the process ends. The file has two areas. When the current one is mostly waste, what is of use is
+// copied into the other, and one word makes that the current one.
 //
-// Its methods may be called at the same time. Those that make a change take well under a microsecond, unless memory must be found for
-// it, or Run has not kept up.
+// Its methods may be called at the same time. Those that make a change take well under a microsecond, unless memory
+// must be found for it, or Run has not kept up.
 type journal struct {
 	file *os.File
 	mem  []byte // all of file; its size never changes, so that no access can fail
@@ -104,8 +104,8 @@ type Record struct {
 	Value []byte
 }
 
-// newJournal returns an empty journal for so many bytes, of which an eighth is kept for deletions. Memory is used for what is in it
-// and its waste, while compacting twice; at most for twice the limit.
+// newJournal returns an empty journal for so many bytes, of which an eighth is kept for deletions. Memory is used for
+// what is in it and its waste, while compacting twice; at most for twice the limit.
 func newJournal(limit int) (*journal, error) {
 	if limit < headerSize || limit > MaxJournal {
 		return nil, fmt.Errorf("make a journal of %d bytes: 4 KiB to 512 MiB are possible", limit)
@@ -146,11 +146,12 @@ func mapJournal(f *os.File, size int) (*journal, error) {
 	return &journal{file: f, mem: mem, head: (*header)(unsafe.Pointer(&mem[0])), due: make(chan struct{}, 1)}, nil
 }
 
-// openJournal takes over the journal that another process has left in f, and goes on with it. It returns the values that were
-// set and neither deleted nor ended, in the order in which they were set. Their Values are pieces of one copy.
+// openJournal takes over the journal that another process has left in f, and goes on with it. It returns the values
+// that were set and neither deleted nor ended, in the order in which they were set. Their Values are pieces of one
+// copy.
 //
-// An error beside a journal, errDamaged, says that changes are missing from some point on: the records are those before it, and may be out
-// of date. After an error alone f is still the caller's.
+// An error beside a journal, errDamaged, says that changes are missing from some point on: the records are those before
+// it, and may be out of date. After an error alone f is still the caller's.
 func openJournal(f *os.File) (*journal, []Record, error) {
 	j, err := checkJournal(f)
 	if err != nil {
@@ -287,13 +288,14 @@ func (j *journal) room() int { return j.limit - j.limit/8 }
 // Size is how many bytes one value takes.
 func Size(key string, value []byte) int { return recordSize + len(key) + len(value) }
 
-// Set sets a connection's value of that kind and key. It copies value. After an error, errFull for one, the old value is still there.
+// Set sets a connection's value of that kind and key. It copies value. After an error, errFull for one, the old value
+// is still there.
 func (j *journal) Set(id uint64, kind byte, key string, value []byte) error {
 	return j.SetWithin(j.room(), id, kind, key, value)
 }
 
-// SetWithin is Set for a value that may only be set while all of them take no more than so many bytes, of Limit: what is behind
-// is for others. Deletions always have their room as long as something of the limit is left to them.
+// SetWithin is Set for a value that may only be set while all of them take no more than so many bytes, of Limit: what
+// is behind is for others. Deletions always have their room as long as something of the limit is left to them.
 func (j *journal) SetWithin(bytes int, id uint64, kind byte, key string, value []byte) error {
 	if len(key) > math.MaxUint16 || len(value) > MaxJournal {
 		return fmt.Errorf("journal a value: a key of %d bytes and a value of %d are too long", len(key), len(value))
@@ -304,8 +306,8 @@ func (j *journal) SetWithin(bytes int, id uint64, kind byte, key string, value [
 	return nil
 }
 
-// Delete deletes a value that was set; one that is not there may be deleted too. After an error the journal is void: nobody will open
-// it.
+// Delete deletes a value that was set; one that is not there may be deleted too. After an error the journal is void:
+// nobody will open it.
 func (j *journal) Delete(id uint64, kind byte, key string) error {
 	return j.remove(actionDelete, id, kind, key)
 }
@@ -401,8 +403,8 @@ func (j *journal) area(n uint32) []byte {
 	return j.mem[from : from+j.limit : from+j.limit]
 }
 
-// allocate sees to it that the area has its memory from one byte to another and some beyond, and returns how far. Memory that is
-// not there when it is written to would end the process.
+// allocate sees to it that the area has its memory from one byte to another and some beyond, and returns how far.
+// Memory that is not there when it is written to would end the process.
 func (j *journal) allocate(area uint32, from, to int) (int, error) {
 	to = min((to/allocateStep+1)*allocateStep, j.limit)
 	if to <= from {
@@ -421,8 +423,9 @@ func (j *journal) allocate(area uint32, from, to int) (int, error) {
 	}
 }
 
-// Run compacts the journal whenever it is worth it, until ctx ends. onFailure hears of what did not work, which does no harm until the
-// journal is full. onFilling hears, with the bytes in use, when they have come to so many; and again after they have been half of that.
+// Run compacts the journal whenever it is worth it, until ctx ends. onFailure hears of what did not work, which does no
+// harm until the journal is full. onFilling hears, with the bytes in use, when they have come to so many; and again
+// after they have been half of that.
 func (j *journal) Run(ctx context.Context, onFailure func(error), many int, onFilling func(used int)) error {
 	j.mu.Lock()
 	j.many = many
@@ -461,8 +464,8 @@ func (j *journal) Compact() error {
 	return nil
 }
 
-// Retain deletes all values but those that keep wants, all at once: whenever the process ends, every one of the others is there or
-// none is. Nothing may be changed meanwhile. After an error the journal is void: nobody will open it.
+// Retain deletes all values but those that keep wants, all at once: whenever the process ends, every one of the others
+// is there or none is. Nothing may be changed meanwhile. After an error the journal is void: nobody will open it.
 func (j *journal) Retain(keep func(id uint64, kind byte) bool) error {
 	j.compacting.Lock()
 	defer j.compacting.Unlock()

@@ -504,8 +504,8 @@ func TestJournalThatIsNone(t *testing.T) {
 	}
 }
 
-// damaged checks that what opening j yields is what some first changes of the history made, that a loss is told, and that the
-// journal goes on from there. history[n] is what n changes made.
+// damaged checks that what opening j yields is what some first changes of the history made, that a loss is told, and
+// that the journal goes on from there. history[n] is what n changes made.
 func damaged(t *testing.T, j *journal, history []values) {
 	t.Helper()
 	next, records, err := reopen(t, j)

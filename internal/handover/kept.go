@@ -19,9 +19,10 @@ type Kept struct {
 
 // kindMark is the kind of the Store's own records: one for each connection with a mark, which tells its place.
 //
-// A mark is only worth what is noted in it, and there are versions that note nothing there. They leave records alone whose kind they do
-// not know. So there is never such a record of a connection that they may come to serve: Unmark deletes it before anything is recorded
-// from which the connection can be carried on without its mark, and Open's is recorded when nothing of that kind is left, by Retain.
+// A mark is only worth what is noted in it. An older version notes nothing there, but leaves this record alone, since
+// it does not know its kind. So no connection that such a version may serve has one: Unmark deletes it before anything
+// is recorded from which the connection can be carried on without its mark, and a mark that is taken for an opened
+// connection is recorded by Retain, when nothing of that sort is left.
 const kindMark = 'm'
 
 // MarkBytes is how many bytes a connection's mark takes in the journal, and how many it takes at most to give it back.
@@ -38,9 +39,9 @@ func placeOf(r Record) (place int, ok bool) {
 
 // Keep keeps a socket. An error leaves everything as it was: the socket does not outlive the process.
 //
-// The descriptor is used until Drop, or until the same socket is kept by another, a duplicate. A socket that is kept stays open after
-// the caller's close, and in the caller's epoll sets: to end it, take it out of those, shut both its sides down, Drop it, then close it,
-// in this order.
+// The descriptor is used until Drop, or until the same socket is kept by another, a duplicate. A socket that is kept
+// stays open after the caller's close, and in the caller's epoll sets: to end it, take it out of those, shut both its
+// sides down, Drop it, then close it, in this order.
 func (s *Store) Keep(fd int) (*Kept, error) {
 	id, err := s.descriptors.Put(fd)
 	if err != nil {
@@ -49,8 +50,9 @@ func (s *Store) Keep(fd int) (*Kept, error) {
 	return &Kept{store: s, id: id, place: -1}, nil
 }
 
-// Mark returns the connection's mark. One that has none is given one, in which stands what another has left; nil is returned when none is
-// free, or when there is no room to record whose it is. Of a connection that Open has returned that is recorded by Retain.
+// Mark returns the connection's mark, and takes one if it has none yet: in that stands what another connection has
+// left. It returns nil when no mark is free, or when there is no room to record whose it is. For a connection that Open
+// has returned Retain records it.
 func (k *Kept) Mark() *Mark {
 	if k == nil {
 		return nil
@@ -81,8 +83,8 @@ func (k *Kept) record() error {
 	return err
 }
 
-// Unmark gives the mark back: what the connection's owner does from now on is not noted. If its process is killed it cannot be carried
-// on, unless something is recorded that takes the mark's place. After an error it has its mark still.
+// Unmark gives the mark back. If the process is killed after that, the connection is not taken for intact: only
+// something else that is recorded of it can carry it on. After an error it still has its mark.
 func (k *Kept) Unmark() error {
 	if k == nil || k.place < 0 {
 		return nil
@@ -100,9 +102,9 @@ func (k *Kept) Unmark() error {
 
 var errNoMark = errors.New("it has no mark")
 
-// Intact reports whether a connection that Open has returned, and whose process has been killed, was caught in the middle of nothing:
-// all that was read of it had come to an end, and all that was written to it. It is an error if it had no mark of its own. It is asked
-// before anything is noted in the mark.
+// Intact reports whether a connection that Open has returned, and whose process has been killed, was caught in the
+// middle of nothing: all that was read of it had come to an end, and all that was written to it. It is an error if it
+// had no mark of its own. It is asked before anything is noted in the mark.
 func (k *Kept) Intact(fd int) (bool, error) {
 	if k == nil || !k.recorded {
 		return false, errNoMark
@@ -118,8 +120,8 @@ func (k *Kept) Set(kind byte, key string, value []byte) error {
 	return k.store.set(k.store.journal.room(), k.id, kind, key, value)
 }
 
-// SetWithin is Set for a value that may only be set while all of them, of all connections, take no more than so many bytes of Limit: what
-// is behind is for others.
+// SetWithin is Set for a value that may only be set while all of them, of all connections, take no more than so many
+// bytes of Limit: what is behind is for others.
 func (k *Kept) SetWithin(bytes int, kind byte, key string, value []byte) error {
 	if k == nil {
 		return nil
@@ -127,7 +129,8 @@ func (k *Kept) SetWithin(bytes int, kind byte, key string, value []byte) error {
 	return k.store.set(bytes, k.id, kind, key, value)
 }
 
-// Delete deletes a value that was set; one that is not there may be deleted too. After an error nobody will open the Store.
+// Delete deletes a value that was set; one that is not there may be deleted too. After an error nobody will open the
+// Store.
 func (k *Kept) Delete(kind byte, key string) error {
 	if k == nil {
 		return nil
@@ -135,8 +138,8 @@ func (k *Kept) Delete(kind byte, key string) error {
 	return k.store.journal.Delete(k.id, kind, key)
 }
 
-// End deletes all values of the connection, so that the next process ends it, should this one end before Drop. After an error nobody will
-// open the Store.
+// End deletes all values of the connection, so that the next process ends it, should this one end before Drop. After an
+// error nobody will open the Store.
 func (k *Kept) End() error {
 	if k == nil {
 		return nil

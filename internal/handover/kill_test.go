@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asProcess makes the test binary a process that uses the descriptors and the journal that it is given, until it is killed;
-// asWriter one that writes its journal as fast as it can.
+// asProcess makes the test binary a process that uses the descriptors and the journal that it is given, until it is
+// killed; asWriter one that writes its journal as fast as it can.
 const (
 	asProcess = "PICLOUD_TEST_PROCESS"
 	asWriter  = "PICLOUD_TEST_WRITER"
@@ -42,8 +42,8 @@ func TestMain(m *testing.M) {
 	os.Exit(1)
 }
 
-// killed starts the test binary as what env says, and kills it after so many lines of its report. handle gets those and what comes
-// until it is dead.
+// killed starts the test binary as what env says, and kills it after so many lines of its report. handle gets those and
+// what comes until it is dead.
 func killed(t *testing.T, env string, seed uint64, lines int, files []*os.File, handle func(line string)) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -130,7 +130,7 @@ func process(seed uint64, files []*os.File, journal, report *os.File) error {
 			if err != nil {
 				return err
 			}
-			id, err := ID(fd)
+			id, err := identity(fd)
 			if err != nil {
 				return err
 			}
@@ -204,8 +204,8 @@ func (s state) make(t *testing.T, change string) {
 	}
 }
 
-// Every change that was made before the process was killed is there, at whatever moment that was; the one that it was at is made or
-// not; and there is nothing else. The next process goes on from there and is killed too.
+// Every change that was made before the process was killed is there, at whatever moment that was; the one that it was
+// at is made or not; and there is nothing else. The next process goes on from there and is killed too.
 func TestKilledProcessLosesNothing(t *testing.T) {
 	d, j := newTestDescriptors(t), newTestJournal(t, 1<<17)
 	was := state{map[uint64]uint64{}, values{}}
@@ -265,8 +265,8 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 	}
 }
 
-// writer makes the same changes over and over, and counts them in shared memory: one line of its report would take longer than some
-// hundred changes.
+// writer makes the same changes over and over, and counts them in shared memory: one line of its report would take
+// longer than some hundred changes.
 func writer(seed uint64, journal, counter, report *os.File) error {
 	j, _, err := openJournal(journal)
 	if err != nil {

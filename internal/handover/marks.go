@@ -10,20 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Mark is where a connection's owner notes, in memory that outlives the process, where its streams stood when nothing was
-// unfinished. Whether they still stand there Traffic tells: see Kept.Intact.
+// A Mark is where a connection's owner notes, in memory that outlives the process, where its streams stood when nothing
+// was unfinished. Whether they still stand there Traffic tells: see Kept.Intact.
 //
-// For a connection whose bytes the kernel does not count a word is 1 while its stream is being worked on, or unfinished.
+// For a connection whose bytes the kernel does not count a word is 1 while its stream is being worked on, or
+// unfinished.
 //
-// Each word has one writer at a time and is read by the next process, when this one is dead: what a processor had done before
-// it was stopped is in memory then, in order, without a barrier, which would cost a delivery as much as all else about a mark.
+// Each word has one writer at a time and is read by the next process, when this one is dead: what a processor had done
+// before it was stopped is in memory then, in order, without a barrier, which would cost a delivery as much as all else
+// about a mark.
 type Mark struct {
 	Read    uint32 // bytes read at the end of a message, modulo 2^32
 	Written uint32 // bytes written when nothing was left to be
 }
 
-// marks are those of all connections, by place, in a memfd that is mapped and stored. Marks beyond what there is room for
-// are not to be had.
+// marks are those of all connections, by place, in a memfd that is mapped and stored. Marks beyond what there is room
+// for are not to be had.
 type marks struct {
 	file *os.File
 	mem  []byte
@@ -86,8 +88,8 @@ func mapMarks(f *os.File) (*marks, error) {
 
 func (m *marks) head() *marksHead { return (*marksHead)(unsafe.Pointer(&m.mem[0])) }
 
-// openMarks takes over the marks that another process has left in f, of which those at places are taken. After an error f is
-// still the caller's.
+// openMarks takes over the marks that another process has left in f, of which those at places are taken. After an error
+// f is still the caller's.
 func openMarks(f *os.File, places []int) (*marks, error) {
 	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
 	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {

@@ -1,8 +1,8 @@
-// Package handover keeps connections over the end of the process: their descriptors, what is known of them, and where their streams
-// stood.
+// Package handover keeps connections over the end of the process: their descriptors, what is known of them, and where
+// their streams stood.
 //
-// All that lives in a few files that the service manager stores, and is whole whenever the process ends, however it ends. The package
-// knows neither the manager nor what the records mean.
+// All that lives in a few files that the service manager stores, and is whole whenever the process ends, however it
+// ends. The package knows neither the manager nor what the records mean.
 package handover
 
 import (
@@ -43,15 +43,16 @@ func New(journalBytes int) (*Store, error) {
 	return &Store{descriptors: d, journal: j, marks: m}, nil
 }
 
-// Owns reports whether a stored file of that name is one of a Store's. Another is a later version's, or somebody else's.
+// Owns reports whether a stored file of that name is one of a Store's. Another is a later version's, or somebody
+// else's.
 func Owns(name string) bool {
 	return slices.Contains([]string{singlesName, batchesName, journalName, marksName}, name)
 }
 
-// Open takes over the Store whose files another process has left: the connections that have records and a descriptor, in the
-// order in which the first record of each was made. Descriptors without records are shut down. Records of no connection are returned
-// apart. admit tells from a connection's records whether there is room for it; it is asked once for each, in that order. One without room
-// is ended. Retain completes it.
+// Open takes over the Store whose files another process has left: the connections that have records and a descriptor,
+// in the order in which the first record of each was made. Descriptors without records are shut down. Records of no
+// connection are returned apart. admit tells from a connection's records whether there is room for it; it is asked once
+// for each, in that order. One without room is ended. Retain completes it.
 //
 // An error with a Store says what is missing. After one without, the files are closed.
 func Open(files []*os.File, admit func([]Record) bool) (s *Store, conns []Connection, general []Record, err error) {
@@ -156,10 +157,11 @@ func (s *Store) sort(records []Record) (conns []Connection, general []Record) {
 	return conns, general
 }
 
-// Retain makes an opened Store this process's: it deletes all values but those that keep wants, all at once, so that whenever the process
-// ends every one of the others is there or none is; then it records whose the new marks are. keep is asked with nil for what is no
-// connection's. Until then the next process finds what this one has found, but for those who have been ended. Retain is called once, while
-// nothing else is done with the Store. After an error nobody will open it.
+// Retain makes an opened Store this process's: it deletes all values but those that keep wants, all at once, so that
+// whenever the process ends every one of the others is there or none is; then it records whose the new marks are. keep
+// is asked with nil for what is no connection's. Until then the next process finds what this one has found, but for
+// those who have been ended. Retain is called once, while nothing else is done with the Store. After an error nobody
+// will open it.
 func (s *Store) Retain(keep func(k *Kept, kind byte) bool) error {
 	if s.opened == nil {
 		return nil
@@ -180,7 +182,8 @@ func (s *Store) Retain(keep func(k *Kept, kind byte) bool) error {
 	return err
 }
 
-// Set sets the value of that kind and key that is no connection's. It copies value. After an error the old value is still there.
+// Set sets the value of that kind and key that is no connection's. It copies value. After an error the old value is
+// still there.
 func (s *Store) Set(kind byte, key string, value []byte) error {
 	return s.set(s.journal.room(), 0, kind, key, value)
 }
@@ -206,8 +209,9 @@ func (s *Store) Len() int { return s.descriptors.Len() }
 // Compact frees what is not of use any more. Changes wait only while those that were made meanwhile are copied.
 func (s *Store) Compact() error { return s.journal.Compact() }
 
-// Run compacts the records whenever it is worth it, until ctx ends. onFailure hears of what did not work, which does no harm until the
-// room is used up. onFilling hears, with the bytes in use, when they have come to so many; and again after they have been half of that.
+// Run compacts the records whenever it is worth it, until ctx ends. onFailure hears of what did not work, which does no
+// harm until the room is used up. onFilling hears, with the bytes in use, when they have come to so many; and again
+// after they have been half of that.
 func (s *Store) Run(ctx context.Context, onFailure func(error), many int, onFilling func(used int)) error {
 	return s.journal.Run(ctx, onFailure, many, onFilling)
 }

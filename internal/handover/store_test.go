@@ -141,7 +141,8 @@ func TestConnectionIsFoundWithItsRecordsAndItsOwnMark(t *testing.T) {
 	}
 }
 
-// Whoever has no mark is not taken for intact, whatever stands in the one that it is given; that is its own when it is recorded, by Retain.
+// A connection without a mark is not taken for intact, whatever stands in the one that it takes. That is its own once
+// Retain has recorded it.
 func TestConnectionWithoutAMarkIsGivenOne(t *testing.T) {
 	s := newTestStore(t)
 	bare, _ := known(t, s)
@@ -270,8 +271,7 @@ func TestMarkIsGivenBack(t *testing.T) {
 	}
 }
 
-// Marks are no longer somebody's than what is recorded beside them: a mark that cannot be recorded is not given, and one whose end cannot
-// be recorded is not taken away.
+// A mark whose owner cannot be recorded is not given, and one whose end cannot be recorded is not taken away.
 func TestFullStoreGivesNoMark(t *testing.T) {
 	s := newTestStore(t)
 	k, _ := known(t, s)

@@ -16,11 +16,12 @@ const (
 	tcpCloseWait   = 8 // the peer has shut down its side
 )
 
-// Traffic returns how many bytes this machine's processes have read from an accepted TCP connection, and how many they have written
-// to it, since it was accepted: the kernel knows also what a process did that does not live any more. Nobody may read or write meanwhile.
+// Traffic returns how many bytes this machine's processes have read from an accepted TCP connection, and how many they
+// have written to it, since it was accepted: the kernel knows also what a process did that does not live any more.
+// Nobody may read or write meanwhile.
 //
-// ErrNoTraffic: a Unix socket's bytes are not counted, only those that wait to be read can be asked for (SIOCINQ; SIOCOUTQ has the
-// memory used, not bytes); and a connection whose own side is shut down has nothing to be carried on.
+// ErrNoTraffic: a Unix socket's bytes are not counted, only those that wait to be read can be asked for (SIOCINQ;
+// SIOCOUTQ has the memory used, not bytes); and a connection whose own side is shut down has nothing to be carried on.
 func Traffic(fd int) (read, written uint64, err error) {
 	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 	if err != nil {
@@ -29,8 +30,8 @@ func Traffic(fd int) (read, written uint64, err error) {
 	if kind != unix.IPPROTO_TCP {
 		return 0, 0, ErrNoTraffic
 	}
-	// The peer's bytes and acknowledgements come between the questions: what counts is a moment in which none came. Each round fails only
-	// when the network has moved on.
+	// The peer's bytes and acknowledgements come between the questions: what counts is a moment in which none came.
+	// Each round fails only when the network has moved on.
 	for range 1000 {
 		before, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err != nil {

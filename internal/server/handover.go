@@ -17,8 +17,9 @@ import (
 	"picloud/internal/wire"
 )
 
-// The kinds of records in the store; 'm' is the store's own. A version that does not know one ignores it; a change of one's meaning is a new kind. A connection
-// none of whose records tells who it is, as far as a version knows, is ended by it.
+// The kinds of records in the store; 'm' is the store's own. A version that does not know one ignores it; a change of
+// one's meaning is a new kind. A connection none of whose records tells who it is, as far as a version knows, is ended
+// by it.
 const (
 	recordClient       = 'c' // a WebSocket: a clientRecord
 	recordSubscription = 's' // its key is the event
@@ -44,8 +45,8 @@ type clientRecord struct {
 	Place int       `json:"place"` // always noPlace
 }
 
-// noPlace says to a version that kept the place of a client's mark in its record that it has none: such a client ends if that version
-// crashes. A missing place it would take for the first.
+// noPlace says to a version that kept the place of a client's mark in its record that it has none: such a client ends
+// if that version crashes. A missing place it would take for the first.
 const noPlace = -1
 
 type requestRecord struct {
@@ -60,7 +61,7 @@ const oldRequestBytes = 16 << 10
 // What a store has room for, in bytes of its journal: first what is kept all the time, then what a hand-over adds.
 const (
 	subscriptionsBytes = 64 << 20 // of all subscriptions' records; past it new ones are refused
-	clientBytes        = 1 << 10  // of one client's records at most: its name can be 128 characters that JSON writes with six, and it has a mark
+	clientBytes        = 1 << 10  // of one client's records at most: 128 characters of a name can be six bytes each
 	waitingBytes       = 64 << 20 // of all that a hand-over carries besides: queues, unfinished messages and requests
 	restBytes          = 384      // of one connection's record at a hand-over, without that, and of the end of its mark
 )
@@ -73,7 +74,8 @@ func StoreBytes(limits conn.Limits, requests int) int {
 	return subscriptionsBytes + limits.Connections*clientBytes + encodedWaiting + (limits.Connections+requests)*restBytes
 }
 
-// MaxConnections is how many connections a store can have room for, whatever the number of HTTP connections up to 65,536.
+// MaxConnections is how many connections a store can have room for, whatever the number of HTTP connections up to
+// 65,536.
 const MaxConnections = (handover.MaxJournal - subscriptionsBytes - encodedWaiting - 1<<16*restBytes) / (clientBytes + restBytes)
 
 // A budget is how far the records of each kind may fill the store's journal: those behind have the rest for themselves.
@@ -86,8 +88,8 @@ func newBudget(limit int, limits conn.Limits, requests int) budget {
 	return budget{subscriptions: limit - handOver - clients, clients: limit - handOver, all: limit}
 }
 
-// OpenStore is handover.Open for what a Server has left in the files. Of more WebSockets or HTTP connections than this process may have
-// those that came last are ended.
+// OpenStore is handover.Open for what a Server has left in the files. Of more WebSockets or HTTP connections than this
+// process may have those that came last are ended.
 func OpenStore(files []*os.File, sockets, requests int) (*handover.Store, []handover.Connection, []handover.Record, error) {
 	return handover.Open(files, func(records []handover.Record) bool {
 		for _, r := range records {
@@ -176,8 +178,8 @@ func (s *Server) handOver(stopped func()) {
 	s.log.Info("handed over", "connections", saved, "lost", lost)
 }
 
-// save records what a hand-over needs of all connections, which are at rest. Those that hold least come first: what all hold together
-// is bounded, and who does not fit in is lost.
+// save records what a hand-over needs of all connections, which are at rest. Those that hold least come first: what all
+// hold together is bounded, and who does not fit in is lost.
 func (s *Server) save() (saved, lost int) {
 	if err := s.cfg.Store.Compact(); err != nil { // what is not of use any more is in the way
 		s.log.Warn("what is kept of the connections cannot be tidied", "error", err)
@@ -249,12 +251,12 @@ func (s *Server) saveRequest(sv front.Saved) error {
 	return set(kept, s.budget.all, kind, requestRecord{Local: sv.Local, Used: sv.Used, In: sv.In})
 }
 
-// Restore carries on the connections that another process has left, with the store that has them. It is called before Run; it
-// is done when every client has its subscriptions again and none has been served.
+// Restore carries on the connections that another process has left, with the store that has them. It is called before
+// Run; it is done when every client has its subscriptions again and none has been served.
 //
-// Up to one moment nothing changes in the store that matters to anybody, so that the next process finds what this one has found, should
-// this one end;
-// behind it what the hand-over had recorded is gone, all at once, and so are those who came in with another key.
+// Up to one moment nothing changes in the store that matters to anybody, so that the next process finds what this one
+// has found, should this one end; behind it what the hand-over had recorded is gone, all at once, and so are those who
+// came in with another key.
 func (s *Server) Restore(conns []handover.Connection, general []handover.Record) {
 	if s.cfg.Store == nil {
 		return
@@ -275,8 +277,8 @@ type inheritance struct {
 	forgotten  map[*handover.Kept]bool // connections that nobody is to find any more
 }
 
-// inherit makes the connections again, those that can be, and changes nothing in the store but that the others are ended, and
-// what restore does.
+// inherit makes the connections again, those that can be, and changes nothing in the store but that the others are
+// ended, and what restore does.
 func (s *Server) inherit(conns []handover.Connection, general []handover.Record) inheritance {
 	inh := inheritance{forgotten: make(map[*handover.Kept]bool)}
 	for _, r := range general {
@@ -325,7 +327,8 @@ func (s *Server) commit(inh inheritance) {
 	}
 }
 
-// keepKey records the key. It comes last: as long as the record is of another one, those who came in with that are not carried on.
+// keepKey records the key. It comes last: as long as the record is of another one, those who came in with that are not
+// carried on.
 func (s *Server) keepKey(inh inheritance) {
 	if !bytes.Equal(inh.key, s.guard.key[:]) {
 		s.forgotten(s.cfg.Store.Set(recordKey, "", s.guard.key[:]))
@@ -377,8 +380,8 @@ func read(c handover.Connection) (leftBehind, error) {
 	return l, nil
 }
 
-// restore makes one connection again, which reads nothing until begin. In the store it changes nothing but that a client that has come in
-// with an older version has no place any more.
+// restore makes one connection again, which reads nothing until begin. It changes nothing in the store but the place in
+// the record of a client that an older version has left.
 func (s *Server) restore(l leftBehind, handedOver bool) error {
 	if l.request != nil {
 		s.requests = append(s.requests, front.Saved{FD: l.FD, Local: l.request.Local, Used: l.request.Used, In: l.request.In})
@@ -396,8 +399,8 @@ func (s *Server) restore(l leftBehind, handedOver bool) error {
 	}
 	rest.Addr = client.Addr
 	if client.Place != noPlace {
-		// There that version would look, should it come back after a crash of this one. It is done before commit, up to which what
-		// was handed over counts.
+		// That version would look there, should it come back after a crash of this one. Until commit what was handed
+		// over counts.
 		if err := keepClient(l.Kept, s.budget.all, client); err != nil {
 			return err
 		}

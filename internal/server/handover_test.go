@@ -15,8 +15,8 @@ import (
 	"picloud/internal/wire"
 )
 
-// A lineage is a service whose processes follow each other, each a Server of its own on the same sockets. The test plays the
-// service manager: it holds the listeners, and the store's files.
+// A lineage is a service whose processes follow each other, each a Server of its own on the same sockets. The test
+// plays the service manager: it holds the listeners, and the store's files.
 type lineage struct {
 	*service
 	t         *testing.T
@@ -393,7 +393,8 @@ func TestRecordsOfALaterVersionAreIgnored(t *testing.T) {
 	}
 }
 
-// olderDies is the life of a process of a version that knows nothing of records of marks: it takes over what is there, and is killed.
+// olderDies is the life of a process of a version that knows nothing of records of marks: it takes over what is there,
+// and is killed.
 func (l *lineage) olderDies() {
 	l.t.Helper()
 	store, conns, _, err := OpenStore(l.kept(), 10_000, 10_000)
@@ -428,8 +429,8 @@ func (l *lineage) clientRecords() (records []string) {
 	return records
 }
 
-// An older version takes a client's mark from its record, and leaves the marks of this one alone. Who comes from it has a mark of this
-// one's, and none of the older one's any more.
+// An older version takes a client's mark from its record, and leaves the marks of this one alone. Who comes from it has
+// a mark of this one's, and none of the older one's any more.
 func TestClientOfAnOlderVersionIsGivenAMark(t *testing.T) {
 	for name, record := range map[string]string{
 		"with a place":    `{"route":"subscribe","name":"S","addr":"192.0.2.1:1","at":"2026-01-02T03:04:05Z","place":7}`,
