@@ -18,6 +18,59 @@ import (
 	"picloud/internal/wire"
 )
 
+var benchCommand = command{
+	name: "bench", args: []string{"[SCENARIO...]"},
+	line: "measure the server",
+	flags: []option{
+		{name: "subscribers", value: "N", line: "how many", to: func(s *settings) any { return &s.bench.subscribers }},
+		{name: "size", value: "BYTES", line: "of each message's data", to: func(s *settings) any { return &s.bench.size }},
+		{name: "window", value: "N", line: "messages on their way at a time", to: func(s *settings) any { return &s.bench.window }},
+		{name: "rate", value: "N", line: "messages a second", to: func(s *settings) any { return &s.bench.rate }},
+		{name: "duration", value: "TIME", line: "of each scenario", to: func(s *settings) any { return &s.bench.duration }},
+		{name: "messages", value: "N", line: "so many instead, however long it takes", to: func(s *settings) any { return &s.bench.messages }},
+		jsonFlag("print an object for each scenario"),
+	},
+	general: []option{urlFlag, keyFlag},
+	help: `Measures the server: all scenarios, or those named. Each makes its own clients, with events
+and names that nobody else has (bench-...), and closes them. The server has to work for it:
+other clients may notice. A quarter of the connections that are free stays so.
+
+  memory    idle subscribers: what each costs the server in memory; truest after a restart
+            of the server, which keeps what it has once had
+  connect   connections made, each with a subscription
+  fanout    one publisher, all subscribers on one event, as fast as it goes
+  pairs     one publisher, each subscriber on an event of its own, as fast as it goes
+  latency   as fanout, at a fixed rate: from the publisher's send to the subscriber
+
+  --subscribers N   500 for memory and connect, 100 for the others; fewer on a small server
+  --size BYTES      of each message's data, 128
+  --window N        messages on their way at a time in fanout and pairs, 32
+  --rate N          messages a second in latency, 20
+  --duration TIME   of fanout, pairs and latency each, 10s
+  --messages N      so many instead, however long it takes
+  --json            an object on a line of its own for each scenario. latency_ms is in
+                    milliseconds, server_cpu_us in microseconds for each delivery or
+                    connection, memory_bytes for each subscriber, client_cpu
+                    from 0 to 1; bottleneck is client or shared where a line would say so
+
+The figure to compare is "server CPU, each": the server's processor time for each delivery
+or connection; it hardly depends on the network, but it holds what the server does for
+others meanwhile. Where the client's processors, or the one machine of both, were full, a
+line says so: the rates are not the server's then.
+
+Each message has a number, and each subscriber checks it. If one is lost, doubled or out of
+order, the exit status is 1. Ctrl-C ends it and shows what was measured.
+
+  picloud bench
+  picloud bench --url http://raspberrypi.local:9000 fanout latency
+  picloud bench --subscribers 20 --size 4096 --window 8 --duration 1m fanout
+  picloud bench --json pairs | jq .server_cpu_us
+`,
+	run: func(ctx context.Context, c invocation) error {
+		return bench(ctx, c.settings, c.words, c.stdout, c.stderr)
+	},
+}
+
 // load is how much a bench does.
 type load struct {
 	subscribers int // 0: the scenario's own

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,22 +11,18 @@ import (
 	"testing"
 )
 
-// commands are all that there are.
-func commands() []string {
-	return append(slices.Collect(maps.Keys(helpOn)), "help")
+func commandNames() (list []string) {
+	for _, c := range commands {
+		list = append(list, c.name)
+	}
+	return list
 }
 
-// flagsOf are the flags that a command takes, as they are written.
-func flagsOf(command string) []string {
+// flagsOf are the flags that a command heeds, as they are written.
+func flagsOf(c command) []string {
 	list := []string{"--help"}
-	for name, takers := range takes {
-		switch {
-		case !slices.Contains(takers, command) || command == "version" || command == "help":
-		case len(name) == 1:
-			list = append(list, "-"+name)
-		default:
-			list = append(list, "--"+name)
-		}
+	for _, o := range slices.Concat(c.flags, c.general) {
+		list = append(list, o.String())
 	}
 	return list
 }
@@ -51,52 +46,113 @@ func sameSet(t *testing.T, what string, got, want []string) {
 }
 
 func TestHelpNamesEachCommandAndFlag(t *testing.T) {
-	for _, command := range commands() {
-		if !strings.Contains(mainHelp, "picloud "+command) {
-			t.Errorf("picloud help does not have %s", command)
+	general := does(t, nil, "help")
+	for _, o := range generalFlags {
+		if !strings.Contains(general, "\n  "+o.String()+" "+o.value+" ") {
+			t.Errorf("picloud help does not have %s", o)
 		}
-		text := does(t, nil, "help", command)
-		for _, flag := range flagsOf(command) {
-			if flag != "--help" && !strings.Contains(text, flag) {
-				t.Errorf("picloud help %s does not have %s", command, flag)
+	}
+	for _, c := range commands {
+		if !regexp.MustCompile(`(?m)^(usage:|      ) picloud ` + c.name + `\b.* ` + regexp.QuoteMeta(c.line) + `$`).MatchString(general) {
+			t.Errorf("picloud help does not have %s", c.name)
+		}
+		text := does(t, nil, "help", c.name)
+		for _, o := range c.flags {
+			if !strings.Contains(text, "\n  "+strings.TrimSpace(o.String()+" "+o.value)+" ") {
+				t.Errorf("picloud help %s does not say what %s is", c.name, o)
 			}
 		}
-		if command != "version" && command != "help" && !strings.Contains(text, "\n  picloud "+command) && !strings.Contains(text, "\n  sudo picloud "+command) {
-			t.Errorf("picloud help %s has no example", command)
+		if c.name != "version" && c.name != "help" && !regexp.MustCompile(`(?m)^  (sudo )?picloud `+c.name+`\b`).MatchString(text) {
+			t.Errorf("picloud help %s has no example", c.name)
 		}
 	}
 }
 
+// The manual's synopsis has the usage of every command, and its text describes each command and flag, and no others.
 func TestManualNamesEachCommandFlagAndVariable(t *testing.T) {
-	manual := strings.ReplaceAll(readPackaging(t, "man/picloud.1"), `\-`, "-")
-	_, synopsis, _ := strings.Cut(manual, ".SH SYNOPSIS")
-	synopsis, rest, _ := strings.Cut(synopsis, ".SH DESCRIPTION")
-	for _, command := range commands() {
-		if !strings.Contains(synopsis, ".B picloud "+command) {
-			t.Errorf("picloud.1: the synopsis has no %s", command)
-		}
-		if !regexp.MustCompile(`(?m)^\.B[I]? "?` + command + `\b`).MatchString(rest) {
-			t.Errorf("picloud.1 does not describe %s", command)
-		}
-	}
-	for flag := range takes {
-		if len(flag) > 1 {
-			flag = "-" + flag
-		}
-		if !regexp.MustCompile(`(?m)^\.BI? -` + flag + `( |$)`).MatchString(rest) {
-			t.Errorf("picloud.1: the options have no -%s", flag)
+	manual := readPackaging(t, "man/picloud.1")
+	_, synopsis, _ := strings.Cut(manual, ".SH SYNOPSIS\n")
+	synopsis, rest, _ := strings.Cut(synopsis, ".SH DESCRIPTION\n")
+	var usage []string
+	for _, c := range commands {
+		for line := range strings.Lines(c.usage()) {
+			_, line, _ = strings.Cut(line, "picloud ")
+			usage = append(usage, "picloud "+strings.TrimSpace(line))
 		}
 	}
+	var inManual []string
+	for entry := range strings.SplitSeq(synopsis, ".br\n") {
+		inManual = append(inManual, plainRoff(entry))
+	}
+	sameSet(t, "picloud.1: synopsis", inManual, usage)
+
+	var described, want []string
+	for entry := range strings.SplitSeq(stretch(manual, ".SH COMMANDS\n", ".SH "), ".TP\n") {
+		if first, _, ok := strings.Cut(entry, "\n"); ok {
+			described = append(described, strings.Fields(plainRoff(first))[0])
+		}
+	}
+	sameSet(t, "picloud.1: commands", described, commandNames())
+
+	described = nil
+	options := stretch(manual, ".SH OPTIONS\n", ".SH ")
+	for entry := range strings.SplitSeq(options, ".TP\n") {
+		if first, text, _ := strings.Cut(entry, "\n"); strings.HasPrefix(first, ".B") {
+			described = append(described, plainRoff(first))
+			for _, c := range commands {
+				isOf := slices.ContainsFunc(c.flags, func(o option) bool { return o.String() == strings.Fields(plainRoff(first))[0] })
+				if isOf && c.name != "bench" && !strings.Contains(text, ".BR "+c.name+" :") {
+					t.Errorf("picloud.1: %s does not say what it is for %s", plainRoff(first), c.name)
+				}
+			}
+		}
+	}
+	for _, o := range allFlags(commands) {
+		if o.name != "h" {
+			want = append(want, strings.TrimSpace(o.String()+" "+o.value))
+		}
+	}
+	sameSet(t, "picloud.1: options", described, want)
+
 	for _, variable := range []string{"PICLOUD_URL", "API_KEY", "PICLOUD_NAME", "NO_COLOR", "TERM"} {
-		if _, environment, _ := strings.Cut(rest, ".SH ENVIRONMENT"); !strings.Contains(environment, variable) {
+		if !strings.Contains(stretch(rest, ".SH ENVIRONMENT\n", ".SH "), variable) {
 			t.Errorf("picloud.1: the environment has no %s", variable)
 		}
 	}
 }
 
+// stretch is what stands in text behind one mark and before the next other one.
+func stretch(text, behind, before string) string {
+	_, text, _ = strings.Cut(text, behind)
+	text, _, _ = strings.Cut(text, before)
+	return text
+}
+
+// plainRoff takes the fonts away from lines of a manual.
+func plainRoff(text string) string {
+	var words []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		macro, arguments, isMacro := strings.Cut(line, " ")
+		switch {
+		case !isMacro || !strings.HasPrefix(macro, "."):
+		case len(macro) == len(".BR"): // two fonts in turn, put together without a space
+			var joined strings.Builder
+			for _, m := range regexp.MustCompile(`"([^"]*)"|(\S+)`).FindAllStringSubmatch(arguments, -1) {
+				joined.WriteString(m[1] + m[2])
+			}
+			line = joined.String()
+		default:
+			line = strings.ReplaceAll(arguments, `"`, "")
+		}
+		words = append(words, strings.NewReplacer(`\-`, "-", `\fR`, "", `\fI`, "").Replace(line))
+	}
+	return strings.Join(words, " ")
+}
+
 // What a status means is said in two places, and exitStatus gives it.
 func TestExitStatusesAreThoseOfTheCode(t *testing.T) {
-	_, help, _ := strings.Cut(mainHelp, "exit status: ")
+	_, help, _ := strings.Cut(generalHelp, "exit status: ")
 	_, manual, _ := strings.Cut(readPackaging(t, "man/picloud.1"), ".SH EXIT STATUS\n")
 	manual, _, _ = strings.Cut(manual, ".SH")
 	inHelp := regexp.MustCompile(`(\d+) ([^,\n]+)`).FindAllStringSubmatch(help, -1)
@@ -155,15 +211,15 @@ func inFish(t *testing.T, words ...string) []string {
 func TestShellsCompleteWhatThereIs(t *testing.T) {
 	for shell, complete := range map[string]func(*testing.T, ...string) []string{"bash": inBash, "fish": inFish} {
 		t.Run(shell, func(t *testing.T) {
-			sameSet(t, "commands", complete(t, ""), commands())
-			sameSet(t, "help", complete(t, "help", ""), slices.DeleteFunc(commands(), func(c string) bool { return c == "help" }))
+			sameSet(t, "commands", complete(t, ""), commandNames())
+			sameSet(t, "help", complete(t, "help", ""), slices.DeleteFunc(commandNames(), func(c string) bool { return c == "help" }))
 			sameSet(t, "help, begun", complete(t, "help", "d"), []string{"discover", "doctor"})
 			sameSet(t, "key", complete(t, "key", ""), []string{"show", "new"})
 			sameSet(t, "scenarios", complete(t, "bench", "fanout", ""), scenarioNames())
 			sameSet(t, "flags first", complete(t, "--url", "pi", "sub", "--j"), []string{"--json"})
-			for _, command := range commands() {
+			for _, command := range commands {
 				want := slices.DeleteFunc(flagsOf(command), func(f string) bool { return !strings.HasPrefix(f, "--") })
-				sameSet(t, command, complete(t, command, "--"), want)
+				sameSet(t, command.name, complete(t, command.name, "--"), want)
 			}
 			if got := complete(t, "sub", "-"); !slices.Contains(got, "-n") {
 				t.Errorf("sub - offers %q", got)
@@ -208,12 +264,12 @@ func TestZshCompletesWhatThereIs(t *testing.T) {
 		s.shows("done")
 	}
 	offers("picloud ", "bench", "discover", "doctor", "help", "info", "key", "open", "pub", "sub", "version")
-	for _, command := range commands() {
-		if command == "version" || command == "help" {
+	for _, command := range commands {
+		if command.name == "version" || command.name == "help" {
 			continue
 		}
 		flags := flagsOf(command)
 		slices.Sort(flags)
-		offers("picloud "+command+" --", flags...)
+		offers("picloud "+command.name+" --", flags...)
 	}
 }

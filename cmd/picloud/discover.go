@@ -11,6 +11,25 @@ import (
 	"picloud/internal/discover"
 )
 
+var discoverCommand = command{
+	name:  "discover",
+	line:  "find the servers of the network",
+	flags: []option{jsonFlag("print an object for each server")},
+	help: `Finds the servers of the local network, which takes three seconds: each that Avahi
+announces as _picloud._tcp, with its URL, and one with its address for machines that do not
+know names that end in .local. When none answers, the exit status is 1.
+
+  --json   an object on a line of its own for each: name, url, and addresses, which are all
+           URLs with an address
+
+  picloud discover
+  export PICLOUD_URL=$(picloud discover --json | jq -r .url | head -1)
+`,
+	run: func(ctx context.Context, c invocation) error {
+		return discoverServers(ctx, c.settings, c.stdout)
+	},
+}
+
 // found is a server in discover's JSON.
 type found struct {
 	Name      string   `json:"name"`
@@ -19,10 +38,7 @@ type found struct {
 }
 
 // discoverServers lists the servers of the local network. None is an error.
-func discoverServers(ctx context.Context, s settings, words []string, stdout io.Writer) error {
-	if err := noWords("discover", words); err != nil {
-		return err
-	}
+func discoverServers(ctx context.Context, s settings, stdout io.Writer) error {
 	servers, err := discover.Servers(ctx)
 	switch {
 	case err != nil:

@@ -19,6 +19,31 @@ import (
 	"picloud/internal/config"
 )
 
+var doctorCommand = command{
+	name:    "doctor",
+	line:    "find what is wrong, and say what to do",
+	general: []option{urlFlag, keyFlag},
+	help: `Looks at this machine's service: whether it runs, listens, answers and has its key, its
+settings, TLS files and their dates, the LED's permission, clock, disk, the address and the
+name that others use. Each finding is a line, and where something is to be done, what:
+
+  ok       it is as it should be
+  look     it works, and might not for long, or not for everybody
+  wrong    it does not work; the exit status is 1 then
+  hidden   this user may not see it: sudo picloud doctor sees more
+
+With --url or PICLOUD_URL it looks at that server as a client can: whether it answers, its
+certificate, whether the key is right, and whether the clocks agree.
+
+  sudo picloud doctor
+  picloud doctor --url http://raspberrypi.local:9000
+  picloud doctor --url http://localhost:9000      # a server that was started by hand
+`,
+	run: func(ctx context.Context, c invocation) error {
+		return doctor(ctx, c.settings, c.stdout)
+	},
+}
+
 type verdict int
 
 const (
@@ -38,10 +63,7 @@ type finding struct {
 const sudoDoctor = "sudo picloud doctor sees it"
 
 // doctor looks at this machine's service, or with an address at a server as its clients see it.
-func doctor(ctx context.Context, s settings, words []string, stdout io.Writer) error {
-	if err := noWords("doctor", words); err != nil {
-		return err
-	}
+func doctor(ctx context.Context, s settings, stdout io.Writer) error {
 	var looks []func(context.Context) []finding
 	m := new(machine)
 	if s.chosen {

@@ -8,71 +8,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
-type settings struct {
-	url, key, name string
-	json, watch    bool
-	count          int
-	help, version  bool
-	bench          load
-
-	chosen   bool // url was given, and is not only this machine's
-	terminal bool // the output is one
-	watched  bool // stderr is one, and it can move its cursor
-	colour   bool // the output is a terminal that has colours, and they are wanted
-}
-
-// takes says which flags belong to some commands only.
-var takes = map[string][]string{
-	"json": {"pub", "sub", "info", "discover", "bench"},
-	"n":    {"sub"},
-	"name": {"pub", "sub", "info", "version", "help"},
-	"url":  {"pub", "sub", "info", "open", "doctor", "bench", "version", "help"},
-	"key":  {"pub", "sub", "info", "open", "doctor", "bench", "version", "help"},
-
-	"watch": {"info"},
-
-	"subscribers": {"bench"},
-	"size":        {"bench"},
-	"window":      {"bench"},
-	"rate":        {"bench"},
-	"duration":    {"bench"},
-	"messages":    {"bench"},
-}
-
-// parse takes flags before, between and after the words. After -- all are words, and so are
-// -, which is the standard input, and negative numbers.
-func parse(args []string) (settings, []string, error) {
-	var s settings
+// parse takes flags before, between and after the words, of which the first is the command. After -- all are words, and so
+// are -, which is the standard input, and negative numbers.
+func parse(args []string, commands []command) (settings, []string, error) {
+	s := settings{bench: defaultLoad}
 	flags := flag.NewFlagSet("picloud", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	flags.StringVar(&s.url, "url", "", "")
-	flags.StringVar(&s.key, "key", "", "")
-	flags.StringVar(&s.name, "name", "", "")
-	flags.BoolVar(&s.json, "json", false, "")
-	flags.BoolVar(&s.watch, "watch", false, "")
-	count := func(name string, to *int) {
-		flags.Func(name, "", func(text string) error {
-			n, err := strconv.Atoi(text)
-			if err != nil || n < 1 {
-				return errors.New("a count of 1 or more is needed")
-			}
-			*to = n
-			return nil
-		})
+	for _, o := range allFlags(commands) {
+		o.define(flags, &s)
 	}
-	count("n", &s.count)
-	s.bench = defaultLoad
-	count("subscribers", &s.bench.subscribers)
-	count("size", &s.bench.size)
-	count("window", &s.bench.window)
-	count("rate", &s.bench.rate)
-	count("messages", &s.bench.messages)
-	flags.DurationVar(&s.bench.duration, "duration", s.bench.duration, "")
-	flags.BoolVar(&s.version, "version", false, "")
-	flags.BoolVar(&s.help, "help", false, "")
-	flags.BoolVar(&s.help, "h", false, "")
 
 	var words []string
 	for len(args) > 0 {
@@ -98,18 +45,52 @@ func parse(args []string) (settings, []string, error) {
 		args = args[n:]
 	}
 
-	if len(words) > 0 && !s.help {
-		var err error
-		flags.Visit(func(f *flag.Flag) {
-			if commands := takes[f.Name]; commands != nil && !slices.Contains(commands, words[0]) {
-				err = usageError{fmt.Sprintf("%s takes no -%s: see picloud help %[1]s", words[0], f.Name)}
-			}
-		})
-		if err != nil {
-			return s, nil, err
-		}
+	if len(words) == 0 || s.help || s.version {
+		return s, words, nil
 	}
-	return s, words, nil
+	c, err := find(commands, words[0])
+	if err != nil {
+		return s, nil, err
+	}
+	flags.Visit(func(f *flag.Flag) {
+		if !c.accepts(f.Name) {
+			err = usageError{fmt.Sprintf("%s takes no -%s: see picloud help %[1]s", c.name, f.Name)}
+		}
+	})
+	return s, words, err
+}
+
+// allFlags are those of all commands, each once.
+func allFlags(commands []command) []option {
+	list := slices.Concat(generalFlags, []option{helpFlag, hFlag, versionFlag})
+	for _, c := range commands {
+		list = append(list, c.flags...)
+	}
+	slices.SortStableFunc(list, func(a, b option) int { return strings.Compare(a.name, b.name) })
+	return slices.CompactFunc(list, func(a, b option) bool { return a.name == b.name })
+}
+
+// define makes o a flag that sets s.
+func (o option) define(flags *flag.FlagSet, s *settings) {
+	switch to := o.to(s).(type) {
+	case *string:
+		flags.StringVar(to, o.name, *to, "")
+	case *bool:
+		flags.BoolVar(to, o.name, *to, "")
+	case *time.Duration:
+		flags.DurationVar(to, o.name, *to, "")
+	case *int:
+		flags.Func(o.name, "", func(text string) error {
+			n, err := strconv.Atoi(text)
+			if err != nil || n < 1 {
+				return errors.New("a count of 1 or more is needed")
+			}
+			*to = n
+			return nil
+		})
+	default:
+		panic(fmt.Sprintf("flag %s: nothing parses a %T", o, to))
+	}
 }
 
 func isWord(arg string) bool {

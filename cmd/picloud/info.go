@@ -15,10 +15,34 @@ import (
 	"picloud/internal/wire"
 )
 
-func info(ctx context.Context, s settings, words []string, stdout, stderr io.Writer) error {
-	if err := noWords("info", words); err != nil {
-		return err
-	}
+var infoCommand = command{
+	name: "info",
+	line: "show who is connected",
+	flags: []option{
+		jsonFlag("print the snapshot as the server gives it"),
+		{name: "watch", line: "look again every two seconds", to: func(s *settings) any { return &s.watch }},
+	},
+	general: generalFlags,
+	help: `Shows the server's counts, who is connected, and who is subscribed to what.
+
+  --json    the snapshot as the server gives it, on one line
+  --watch   look again every two seconds, until SIGINT (Ctrl-C): on a terminal a table in
+            place, else the counts on a line each time. When the server goes away it is
+            waited for.
+
+  picloud info
+  picloud info --watch
+  picloud info --json | jq '.subscriptions[].name'
+`,
+	run: func(ctx context.Context, c invocation) error {
+		if c.watch {
+			return watch(ctx, c.settings, c.screen, c.stdout, c.stderr)
+		}
+		return info(ctx, c.settings, c.stdout, c.stderr)
+	},
+}
+
+func info(ctx context.Context, s settings, stdout, stderr io.Writer) error {
 	c, err := connect(s, stderr, client.Options{})
 	if err != nil {
 		return err
@@ -38,13 +62,6 @@ func info(ctx context.Context, s settings, words []string, stdout, stderr io.Wri
 	}
 	_, err = io.WriteString(stdout, text)
 	return err
-}
-
-func noWords(command string, words []string) error {
-	if len(words) > 0 {
-		return usageError{fmt.Sprintf("%s takes no %q: see picloud help %[1]s", command, words[0])}
-	}
-	return nil
 }
 
 // infoLine is a snapshot as the server gives it, on one line.

@@ -18,8 +18,26 @@ import (
 	"picloud/internal/wire"
 )
 
+var keyCommand = command{
+	name: "key", args: []string{"show|new"},
+	line: "show the key of this machine's service, or make a new one",
+	help: `The key of this machine's service, in ` + keyFile + `. Root and the group
+picloud may see it, root may make a new one.
+
+  show   print it
+  new    make a new random one, have the service take it, and print it. Who was connected
+         with the old one is listed: these clients need the new one.
+
+  export API_KEY=$(sudo picloud key show)
+  sudo picloud key new
+`,
+	run: func(ctx context.Context, c invocation) error {
+		return serviceKey(ctx, c.words, c.stdout, c.stderr)
+	},
+}
+
 // serviceKey shows the key of this machine's service, or gives it a new one.
-func serviceKey(ctx context.Context, s settings, words []string, stdout, stderr io.Writer) error {
+func serviceKey(ctx context.Context, words []string, stdout, stderr io.Writer) error {
 	if len(words) != 1 || words[0] != "show" && words[0] != "new" {
 		return usageError{"show the key, or make a new one? As in: picloud key show, or sudo picloud key new"}
 	}

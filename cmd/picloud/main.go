@@ -10,8 +10,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
@@ -74,13 +72,9 @@ func exitStatus(err error, stderr io.Writer) int {
 
 // run does what args ask for. Where ctx ends before it is done, the error is errInterrupted.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) error {
-	s, words, err := parse(args)
+	s, words, err := parse(args, commands)
 	if err != nil {
 		return err
-	}
-	command := ""
-	if len(words) > 0 {
-		command, words = words[0], words[1:]
 	}
 	s.url = cmp.Or(s.url, getenv("PICLOUD_URL"))
 	s.chosen = s.url != ""
@@ -89,48 +83,38 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	s.name = cmp.Or(s.name, getenv("PICLOUD_NAME"))
 	s.terminal, s.watched = isTerminal(stdout), isTerminal(stderr) && !isDumb(getenv)
 	s.colour = s.terminal && !isPlain(getenv)
-	screen := screenOn(stdout, isDumb(getenv))
-	stdout = output{stdout}
-	stderr = &lines{w: stderr}
-
-	switch {
-	case s.version, command == "version":
-		_, err = fmt.Fprintf(stdout, "picloud %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	case s.help:
-		err = help(stdout, command)
-	case command == "help":
-		err = help(stdout, strings.Join(words, " "))
-	case command == "pub":
-		err = pub(ctx, s, words, stdin, stderr)
-	case command == "sub":
-		err = sub(ctx, s, words, stdout, stderr)
-	case command == "info" && s.watch:
-		err = watch(ctx, s, words, screen, stdout, stderr)
-	case command == "info":
-		err = info(ctx, s, words, stdout, stderr)
-	case command == "open":
-		err = openPage(ctx, s, words, screen, stdout, stderr)
-	case command == "discover":
-		err = discoverServers(ctx, s, words, stdout)
-	case command == "doctor":
-		err = doctor(ctx, s, words, stdout)
-	case command == "key":
-		err = serviceKey(ctx, s, words, stdout, stderr)
-	case command == "bench":
-		err = bench(ctx, s, words, stdout, stderr)
-	case command == "":
-		err = usageError{"which command? pub, sub and info are the usual ones; picloud help tells of all"}
-	default:
-		err = unknown(command)
-	}
+	err = dispatch(ctx, invocation{
+		settings: s, words: words, commands: commands,
+		stdin: stdin, stdout: output{stdout}, stderr: &lines{w: stderr}, screen: screenOn(stdout, isDumb(getenv)),
+	})
 	if _, ok := errors.AsType[outputError](err); ok && errors.Is(err, syscall.EPIPE) {
-		return nil // who reads has had enough
+		return nil // whoever reads has had enough
 	}
 	return err
 }
 
-func unknown(command string) error {
-	return usageError{fmt.Sprintf("there is no command %q: picloud help lists them", command)}
+// dispatch runs the command that the first word names.
+func dispatch(ctx context.Context, c invocation) error {
+	name := ""
+	if len(c.words) > 0 {
+		name, c.words = c.words[0], c.words[1:]
+	}
+	switch {
+	case c.version:
+		return printVersion(c.stdout)
+	case c.help:
+		return help(c.stdout, c.commands, name)
+	case name == "":
+		return usageError{"which command? pub, sub and info are the usual ones; picloud help lists all"}
+	}
+	command, err := find(c.commands, name)
+	switch {
+	case err != nil:
+		return err
+	case command.args == nil && len(c.words) > 0:
+		return usageError{fmt.Sprintf("%s takes no %q: see picloud help %[1]s", name, c.words[0])}
+	}
+	return command.run(ctx, c)
 }
 
 // patience is how long one request, with all that a busy server makes it wait, may take.

@@ -19,11 +19,29 @@ import (
 	"rsc.io/qr"
 )
 
+var openCommand = command{
+	name:    "open",
+	line:    "print the link that opens the dashboard, and a QR code",
+	general: []option{urlFlag, keyFlag},
+	help: `Prints the link that opens the dashboard and signs in, and on a terminal the same as a QR
+code for a phone's camera. Its address is one that the network knows: where --url is not
+given or is localhost, it is this machine's own. Without --key and API_KEY the key is that of
+this machine's service, which root and the group picloud may see.
+
+The link has the key in it, behind a #, which browsers do not send to servers. Whoever gets
+the link can do all that a client can.
+
+  sudo picloud open
+  picloud open --url http://raspberrypi.local:9000 --key THE_KEY
+  xdg-open "$(picloud open)"
+`,
+	run: func(ctx context.Context, c invocation) error {
+		return openPage(ctx, c.settings, c.screen, c.stdout, c.stderr)
+	},
+}
+
 // openPage prints the link that signs a browser in, its key included, once the server has answered there.
-func openPage(ctx context.Context, s settings, words []string, screen *screen, stdout, stderr io.Writer) error {
-	if err := noWords("open", words); err != nil {
-		return err
-	}
+func openPage(ctx context.Context, s settings, screen *screen, stdout, stderr io.Writer) error {
 	page, own, err := dashboard(ctx, s)
 	if err != nil {
 		return err

@@ -19,6 +19,30 @@ const (
 	window       = 1024 // messages on their way at the same time
 )
 
+var pubCommand = command{
+	name: "pub", args: []string{"EVENT DATA", "EVENT -"},
+	line:    "publish",
+	flags:   []option{jsonFlag("the data is JSON")},
+	general: generalFlags,
+	help: `Publishes DATA, as a JSON string of exactly what is typed. When it returns, every subscriber
+of that moment has the message in its queue.
+
+  -        read the standard input: each line is a message (its \n or \r\n is not part of
+           it), in order, over one connection. A line that fails is named and the others are
+           published. After a broken connection it comes back; what was on its way then
+           may or may not have been delivered, and is named.
+  --json   DATA, or each line, is JSON and is published as that
+
+  picloud pub temperature '76.5 F'
+  picloud pub temperature -5
+  picloud pub --json lamp '{"on": true, "level": 40}'
+  tail -f /var/log/syslog | picloud pub log -
+`,
+	run: func(ctx context.Context, c invocation) error {
+		return pub(ctx, c.settings, c.words, c.stdin, c.stderr)
+	},
+}
+
 func pub(ctx context.Context, s settings, words []string, stdin io.Reader, stderr io.Writer) error {
 	switch {
 	case len(words) < 2:

@@ -12,6 +12,32 @@ import (
 	"picloud/internal/wire"
 )
 
+var subCommand = command{
+	name: "sub", args: []string{"EVENT..."},
+	line: "print what is published, as it comes",
+	flags: []option{
+		jsonFlag("print whole messages"),
+		{name: "n", value: "COUNT", line: "end after so many messages", to: func(s *settings) any { return &s.count }},
+	},
+	general: generalFlags,
+	help: `Prints the data of each message that is published from now on, one a line and at once: a
+string as its text, anything else as JSON. On a terminal, what would begin a line or change
+its colours is shown escaped. After a broken connection it comes back; what was published
+in between is missed. It ends with SIGINT (Ctrl-C), and 0 is its exit status then unless -n
+asked for more.
+
+  --json     the whole message: event, data, created_at and client_name, as JSON on one line
+  -n COUNT   end after so many messages
+
+  picloud sub temperature
+  picloud sub --json door bell | jq .client_name
+  picloud sub -n 1 door && notify-send 'Somebody is at the door'
+`,
+	run: func(ctx context.Context, c invocation) error {
+		return sub(ctx, c.settings, c.words, c.stdout, c.stderr)
+	},
+}
+
 var errEnough = errors.New("all that was asked for is there")
 
 func sub(ctx context.Context, s settings, events []string, stdout, stderr io.Writer) error {

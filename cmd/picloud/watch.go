@@ -22,10 +22,7 @@ const watchEvery = 2 * time.Second
 
 // watch shows snapshots until ctx ends: in place on a screen, else line after line. A server
 // that goes away is waited for; one that is not there at the start, or refuses the key, is an error.
-func watch(ctx context.Context, s settings, words []string, screen *screen, stdout, stderr io.Writer) error {
-	if err := noWords("info", words); err != nil {
-		return err
-	}
+func watch(ctx context.Context, s settings, screen *screen, stdout, stderr io.Writer) error {
 	if s.json {
 		screen = nil // who asks for lines gets lines
 	}
