@@ -11,7 +11,7 @@ _picloudd() {
 		;;
 	-led-test | --led-test)
 		mapfile -t COMPREPLY < <(compgen -W "$(printf 'gpio%d ' {2..27}; cd /sys/class/leds 2>/dev/null && printf 'led:%s ' *)" -- "$cur")
-		__ltrimcolon_completions "$cur"
+		__ltrim_colon_completions "$cur"
 		return
 		;;
 	esac
