@@ -22,15 +22,16 @@ var benchCommand = command{
 	name: "bench", args: []string{"[SCENARIO...]"},
 	line: "measure the server",
 	flags: []option{
-		{name: "subscribers", value: "N", line: "how many", to: func(s *settings) any { return &s.bench.subscribers }},
-		{name: "size", value: "BYTES", line: "of each message's data", to: func(s *settings) any { return &s.bench.size }},
+		{name: "subscribers", value: "N", line: "how many subscribers", to: func(s *settings) any { return &s.bench.subscribers }},
+		{name: "size", value: "BYTES", line: "bytes of data in each message", to: func(s *settings) any { return &s.bench.size }},
 		{name: "window", value: "N", line: "messages on their way at a time", to: func(s *settings) any { return &s.bench.window }},
 		{name: "rate", value: "N", line: "messages a second", to: func(s *settings) any { return &s.bench.rate }},
-		{name: "duration", value: "TIME", line: "of each scenario", to: func(s *settings) any { return &s.bench.duration }},
-		{name: "messages", value: "N", line: "so many instead, however long it takes", to: func(s *settings) any { return &s.bench.messages }},
+		{name: "duration", value: "TIME", line: "how long a scenario sends", offers: []string{"10s", "1m"}, to: func(s *settings) any { return &s.bench.duration }},
+		{name: "messages", value: "N", line: "how many messages it sends instead", to: func(s *settings) any { return &s.bench.messages }},
 		jsonFlag("print an object for each scenario"),
 	},
 	general: []option{urlFlag, keyFlag},
+	words:   []word{{what: "scenario", many: true, offers: scenarioNames}},
 	help: `Measures the server: all scenarios, or those named. Each makes its own clients, with events
 and names that nobody else has (bench-...), and closes them. The server has to work for it:
 other clients may notice. A quarter of the connections that are free stays so.
@@ -102,6 +103,14 @@ var scenarios = []scenario{
 	{"fanout", 100, (*benchmark).fanout},
 	{"pairs", 100, (*benchmark).pairs},
 	{"latency", 100, (*benchmark).latency},
+}
+
+func scenarioNames([]command) []string {
+	var list []string
+	for _, s := range scenarios {
+		list = append(list, s.name)
+	}
+	return list
 }
 
 // benchmark is a server that is measured.

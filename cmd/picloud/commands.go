@@ -19,6 +19,7 @@ var commands = []command{
 	doctorCommand,
 	discoverCommand,
 	keyCommand,
+	completionCommand,
 	versionCommand,
 	helpCommand,
 }
@@ -31,6 +32,7 @@ type command struct {
 	flags   []option // its own
 	general []option // those of the general flags that it uses
 	ignores []option // flags that it accepts, from an alias for one, and does not use
+	words   []word   // what its words are, for the completions
 	help    string   // what it does in full, with its flags and examples
 	run     func(context.Context, invocation) error
 }
@@ -40,8 +42,22 @@ type option struct {
 	name  string // without its dashes
 	value string // what its value is called; a switch has none
 	line  string // what it does, in a few words
+	// offers are how a value can begin; nil where there is nothing to offer.
+	offers []string
 	// to is where its value goes: a *string, a *bool, a *time.Duration, or an *int, which takes 1 or more.
 	to func(*settings) any
+}
+
+// A word is what one word behind a command's name is.
+type word struct {
+	what   string                   // what it is called
+	many   bool                     // so may be all that follow
+	offers func([]command) []string // what it can be; nil where that is not known
+}
+
+// these are always the same offers.
+func these(offers ...string) func([]command) []string {
+	return func([]command) []string { return offers }
 }
 
 // String is the flag as it is written.
@@ -79,7 +95,8 @@ type settings struct {
 var (
 	urlFlag = option{
 		name: "url", value: "ADDRESS", line: "the server",
-		to: func(s *settings) any { return &s.url },
+		offers: []string{"http://", "https://", "unix:" + localSocket},
+		to:     func(s *settings) any { return &s.url },
 	}
 	keyFlag  = option{name: "key", value: "KEY", line: "its key", to: func(s *settings) any { return &s.key }}
 	nameFlag = option{name: "name", value: "NAME", line: "what this client is called", to: func(s *settings) any { return &s.name }}

@@ -11,12 +11,7 @@ import (
 	"testing"
 )
 
-func commandNames() (list []string) {
-	for _, c := range commands {
-		list = append(list, c.name)
-	}
-	return list
-}
+func commandNames() []string { return namesOf(commands) }
 
 // flagsOf are the flags that a command heeds, as they are written.
 func flagsOf(c command) []string {
@@ -175,17 +170,27 @@ func TestExitStatusesAreThoseOfTheCode(t *testing.T) {
 	}
 }
 
+// completionFile puts what picloud prints for a shell into a file of that name.
+func completionFile(t *testing.T, shell, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(does(t, nil, "completion", shell)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // inBash returns what bash offers for the last word.
 func inBash(t *testing.T, words ...string) []string {
 	t.Helper()
 	script := `
 . /usr/share/bash-completion/bash_completion
-. ../../packaging/completion/picloud.bash
+. "$0"
 compopt() { :; }
 COMP_WORDS=(picloud "$@") COMP_CWORD=$# COMP_LINE="picloud $*" COMP_POINT=${#COMP_LINE}
 _picloud
 printf '%s\n' "${COMPREPLY[@]}"`
-	out, err := exec.Command("bash", append([]string{"--norc", "-c", script, "bash"}, words...)...).Output()
+	out, err := exec.Command("bash", append([]string{"--norc", "-c", script, completionFile(t, "bash", "picloud.bash")}, words...)...).Output()
 	if err != nil {
 		t.Fatalf("bash: %v", err)
 	}
@@ -194,7 +199,8 @@ printf '%s\n' "${COMPREPLY[@]}"`
 
 func inFish(t *testing.T, words ...string) []string {
 	t.Helper()
-	cmd := exec.Command("fish", "--no-config", "-c", "source ../../packaging/completion/picloud.fish; complete -C \"picloud $argv\"", "--", strings.Join(words, " "))
+	const script = `source $argv[1]; complete -C "picloud $argv[2]"`
+	cmd := exec.Command("fish", "--no-config", "-c", script, "--", completionFile(t, "fish", "picloud.fish"), strings.Join(words, " "))
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
 	out, err := cmd.Output()
 	if err != nil {
@@ -215,7 +221,9 @@ func TestShellsCompleteWhatThereIs(t *testing.T) {
 			sameSet(t, "help", complete(t, "help", ""), slices.DeleteFunc(commandNames(), func(c string) bool { return c == "help" }))
 			sameSet(t, "help, begun", complete(t, "help", "d"), []string{"discover", "doctor"})
 			sameSet(t, "key", complete(t, "key", ""), []string{"show", "new"})
-			sameSet(t, "scenarios", complete(t, "bench", "fanout", ""), scenarioNames())
+			sameSet(t, "scenarios", complete(t, "bench", "fanout", ""), scenarioNames(nil))
+			sameSet(t, "shells", complete(t, "completion", ""), []string{"bash", "zsh", "fish"})
+			sameSet(t, "an event", complete(t, "sub", ""), nil)
 			sameSet(t, "flags first", complete(t, "--url", "pi", "sub", "--j"), []string{"--json"})
 			for _, command := range commands {
 				want := slices.DeleteFunc(flagsOf(command), func(f string) bool { return !strings.HasPrefix(f, "--") })
@@ -231,13 +239,6 @@ func TestShellsCompleteWhatThereIs(t *testing.T) {
 	}
 }
 
-func scenarioNames() (list []string) {
-	for _, s := range scenarios {
-		list = append(list, s.name)
-	}
-	return list
-}
-
 // zsh completes only at a terminal, so it gets one.
 func TestZshCompletesWhatThereIs(t *testing.T) {
 	zsh := exec.Command("zsh", "-f", "-i")
@@ -245,10 +246,7 @@ func TestZshCompletesWhatThereIs(t *testing.T) {
 	s := onTerminal(t, zsh)
 	resize(t, s.outside, 120, 60)
 	enter := func(text string) { s.outside.Write([]byte(text)) }
-	folder, err := filepath.Abs("../../packaging/completion")
-	if err != nil {
-		t.Fatal(err)
-	}
+	folder := filepath.Dir(completionFile(t, "zsh", "_picloud"))
 	enter("PS1=; unsetopt zle_bracketed_paste list_beep; LISTMAX=0; fpath=(" + folder + " $fpath); autoload -U compinit; compinit -u -D; echo rea''dy\n")
 	s.shows("ready")
 	offers := func(line string, want ...string) {
@@ -263,13 +261,18 @@ func TestZshCompletesWhatThereIs(t *testing.T) {
 		enter("\x15echo don''e\n")
 		s.shows("done")
 	}
-	offers("picloud ", "bench", "discover", "doctor", "help", "info", "key", "open", "pub", "sub", "version")
+	offers("picloud ", slices.Sorted(slices.Values(commandNames()))...)
+	offers("picloud --", written(topFlags)...)
 	for _, command := range commands {
-		if command.name == "version" || command.name == "help" {
-			continue
-		}
 		flags := flagsOf(command)
 		slices.Sort(flags)
 		offers("picloud "+command.name+" --", flags...)
 	}
+	offers("picloud key ", "new", "show")
+	offers("picloud completion ", "bash", "fish", "zsh")
+	offers("picloud bench fanout ", slices.Sorted(slices.Values(scenarioNames(nil)))...)
+	offers("picloud help d", "discover", "doctor")
+	offers("picloud --url pi sub --j", "--json")
+	offers("picloud info --url ", "http://", "https://", "unix:"+localSocket)
+	offers("picloud info --url=uni", "unix:"+localSocket)
 }

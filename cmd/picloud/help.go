@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 )
 
@@ -12,6 +13,7 @@ var helpCommand = command{
 	name: "help", args: []string{"[COMMAND]"},
 	line:    "say more about a command",
 	ignores: generalFlags,
+	words:   []word{{what: "command", offers: allButHelp}},
 	run: func(_ context.Context, c invocation) error {
 		return help(c.stdout, c.commands, strings.Join(c.words, " "))
 	},
@@ -70,6 +72,10 @@ func help(stdout io.Writer, commands []command, name string) error {
 	}
 	_, err := io.WriteString(stdout, text)
 	return err
+}
+
+func allButHelp(commands []command) []string {
+	return slices.DeleteFunc(namesOf(commands), func(name string) bool { return name == "help" })
 }
 
 // overview is a line for each command.

@@ -20,7 +20,8 @@ import (
 
 var keyCommand = command{
 	name: "key", args: []string{"show|new"},
-	line: "show the key of this machine's service, or make a new one",
+	line:  "show the key of this machine's service, or make a new one",
+	words: []word{{what: "what to do", offers: these("show", "new")}},
 	help: `The key of this machine's service, in ` + keyFile + `. Root and the group
 picloud may see it, root may make a new one.
 

@@ -24,6 +24,7 @@ var pubCommand = command{
 	line:    "publish",
 	flags:   []option{jsonFlag("the data is JSON")},
 	general: generalFlags,
+	words:   []word{{what: "event"}, {what: "data, or - for the standard input"}},
 	help: `Publishes DATA, as a JSON string of exactly what is typed. When it returns, every subscriber
 of that moment has the message in its queue.
 

@@ -20,6 +20,7 @@ var subCommand = command{
 		{name: "n", value: "COUNT", line: "end after so many messages", to: func(s *settings) any { return &s.count }},
 	},
 	general: generalFlags,
+	words:   []word{{what: "event", many: true}},
 	help: `Prints the data of each message that is published from now on, one a line and at once: a
 string as its text, anything else as JSON. On a terminal, what would begin a line or change
 its colours is shown escaped. After a broken connection it comes back; what was published
