@@ -134,7 +134,6 @@ func (ss *session) Receive(binary bool, p []byte) {
 }
 
 var (
-	errActionMissing = errors.New("action is required: subscribe, unsubscribe, unsubscribe:all or publish")
 	errOnlyPublishes = errors.New("this connection only publishes: connect to /subscribe for the other actions")
 	errUnrecorded    = errors.New("the server has no room for more subscriptions: end others, or use fewer or shorter names")
 )
@@ -172,8 +171,10 @@ func (ss *session) do(m *wire.Message) error {
 		for _, event := range events {
 			ss.server.forget(ss.conn, recordSubscription, event)
 		}
+	case m.Action == wire.None:
+		return wire.ErrActionMissing
 	default:
-		return errActionMissing
+		return wire.ErrActionUnknown
 	}
 	return nil
 }

@@ -10,32 +10,31 @@ import (
 // Message is what a client sent. Its slices may alias the bytes given to Decode.
 type Message struct {
 	Action Action
-	Event  []byte // decoded; nil for UnsubscribeAll
+	Event  []byte // decoded; nil for UnsubscribeAll, which is about no single one
 	Data   []byte // one JSON value as it was written; nil when missing
 	ID     []byte // a JSON string or number as it was written; nil when missing
 }
 
 var (
-	errNotObject     = &Error{"message must be one JSON object"}
-	errActionTwice   = &Error{"action appears twice"}
-	errEventTwice    = &Error{"event appears twice"}
-	errDataTwice     = &Error{"data appears twice"}
-	errIDTwice       = &Error{"id appears twice"}
-	errIDType        = &Error{"id must be a string or a number"}
-	errIDLong        = &Error{"id must be at most 64 bytes"}
-	errIDSurrogate   = &Error{`id has a \u escape that is half of a surrogate pair`}
-	errActionType    = &Error{"action must be a string"}
-	errActionUnknown = &Error{"unknown action: known are subscribe, unsubscribe, unsubscribe:all and publish"}
-	errEventMissing  = &Error{"event is required"}
-	errEventType     = &Error{"event must be a string"}
-	errEventEmpty    = &Error{"event must not be empty"}
-	errEventLong     = &Error{"event must be at most 255 bytes"}
+	errNotObject    = &Error{"message must be one JSON object"}
+	errActionTwice  = &Error{"action appears twice"}
+	errEventTwice   = &Error{"event appears twice"}
+	errDataTwice    = &Error{"data appears twice"}
+	errIDTwice      = &Error{"id appears twice"}
+	errIDType       = &Error{"id must be a string or a number"}
+	errIDLong       = &Error{"id must be at most 64 bytes"}
+	errIDSurrogate  = &Error{`id has a \u escape that is half of a surrogate pair`}
+	errActionType   = &Error{"action must be a string"}
+	errEventMissing = &Error{"event is required"}
+	errEventType    = &Error{"event must be a string"}
+	errEventEmpty   = &Error{"event must not be empty"}
+	errEventLong    = &Error{"event must be at most 255 bytes"}
 	// Decoders put U+FFFD in place of half a pair, so that two events that differ would become one.
 	errEventSurrogate = &Error{`event has a \u escape that is half of a surrogate pair`}
 )
 
 // Decode reads one message. Keys are matched exactly, those it does not know are ignored.
-// The event is checked unless the action is UnsubscribeAll, which needs none.
+// The event is checked unless the action needs none, as UnsubscribeAll.
 //
 // An error is an *Error; the Message beside it has only the ID, where the text is JSON and
 // holds a good one. Of several faults the first is named in this order: UTF-8, JSON, a key
@@ -114,10 +113,10 @@ func decodeGeneral(p []byte) (Message, error) {
 			return failed, errActionType
 		}
 		if m.Action, ok = parseAction(word); !ok {
-			return failed, errActionUnknown
+			return failed, ErrActionUnknown
 		}
 	}
-	if m.Action == UnsubscribeAll {
+	if !actions[m.Action].hasEvent {
 		return m, nil
 	}
 	if event == nil {

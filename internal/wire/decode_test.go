@@ -111,7 +111,6 @@ func TestDecodeRefuses(t *testing.T) {
 	const (
 		notUTF8   = "message is not valid UTF-8"
 		notObject = "message must be one JSON object"
-		unknown   = "unknown action: known are subscribe, unsubscribe, unsubscribe:all and publish"
 	)
 	e256 := strings.Repeat("e", 256)
 	for _, tt := range []struct {
@@ -200,11 +199,11 @@ func TestDecodeRefuses(t *testing.T) {
 
 		{"action null", `{"action":null,` + valid + `,"id":1}`, "action must be a string", "1"},
 		{"action number", `{"id":"x","action":1,` + valid + `}`, "action must be a string", `"x"`},
-		{"action unknown", `{"action":"shout",` + valid + `,"id":1}`, unknown, "1"},
-		{"action empty", `{"action":"",` + valid + `,"id":1}`, unknown, "1"},
-		{"action in another case", `{"action":"Publish",` + valid + `,"id":1}`, unknown, "1"},
-		{"action with a space", `{"action":"publish ",` + valid + `,"id":1}`, unknown, "1"},
-		{"action the server's", `{"action":"ack","id":1}`, unknown, "1"},
+		{"action unknown", `{"action":"shout",` + valid + `,"id":1}`, ErrActionUnknown.Reason, "1"},
+		{"action empty", `{"action":"",` + valid + `,"id":1}`, ErrActionUnknown.Reason, "1"},
+		{"action in another case", `{"action":"Publish",` + valid + `,"id":1}`, ErrActionUnknown.Reason, "1"},
+		{"action with a space", `{"action":"publish ",` + valid + `,"id":1}`, ErrActionUnknown.Reason, "1"},
+		{"action the server's", `{"action":"ack","id":1}`, ErrActionUnknown.Reason, "1"},
 
 		{"empty object", `{}`, "event is required", ""},
 		{"no event", `{"data":1,"id":1}`, "event is required", "1"},

@@ -3,6 +3,8 @@ package wire
 import (
 	"encoding/json"
 	"errors"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -113,15 +115,39 @@ func TestEncodingDoesNotAllocateWhenThereIsRoom(t *testing.T) {
 }
 
 func TestActionWordsAreReadBack(t *testing.T) {
-	words := map[Action]string{
-		None: "", Subscribe: "subscribe", Unsubscribe: "unsubscribe", UnsubscribeAll: "unsubscribe:all", Publish: "publish",
-	}
-	for a, want := range words {
+	for a, want := range map[Action]string{
+		Subscribe: "subscribe", Unsubscribe: "unsubscribe", UnsubscribeAll: "unsubscribe:all", Publish: "publish",
+	} {
 		if got := a.String(); got != want {
 			t.Errorf("action %d: got %q, want %q", a, got, want)
 		}
-		if got, ok := parseAction(want); got != a || ok != (a != None) {
-			t.Errorf("%q: got %v, %v, want %v", want, got, ok, a)
+	}
+	for _, a := range Actions() {
+		if got, ok := parseAction(a.String()); got != a || !ok {
+			t.Errorf("%q: got %v, %v, want %v", a.String(), got, ok, a)
+		}
+	}
+	if got, ok := parseAction(""); got != None || ok {
+		t.Errorf("no word: got %v, %v", got, ok)
+	}
+	if got := Action(200).String(); got != "" {
+		t.Errorf("no action: got %q", got)
+	}
+}
+
+func TestReasonsListTheActions(t *testing.T) {
+	for err, before := range map[*Error]string{ErrActionMissing: "action is required: ", ErrActionUnknown: "unknown action: known are "} {
+		list, ok := strings.CutPrefix(err.Reason, before)
+		if !ok || !regexp.MustCompile(`^\S+(, \S+)* (or|and) \S+$`).MatchString(list) {
+			t.Errorf("%q is no sentence", err.Reason)
+		}
+		words := regexp.MustCompile(`, | or | and `).Split(list, -1)
+		var want []string
+		for _, a := range Actions() {
+			want = append(want, a.String())
+		}
+		if !slices.Equal(words, want) {
+			t.Errorf("%q lists %q, want %q", err.Reason, words, want)
 		}
 	}
 }

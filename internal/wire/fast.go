@@ -70,7 +70,7 @@ func decodeFast(p []byte) (m Message, ok bool) {
 	if skipSpace(p, i+1) != len(p) {
 		return m, false
 	}
-	if m.Action == UnsubscribeAll {
+	if !actions[m.Action].hasEvent {
 		m.Event = nil
 		return m, true
 	}

@@ -2,6 +2,7 @@
 package wire
 
 import (
+	"strings"
 	"unicode"
 	"unicode/utf8"
 )
@@ -34,33 +35,58 @@ const (
 	Publish
 )
 
+// actions has each action's word, and whether it is about one event. A message without an action is judged as if it were.
+var actions = [...]struct {
+	word     string
+	hasEvent bool
+}{
+	None:           {"", true},
+	Subscribe:      {"subscribe", true},
+	Unsubscribe:    {"unsubscribe", true},
+	UnsubscribeAll: {"unsubscribe:all", false},
+	Publish:        {"publish", true},
+}
+
+// Actions returns all of them but None.
+func Actions() []Action {
+	var list []Action
+	for a := Subscribe; int(a) < len(actions); a++ {
+		list = append(list, a)
+	}
+	return list
+}
+
 // String returns the word on the wire, "" for None.
 func (a Action) String() string {
-	switch a {
-	case Subscribe:
-		return "subscribe"
-	case Unsubscribe:
-		return "unsubscribe"
-	case UnsubscribeAll:
-		return "unsubscribe:all"
-	case Publish:
-		return "publish"
+	if int(a) < len(actions) {
+		return actions[a].word
 	}
 	return ""
 }
 
 func parseAction[S string | []byte](word S) (Action, bool) {
-	switch string(word) {
-	case "subscribe":
-		return Subscribe, true
-	case "unsubscribe":
-		return Unsubscribe, true
-	case "unsubscribe:all":
-		return UnsubscribeAll, true
-	case "publish":
-		return Publish, true
+	for a := Subscribe; int(a) < len(actions); a++ {
+		if string(word) == actions[a].word {
+			return a, true
+		}
 	}
 	return None, false
+}
+
+// listActions names them all, as a sentence does.
+func listActions(conjunction string) string {
+	var b strings.Builder
+	for _, a := range Actions() {
+		switch {
+		case a == Subscribe:
+		case int(a) == len(actions)-1:
+			b.WriteString(" " + conjunction + " ")
+		default:
+			b.WriteString(", ")
+		}
+		b.WriteString(a.String())
+	}
+	return b.String()
 }
 
 // Error is a message or a name that is refused. Reason is for the client who sent it.
@@ -71,6 +97,12 @@ func (e *Error) Error() string { return e.Reason }
 // ErrInvalidUTF8 is Decode's error for bytes that are not UTF-8. It is apart from the
 // others because in a text frame it ends the connection (RFC 6455 §8.1).
 var ErrInvalidUTF8 = &Error{"message is not valid UTF-8"}
+
+// These are for a message that has no action, or one that is not known.
+var (
+	ErrActionMissing = &Error{"action is required: " + listActions("or")}
+	ErrActionUnknown = &Error{"unknown action: known are " + listActions("and")}
+)
 
 var (
 	errNameMissing = &Error{"client name is required"}
