@@ -55,8 +55,8 @@ type State struct {
 
 // Client is one program's way to one server. Its methods may be called from any goroutine.
 //
-// Post and Info are requests of their own. Subscribe, Unsubscribe, Publish and Send use
-// the connection that Run keeps, and wait for it where it is not there yet.
+// Post, Info and Metrics are requests of their own, and Dial opens a connection of its own. Subscribe and Send use the
+// connection that Run keeps, and wait for it if it is not there yet.
 type Client struct {
 	options Options
 	address address
@@ -321,35 +321,8 @@ func (c *Client) Subscribe(ctx context.Context, event string) error {
 	}
 }
 
-// Unsubscribe returns once the server has ended the subscription: OnMessage gets nothing of
-// the event after that. Ending one that is not there is no error.
-func (c *Client) Unsubscribe(ctx context.Context, event string) error {
-	c.mu.Lock()
-	delete(c.events, event)
-	c.mu.Unlock()
-	_, r, err := c.do(ctx, wire.Unsubscribe, event, nil)
-	if err != nil {
-		return err
-	}
-	if err := r.wait(ctx); err != nil && !errors.Is(err, errGone) {
-		return fmt.Errorf("unsubscribe from %q: %w", event, err)
-	}
-	return nil
-}
-
-// Publish publishes data, one JSON value, and returns once every subscriber of the event
-// has it in its queue. An answer of the server that refuses it is a *wire.Error. Where the
-// connection or ctx ends before the answer, the error is ErrUnconfirmed.
-func (c *Client) Publish(ctx context.Context, event string, data json.RawMessage) error {
-	r, err := c.Send(ctx, event, data)
-	if err != nil {
-		return err
-	}
-	return r.Wait(ctx)
-}
-
-// Send begins a Publish and returns when the message is on its way, so that many can be.
-// What one goroutine sends is published in that order. An error means that the message was
+// Send publishes data, one JSON value, and returns as soon as the message is on its way, so that many can be: the receipt
+// waits for the server's answer. What one goroutine sends is published in that order. An error means that the message was
 // not sent.
 func (c *Client) Send(ctx context.Context, event string, data json.RawMessage) (*Receipt, error) {
 	if err := checkData(data); err != nil {

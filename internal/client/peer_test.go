@@ -223,6 +223,15 @@ func run(t *testing.T, p *peer, change ...func(*Options)) *caller {
 	return r
 }
 
+// publish sends a message and waits for its answer.
+func (c *caller) publish(ctx context.Context, event, data string) error {
+	receipt, err := c.Send(ctx, event, json.RawMessage(data))
+	if err != nil {
+		return err
+	}
+	return receipt.Wait(ctx)
+}
+
 // next returns the next state.
 func (c *caller) next(t *testing.T) State {
 	t.Helper()

@@ -108,7 +108,8 @@ type Receipt struct {
 	err  error // the server's answer; set before done is closed
 }
 
-// Wait waits for the server's answer, see Publish. It may be called more than once.
+// Wait returns once every subscriber of the event has the message in its queue. If the server refuses it, the error is a
+// *wire.Error; if the connection or ctx ends before the answer, it is ErrUnconfirmed. Wait may be called more than once.
 func (r *Receipt) Wait(ctx context.Context) error {
 	err := r.wait(ctx)
 	if err == nil {
@@ -154,7 +155,7 @@ func (s *session) send(ctx context.Context, action wire.Action, event string, da
 	s.pending[id] = r
 	s.mu.Unlock()
 
-	p := make([]byte, 0, len(`{"action":"unsubscribe","event":"","data":,"id":}`)+len(event)+len(data)+20)
+	p := make([]byte, 0, len(`{"action":"subscribe","event":"","data":,"id":}`)+len(event)+len(data)+20)
 	p = append(p, `{"action":"`...)
 	p = append(p, action.String()...)
 	p = append(p, `","event":`...)

@@ -54,7 +54,11 @@ func (p *picloudd) through(port string, authority []byte) {
 			t.Fatal(err)
 		}
 		long := json.RawMessage(`"` + strings.Repeat("x", 60<<10) + `"`)
-		if err := c.Publish(t.Context(), "door", long); err != nil {
+		receipt, err := c.Send(t.Context(), "door", long)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := receipt.Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		for _, want := range []string{`"by post"`, string(long)} {
