@@ -17,20 +17,20 @@ const defaultPort = "9000"
 type address struct {
 	network string // "tcp" or "unix"
 	dial    string // host:port, or the socket's path
-	host    string // for the Host header; with its port where the user gave one
+	host    string // for the Host header, with the port
 	name    string // what the server's certificate must be for
 	tls     bool
 	shown   string // for errors
 }
 
-// parseAddress reads http://, https://, ws:// and wss:// with a host and maybe a port,
-// host, host:port, and unix:/path. Its errors do not quote what might hold a key.
+// parseAddress reads http://, https://, ws:// and wss:// with a host and an optional port; host; host:port; and
+// unix:/path. Its errors do not quote what might contain a key.
 func parseAddress(s string) (address, error) {
 	if s == "" {
 		return address{}, errors.New("the server's address is empty: give host, host:port, http://host:port, https://host:port or unix:/path")
 	}
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
-		// unix:///path is how some write it.
+		// Some write unix:///path.
 		if strings.HasPrefix(path, "///") {
 			path = path[2:]
 		}
@@ -74,7 +74,7 @@ func parseAddress(s string) (address, error) {
 	a.name = host
 	a.dial = net.JoinHostPort(host, port)
 	a.host = a.dial
-	// A zone means something on this machine only, and no URL likes its %.
+	// A zone means something only on this machine, and its % is not allowed in a URL.
 	if plain, _, ok := strings.Cut(host, "%"); ok {
 		a.name, a.host = plain, net.JoinHostPort(plain, port)
 	}
@@ -85,7 +85,7 @@ func parseAddress(s string) (address, error) {
 	return a, nil
 }
 
-// splitHostPort is net.SplitHostPort with an optional port and with plain errors.
+// splitHostPort is net.SplitHostPort with an optional port and plain errors.
 func splitHostPort(s string) (host, port string, err error) {
 	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") && isIP(s[1:len(s)-1]) {
 		return s[1 : len(s)-1], "", nil
@@ -112,7 +112,7 @@ func splitHostPort(s string) (host, port string, err error) {
 	return host, port, nil
 }
 
-// Page returns the address at which a browser finds the server's page; nil for a Unix socket.
+// Page returns the address of the server's dashboard for a browser; nil for a Unix socket.
 func (c *Client) Page() *url.URL {
 	switch {
 	case c.address.network == "unix":

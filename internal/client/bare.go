@@ -13,17 +13,17 @@ import (
 
 const bareReadBytes = 8 << 10
 
-// bareBuffers are shared: a Bare that does not write needs none.
+// bareBuffers are shared: a Bare that is not writing needs none.
 var bareBuffers sync.Pool
 
-// Bare is one connection as it is, for measuring: the bytes of its messages, and nothing by itself but pongs. One
-// goroutine reads and one writes. It does not come back.
+// Bare is a connection for measuring: it passes the bytes of messages as they are, and does nothing by itself but answer
+// pings. One goroutine may read and one may write. It does not reconnect.
 type Bare struct {
 	ws  *websocket.Conn
 	buf []byte
 }
 
-// Dial opens a connection of its own, which the caller closes. It needs no Run.
+// Dial opens a separate connection, which the caller closes. Run is not needed for it.
 func (c *Client) Dial(ctx context.Context) (*Bare, error) {
 	dialer := websocket.Dialer{ReadBufferSize: bareReadBytes, WriteBufferSize: batchBytes, WriteBufferPool: &bareBuffers}
 	ws, err := c.handshake(ctx, dialer, func(conn net.Conn) net.Conn { return conn })
@@ -34,7 +34,7 @@ func (c *Client) Dial(ctx context.Context) (*Bare, error) {
 	return &Bare{ws: ws, buf: make([]byte, 512)}, nil
 }
 
-// Write sends one message. While the server takes nothing it blocks, for 10 s at most.
+// Write sends one message. It blocks while the server reads nothing, for 10 s at most.
 func (b *Bare) Write(message []byte) error {
 	b.ws.SetWriteDeadline(time.Now().Add(patience))
 	if err := b.ws.WriteMessage(websocket.TextMessage, message); err != nil {
@@ -43,8 +43,8 @@ func (b *Bare) Write(message []byte) error {
 	return nil
 }
 
-// Read returns the next message, which is good until the next Read. Where the server ended the connection and said why
-// the error is a *CloseError.
+// Read returns the next message, which is valid until the next Read. If the server closed the connection and said why, the
+// error is a *CloseError.
 func (b *Bare) Read() ([]byte, error) {
 	_, r, err := b.ws.NextReader()
 	if err != nil {
@@ -64,9 +64,9 @@ func (b *Bare) Read() ([]byte, error) {
 	}
 }
 
-// Close says goodbye, waits a moment for the server's answer, and closes. Nobody else reads then.
+// Close sends a close frame, waits a moment for the server's, and closes. Nobody else may be reading.
 func (b *Bare) Close() {
-	soon := time.Now().Add(lastWords)
+	soon := time.Now().Add(grace)
 	bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
 	if b.ws.WriteControl(websocket.CloseMessage, bye, soon) == nil {
 		b.ws.SetReadDeadline(soon)
@@ -77,7 +77,7 @@ func (b *Bare) Close() {
 	b.ws.Close()
 }
 
-// Abort ends the connection at once, and with it every Read and Write.
+// Abort closes the connection at once, which ends every Read and Write.
 func (b *Bare) Abort() { b.ws.NetConn().Close() }
 
 // Local says whether both ends are on this machine.

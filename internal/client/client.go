@@ -24,36 +24,35 @@ import (
 const (
 	backoffFloor   = 100 * time.Millisecond
 	backoffCeiling = 30 * time.Second
-	lasted         = 5 * time.Second // a connection that held so long was a good one
+	stableAfter    = 5 * time.Second // a connection that lasts this long resets the backoff
 )
 
-// Options says where the server is and who calls.
+// Options says where the server is and who is calling.
 type Options struct {
 	URL  string // http://, https://, ws:// or wss:// with host[:port]; host[:port], port 9000; unix:/path
 	Key  string // may be empty for a Unix socket
 	Name string // the client name; empty for user@host
 
-	// TLS, when not nil, is the start of the configuration of https connections.
+	// TLS, when not nil, is what the configuration of https connections is made from.
 	TLS *tls.Config
 
-	// OnMessage, when not nil, gets each message of the subscribed events, one at a time
-	// and in order, none once Run's context has ended. While it runs nothing is read: a
-	// server lets go of a client that is too slow, and a call from within it that waits
-	// for the server waits for ever.
+	// OnMessage, when not nil, gets each message of the subscribed events, one at a time and in order, and none once
+	// Run's context has ended. Nothing is read while it runs: the server closes a client that falls too far behind, and
+	// a call made from within it that waits for the server never returns.
 	OnMessage func(wire.Delivery)
 
-	// OnState, when not nil, is told of each change, in order. It returns soon.
+	// OnState, when not nil, is told of each change, in order. It must return quickly.
 	OnState func(State)
 }
 
-// State is how the connection stands.
+// State is the state of the connection.
 type State struct {
-	Connected bool          // and subscribed again to all that was subscribed
-	Err       error         // why not
+	Connected bool          // and subscribed again to everything it was subscribed to before
+	Err       error         // why it is not connected
 	Wait      time.Duration // until the next attempt
 }
 
-// Client is one program's way to one server. Its methods may be called from any goroutine.
+// Client is a program's connection to a server. Its methods may be called from any goroutine.
 //
 // Post, Info and Metrics are requests of their own, and Dial opens a connection of its own. Subscribe and Send use the
 // connection that Run keeps, and wait for it if it is not there yet.
@@ -67,11 +66,11 @@ type Client struct {
 	mu      sync.Mutex
 	changed chan struct{}   // closed and replaced when session or ended change
 	session *session        // nil while there is no connection
-	events  map[string]bool // what to subscribe to again
+	events  map[string]bool // to subscribe to again after a reconnect
 	ended   error           // not nil once Run has returned
 }
 
-// New checks the options. It connects to nothing.
+// New checks the options. It does not connect.
 func New(options Options) (*Client, error) {
 	a, err := parseAddress(options.URL)
 	if err != nil {
@@ -122,11 +121,10 @@ func defaultName() string {
 
 // Run keeps the connection until ctx ends, then returns nil. It is called once.
 //
-// After a broken connection and after close codes 1001, 1012 and 1013 it connects again,
-// at random within a limit that doubles from 0.1 s to 30 s, and subscribes again; messages
-// published in between are missed. It returns an error when that would not help: a wrong
-// key, a broken rule of the protocol, or a first attempt that finds no server. Whatever
-// the server asks to wait (Retry-After) is waited.
+// When the connection breaks, or is closed with 1001, 1012 or 1013, it connects again after a random wait, whose limit
+// doubles from 0.1 s to 30 s, and subscribes again; messages published in between are missed. It returns an error when
+// trying again would not help: a wrong key, a breach of the protocol, or a first attempt that finds no server. If the
+// server asks for a wait (Retry-After), that is added.
 func (c *Client) Run(ctx context.Context) error {
 	err := c.run(ctx)
 	c.mu.Lock()
@@ -148,7 +146,7 @@ func (c *Client) run(ctx context.Context) error {
 			first = false
 			start := time.Now()
 			err = c.keep(ctx, s)
-			if time.Since(start) >= lasted {
+			if time.Since(start) >= stableAfter {
 				limit = backoffFloor
 			}
 		}
@@ -178,7 +176,7 @@ func (c *Client) keep(ctx context.Context, s *session) error {
 		running.Wait()
 		s.link.Close()
 	}()
-	context.AfterFunc(ctx, s.closeSoon) // whichever of the two is stuck
+	context.AfterFunc(ctx, s.closeSoon) // one of the two may be stuck
 	running.Go(func() { s.read(ctx, c.options.OnMessage) })
 	running.Go(func() { s.write(ctx) })
 
@@ -200,7 +198,7 @@ func (c *Client) subscribeAgain(s *session) error {
 	}
 	c.mu.Unlock()
 
-	ctx := context.Background() // the session's end is the end of every wait
+	ctx := context.Background() // every wait ends with the session
 	receipts := make([]*Receipt, 0, len(events))
 	for _, event := range events {
 		r, err := s.send(ctx, wire.Subscribe, event, nil)
@@ -232,7 +230,7 @@ func (c *Client) setSession(s *session) {
 	c.wake()
 }
 
-// wake is called with mu held.
+// wake wakes whoever waits for a change. mu must be held.
 func (c *Client) wake() {
 	close(c.changed)
 	c.changed = make(chan struct{})
@@ -258,7 +256,7 @@ func (c *Client) connected(ctx context.Context) (*session, error) {
 	}
 }
 
-// do sends once, on the connection that there is or the next one.
+// do sends once, on the current connection or the next one.
 func (c *Client) do(ctx context.Context, action wire.Action, event string, data json.RawMessage) (*session, *Receipt, error) {
 	if !utf8.ValidString(event) {
 		return nil, nil, fmt.Errorf("%s %q: the event is not UTF-8", action, event)
@@ -270,9 +268,9 @@ func (c *Client) do(ctx context.Context, action wire.Action, event string, data 
 		}
 		r, err := s.send(ctx, action, event, data)
 		if errors.Is(err, errGone) {
-			// The connection is about to be taken away; what was not sent can wait for the next.
+			// The session is about to be replaced; what was not sent can wait for the next one.
 			select {
-			case <-c.without(s):
+			case <-c.replaced(s):
 				continue
 			case <-ctx.Done():
 				return nil, nil, context.Cause(ctx)
@@ -282,9 +280,8 @@ func (c *Client) do(ctx context.Context, action wire.Action, event string, data 
 	}
 }
 
-// without returns a channel that is closed at a change after which s may no longer be the
-// client's session, or at once when it is not.
-func (c *Client) without(s *session) <-chan struct{} {
+// replaced returns a channel that is closed once s may no longer be the client's session; it is closed already if s is not.
+func (c *Client) replaced(s *session) <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.session == s {
@@ -295,8 +292,8 @@ func (c *Client) without(s *session) <-chan struct{} {
 	return done
 }
 
-// Subscribe returns once the server has the subscription; from then on OnMessage gets the
-// event's messages. An answer of the server that refuses it is a *wire.Error.
+// Subscribe returns once the server has made the subscription; from then on OnMessage gets the event's messages. If the
+// server refuses, the error is a *wire.Error.
 func (c *Client) Subscribe(ctx context.Context, event string) error {
 	for {
 		s, r, err := c.do(ctx, wire.Subscribe, event, nil)
@@ -317,13 +314,13 @@ func (c *Client) Subscribe(ctx context.Context, event string) error {
 		if same {
 			return nil
 		}
-		// The next connection may have been made before it could know of this event.
+		// The next connection may have been set up before this event was known.
 	}
 }
 
-// Send publishes data, one JSON value, and returns as soon as the message is on its way, so that many can be: the receipt
-// waits for the server's answer. What one goroutine sends is published in that order. An error means that the message was
-// not sent.
+// Send publishes data, one JSON value, and returns as soon as the message is queued, so that many can be in flight: the
+// receipt waits for the server's answer. What one goroutine sends is published in that order. An error means that the
+// message was not sent.
 func (c *Client) Send(ctx context.Context, event string, data json.RawMessage) (*Receipt, error) {
 	if err := checkData(data); err != nil {
 		return nil, fmt.Errorf("publish %q: %w", event, err)
@@ -342,14 +339,14 @@ func checkData(data json.RawMessage) error {
 	return nil
 }
 
-// jitter returns a wait within limit and doubles that for the next.
+// jitter returns a random wait within limit, and doubles the limit for the next one.
 func jitter(limit *time.Duration) time.Duration {
 	wait := rand.N(*limit)
 	*limit = min(2**limit, backoffCeiling)
 	return wait
 }
 
-// sleep returns false when ctx ended it.
+// sleep returns false when ctx ends first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -87,7 +87,7 @@ func TestRefusalByTheServerIsTheCallersError(t *testing.T) {
 				t.Errorf("%s: got %v", call.action, err)
 			}
 		}
-		// The refused subscription is not one to come back to.
+		// The refused subscription is not made again.
 		s.end(wire.CloseRestart)
 		s = p.accept()
 		c.mustConnect(t)
@@ -594,7 +594,7 @@ func TestConnectionThatLastedStartsTheBackoffAnew(t *testing.T) {
 			t.Errorf("30 connections that ended at once were followed by at most %s", longest)
 		}
 		for range 10 {
-			if wait := short(lasted); wait > backoffFloor {
+			if wait := short(stableAfter); wait > backoffFloor {
 				t.Errorf("a connection that lasted was followed by %s", wait)
 			}
 		}
@@ -713,8 +713,8 @@ func TestServerThatTakesNothingIsGivenUp(t *testing.T) {
 		if !errors.Is(err, ErrUnconfirmed) {
 			t.Errorf("got %v", err)
 		}
-		if took := time.Since(start); took != patience+lastWords {
-			t.Errorf("took %s, want %s", took, patience+lastWords)
+		if took := time.Since(start); took != patience+grace {
+			t.Errorf("took %s, want %s", took, patience+grace)
 		}
 	})
 }
@@ -730,7 +730,7 @@ func TestStuckWriteDoesNotDelayComingBack(t *testing.T) {
 		start := time.Now()
 		s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(wire.CloseRestart, ""), time.Now().Add(time.Second))
 		c.next(t)
-		if took := time.Since(start); took > lastWords {
+		if took := time.Since(start); took > grace {
 			t.Errorf("took %s", took)
 		}
 	})
@@ -752,7 +752,7 @@ func TestNoMessageAfterTheEnd(t *testing.T) {
 		c.mustConnect(t)
 		s.deliver("door", `1`)
 		<-stop
-		s.deliver("door", `2`) // before the peer reads of the end
+		s.deliver("door", `2`) // before the peer reads that it ended
 		go s.ws.ReadMessage()
 		if err := <-c.result; err != nil {
 			t.Error(err)
@@ -768,7 +768,7 @@ func TestReasonIsReadWhereTheServerStoppedReading(t *testing.T) {
 		c.mustConnect(t)
 		// The writer gets stuck, then fails; the close frame comes after that.
 		published := async(func() error { return c.publish(t.Context(), "door", `1`) })
-		time.Sleep(patience + lastWords/2) // the bubble's clock
+		time.Sleep(patience + grace/2) // the bubble's clock
 		s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(wire.CloseTooBig, ""), time.Now().Add(time.Second))
 		checkContains(t, <-published, "MAX_MESSAGE_BYTES")
 		checkContains(t, c.failure(t), "MAX_MESSAGE_BYTES")
@@ -781,7 +781,7 @@ func TestWhatIsNotPiCloudsProtocolEndsRun(t *testing.T) {
 		c := run(t, p)
 		s := p.accept()
 		go s.ws.ReadMessage()
-		s.write([]byte(`{"a":1}`)) // an unknown action is a later server's
+		s.write([]byte(`{"a":1}`)) // an unknown action comes from a later server
 		s.write([]byte(`{"action":"ack","id":12345}`))
 		s.write([]byte(`{"action":"ack","id":"x"}`))
 		s.write([]byte(`{"action":"error","error":"for nobody"}`))
@@ -856,7 +856,7 @@ func TestStopOfAServerThatIsStuckIsBounded(t *testing.T) {
 		start := time.Now()
 		c.stop()
 		<-c.result
-		if took := time.Since(start); took > lastWords {
+		if took := time.Since(start); took > grace {
 			t.Errorf("took %s", took)
 		}
 	})

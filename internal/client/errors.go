@@ -22,8 +22,8 @@ import (
 )
 
 var (
-	// ErrUnconfirmed is the error of a publish whose answer did not come: the server may
-	// or may not have delivered it. The client does not publish it again.
+	// ErrUnconfirmed is the error of a publish that was not answered: the server may or may not have delivered it. The
+	// client does not publish it again.
 	ErrUnconfirmed = errors.New("not confirmed by the server, it may or may not have been delivered")
 
 	// ErrStopped is what every call returns once Run's context has ended.
@@ -32,15 +32,15 @@ var (
 	errNotPiCloud = errors.New("what the server sends is not PiCloud's protocol: is the address right?")
 )
 
-// hopeless is an error that trying again does not mend.
+// hopeless is an error that trying again will not cure.
 type hopeless struct{ error }
 
 func (e hopeless) Unwrap() error { return e.error }
 
-// A StatusError is an HTTP answer that is not the one asked for.
+// A StatusError is an HTTP answer other than the expected one.
 type StatusError struct {
 	Code       int
-	Reason     string        // the server's own words, which may hold any character
+	Reason     string        // the server's own words, which may contain any character
 	RetryAfter time.Duration // 0 when the server did not say
 	noKey      bool
 }
@@ -52,9 +52,9 @@ func (e *StatusError) Error() string {
 		if e.noKey {
 			what = "the server wants a key and none was given"
 		}
-		return what + `: it is in the line "export API_KEY=…" that picloudd prints when it starts, or in /etc/picloud/api-key on an appliance (sudo picloud key show; who is in the group picloud needs none there)`
+		return what + `: it is in the line "export API_KEY=…" that picloudd prints when it starts, or in /etc/picloud/api-key on an appliance (sudo picloud key show; members of the group picloud need none there)`
 	case http.StatusBadRequest:
-		// What Go's server answers on a TLS port.
+		// This is what Go's server answers on a TLS port.
 		if strings.Contains(e.Reason, "HTTPS server") {
 			return "the server speaks TLS: write the address with https://"
 		}
@@ -93,7 +93,7 @@ func statusError(resp *http.Response, noKey bool) *StatusError {
 	return e
 }
 
-// reasonIn returns the reason in PiCloud's JSON, or a short text as it is.
+// reasonIn returns the reason from PiCloud's JSON, or a short plain text as it is.
 func reasonIn(body []byte) string {
 	var e struct{ Error string }
 	if json.Unmarshal(body, &e) == nil && e.Error != "" {
@@ -117,10 +117,10 @@ func retryAfter(h http.Header) time.Duration {
 	return 0
 }
 
-// A CloseError is the server ending the connection, with its reason in a close frame.
+// A CloseError means that the server closed the connection, and gave its reason in a close frame.
 type CloseError struct {
 	Code   int
-	Reason string // the server's own words, which may hold any character
+	Reason string // the server's own words, which may contain any character
 }
 
 func (e *CloseError) Error() string {
@@ -147,7 +147,7 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("%s (close code %d)", what, e.Code)
 }
 
-// closeError makes the server's close frame, if that is what err is, a CloseError.
+// closeError turns err into a CloseError if it is the server's close frame.
 func closeError(err error) error {
 	if ce, ok := errors.AsType[*websocket.CloseError](err); ok && ce.Code != websocket.CloseAbnormalClosure {
 		return &CloseError{Code: ce.Code, Reason: ce.Text}
@@ -161,8 +161,8 @@ func closeError(err error) error {
 	return fmt.Errorf("the connection broke: %w", plain(err))
 }
 
-// permanent says whether trying again gives the same error. On the first attempt an error
-// is more likely a wrong setting than a passing state.
+// permanent reports whether trying again would give the same error. On the first attempt an error is more likely to come
+// from a wrong setting than from something that passes.
 func permanent(err error, first bool) bool {
 	if _, ok := errors.AsType[hopeless](err); ok {
 		return true
@@ -186,8 +186,7 @@ func permanent(err error, first bool) bool {
 	return first
 }
 
-// connectError says what to do about err, which came of reaching a and asking it to
-// answer.
+// connectError adds what to do about err, which came from connecting to a or from its answer.
 func connectError(a address, err error) error {
 	return fmt.Errorf("connect to %s: %w", a.shown, advise(a, err))
 }
@@ -233,7 +232,7 @@ func advise(a address, err error) error {
 	return fmt.Errorf("%w: %s", err, advice)
 }
 
-// plain takes off the wrappers that repeat the address or tell of internals.
+// plain removes the wrappers that repeat the address or expose internals.
 func plain(err error) error {
 	if e, ok := errors.AsType[*net.DNSError](err); ok {
 		return e

@@ -17,10 +17,9 @@ import (
 	"picloud/internal/wire"
 )
 
-// Post publishes data, one JSON value, with a request of its own. Every subscriber of the
-// event has it in its queue once Post returns nil. A server that is busy (503) is asked
-// again until ctx ends; an answer that refuses is a *StatusError. Where the connection or
-// ctx ends before the answer, the error is ErrUnconfirmed.
+// Post publishes data, one JSON value, in a request of its own. Once it returns nil, every subscriber of the event has the
+// message in its queue. A busy server (503) is asked again until ctx ends; a refusal is a *StatusError. If the connection
+// or ctx ends before the answer, the error is ErrUnconfirmed.
 func (c *Client) Post(ctx context.Context, event string, data json.RawMessage) error {
 	if !utf8.ValidString(event) {
 		return fmt.Errorf("publish %q: the event is not UTF-8", event)
@@ -40,7 +39,7 @@ func (c *Client) Post(ctx context.Context, event string, data json.RawMessage) e
 	return resp.Body.Close()
 }
 
-// Info asks for a snapshot of who is connected.
+// Info asks for a snapshot of the connections and subscriptions.
 func (c *Client) Info(ctx context.Context) (wire.Info, error) {
 	raw, err := c.InfoJSON(ctx)
 	if err != nil {
@@ -53,7 +52,7 @@ func (c *Client) Info(ctx context.Context) (wire.Info, error) {
 	return info, nil
 }
 
-// InfoJSON is Info as the server wrote it, with what a later server added.
+// InfoJSON is Info as the server wrote it, including fields that a later version may have added.
 func (c *Client) InfoJSON(ctx context.Context) (json.RawMessage, error) {
 	resp, err := c.request(ctx, http.MethodGet, "/info", nil, http.StatusOK)
 	if err != nil {
@@ -70,7 +69,7 @@ func (c *Client) InfoJSON(ctx context.Context) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// Metrics returns the server's figures by their names, those with labels left out.
+// Metrics returns the server's metrics by name, without those that have labels.
 func (c *Client) Metrics(ctx context.Context) (map[string]float64, error) {
 	resp, err := c.request(ctx, http.MethodGet, "/metrics", nil, http.StatusOK)
 	if err != nil {
@@ -91,7 +90,7 @@ func (c *Client) Metrics(ctx context.Context) (map[string]float64, error) {
 	return figures, nil
 }
 
-// request asks until the server is not too busy. The caller closes the response's body.
+// request asks until the server is no longer too busy. The caller closes the response's body.
 func (c *Client) request(ctx context.Context, method, path string, body []byte, want int) (*http.Response, error) {
 	limit := backoffFloor
 	for {
@@ -113,7 +112,7 @@ func (c *Client) requestOnce(ctx context.Context, method, path string, body []by
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { dialed = true },
 	})
-	// The transport's dial speaks TLS where it must, so the URL need not know.
+	// The transport's dial does TLS where it is needed, so the URL need not say so.
 	req, err := http.NewRequestWithContext(traced, method, "http://"+c.address.host+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err

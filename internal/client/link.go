@@ -11,8 +11,8 @@ import (
 
 const batchBytes = 16 << 10
 
-// dial connects to the client's server, whatever network and address say, and speaks TLS
-// where its address does.
+// dial connects to the client's server, whatever network and address it is given, and does TLS if the server's address
+// asks for it.
 func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -26,7 +26,7 @@ func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	} else {
 		config = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	config.NextProtos = []string{"http/1.1"} // a WebSocket begins with no other
+	config.NextProtos = []string{"http/1.1"} // a WebSocket handshake needs it
 	if config.ServerName == "" {
 		config.ServerName = c.address.name
 	}
@@ -38,16 +38,16 @@ func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return secured, nil
 }
 
-// link gathers what is written until flush, so that a burst is few system calls, and
-// limits how long the other side may say nothing or take nothing.
+// link buffers what is written until flush, so that a burst takes few system calls, and limits how long the other side
+// may neither send nor accept anything.
 type link struct {
 	net.Conn
 
-	mu sync.Mutex    // over w and the socket's writes: gorilla's reader answers broken framing itself
-	w  *bufio.Writer // nil until begin: the handshake has the dialer's deadline
+	mu sync.Mutex    // guards w and the socket's writes: gorilla's reader answers broken framing itself
+	w  *bufio.Writer // nil until begin: the dialer's deadline covers the handshake
 }
 
-// begin is called before anything reads or writes but the handshake.
+// begin is called after the handshake, before anything else reads or writes.
 func (l *link) begin() { l.w = bufio.NewWriterSize(patientWriter{l.Conn}, batchBytes) }
 
 func (l *link) Read(p []byte) (int, error) {

@@ -16,31 +16,30 @@ import (
 )
 
 const (
-	patience  = 10 * time.Second // for a connection to be made, for a write
+	patience  = 10 * time.Second // for connecting, and for a write
 	pingEvery = 20 * time.Second
-	silence   = 60 * time.Second // after so much of it the server is gone
-	lastWords = time.Second      // for what is on its way when a connection ends
+	silence   = 60 * time.Second // from the server, after which it counts as gone
+	grace     = time.Second      // for what is still in flight when a connection ends
 )
 
 var errGone = errors.New("the connection is gone")
 
-// session is one WebSocket connection, with a goroutine for read and one for write. What
-// read meets ends it.
+// session is one WebSocket connection, with a goroutine that reads and one that writes. It ends when reading does.
 type session struct {
 	ws    *websocket.Conn
 	link  *link
 	out   chan []byte
 	pongs chan []byte
 
-	gone chan struct{} // closed by read, when no answer can come any more
-	err  error         // why; set before
+	gone chan struct{} // closed by read, once no more answers can come
+	err  error         // why; set before gone is closed
 
 	mu      sync.Mutex
 	lastID  uint64
 	pending map[uint64]*Receipt
 }
 
-// open dials and shakes hands.
+// open dials and makes the WebSocket handshake.
 func (c *Client) open(ctx context.Context) (*session, error) {
 	l := new(link)
 	ws, err := c.handshake(ctx, websocket.Dialer{WriteBufferSize: batchBytes}, func(conn net.Conn) net.Conn {
@@ -62,7 +61,7 @@ func (c *Client) open(ctx context.Context) (*session, error) {
 	ws.SetPingHandler(func(data string) error {
 		select {
 		case s.pongs <- []byte(data):
-		default: // RFC 6455 §5.5.3: the latest may be answered only
+		default: // RFC 6455 §5.5.3 lets us answer only the latest
 		}
 		return nil
 	})
@@ -70,7 +69,7 @@ func (c *Client) open(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// handshake opens a WebSocket over what wrap makes of the connection.
+// handshake opens a WebSocket over the connection as wrap returns it.
 func (c *Client) handshake(ctx context.Context, dialer websocket.Dialer, wrap func(net.Conn) net.Conn) (*websocket.Conn, error) {
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -80,11 +79,11 @@ func (c *Client) handshake(ctx context.Context, dialer websocket.Dialer, wrap fu
 		if err != nil {
 			return nil, err
 		}
-		// gorilla looks at the deadline of ctx, not at its end.
+		// gorilla heeds the deadline of ctx, but not its cancellation.
 		stop = context.AfterFunc(ctx, func() { conn.Close() })
 		return wrap(conn), nil
 	}
-	// dial speaks TLS where it must, so gorilla need not know.
+	// dial does TLS where it is needed, so gorilla need not know.
 	ws, resp, err := dialer.DialContext(limited, "ws://"+c.address.host+"/subscribe", c.header.Clone())
 	if !stop() {
 		if err == nil {
@@ -101,7 +100,7 @@ func (c *Client) handshake(ctx context.Context, dialer websocket.Dialer, wrap fu
 	return ws, nil
 }
 
-// Receipt is a message on its way.
+// Receipt is a message in flight.
 type Receipt struct {
 	s    *session
 	done chan struct{}
@@ -134,14 +133,14 @@ func (r *Receipt) wait(ctx context.Context) error {
 		err = context.Cause(ctx)
 	}
 	select {
-	case <-r.done: // an answer counts, even as the last thing that came
+	case <-r.done: // an answer counts, even if it was the last thing to arrive
 		return r.err
 	default:
 		return err
 	}
 }
 
-// send queues a message. After an error it is not sent: errGone or the end of ctx.
+// send queues a message. An error, errGone or the cause of ctx, means that it will not be sent.
 func (s *session) send(ctx context.Context, action wire.Action, event string, data json.RawMessage) (*Receipt, error) {
 	select {
 	case <-s.gone:
@@ -183,7 +182,7 @@ func (s *session) send(ctx context.Context, action wire.Action, event string, da
 	return nil, err
 }
 
-// answer settles the message with this id; one that nobody waits for is no error.
+// answer settles the message with this id. It is no error if nobody is waiting for it.
 func (s *session) answer(id json.RawMessage, err error) {
 	n, parseErr := strconv.ParseUint(string(id), 10, 64)
 	if parseErr != nil {
@@ -227,7 +226,7 @@ func (s *session) receive(ctx context.Context, deliver func(wire.Delivery)) erro
 				deliver(d)
 			}
 		}
-		// Another action is a later server's.
+		// Any other action comes from a later version of the server.
 	}
 }
 
@@ -254,14 +253,14 @@ func (s *session) write(ctx context.Context) {
 			err = s.link.flush()
 		}
 		if err != nil {
-			// What the server said before it went is still to be read.
+			// What the server said before it went has still to be read.
 			s.closeSoon()
 			return
 		}
 	}
 }
 
-// goodbye answers the server's close frame with one (RFC 6455 §5.5.1), or begins.
+// goodbye answers the server's close frame (RFC 6455 §5.5.1), or sends the first one.
 func (s *session) goodbye() {
 	code := websocket.CloseNormalClosure
 	select {
@@ -283,5 +282,5 @@ func (s *session) control(kind int, data []byte) error {
 }
 
 func (s *session) closeSoon() {
-	time.AfterFunc(lastWords, func() { s.link.Close() })
+	time.AfterFunc(grace, func() { s.link.Close() })
 }
