@@ -24,7 +24,7 @@ var benchCommand = command{
 	flags: []option{
 		{name: "subscribers", value: "N", line: "how many subscribers", to: func(s *settings) any { return &s.bench.subscribers }},
 		{name: "size", value: "BYTES", line: "bytes of data in each message", to: func(s *settings) any { return &s.bench.size }},
-		{name: "window", value: "N", line: "messages on their way at a time", to: func(s *settings) any { return &s.bench.window }},
+		{name: "window", value: "N", line: "messages in flight at a time", to: func(s *settings) any { return &s.bench.window }},
 		{name: "rate", value: "N", line: "messages a second", to: func(s *settings) any { return &s.bench.rate }},
 		{name: "duration", value: "TIME", line: "how long a scenario sends", offers: []string{"10s", "1m"}, to: func(s *settings) any { return &s.bench.duration }},
 		{name: "messages", value: "N", line: "how many messages it sends instead", to: func(s *settings) any { return &s.bench.messages }},
@@ -33,34 +33,34 @@ var benchCommand = command{
 	general: []option{urlFlag, keyFlag},
 	words:   []word{{what: "scenario", many: true, offers: scenarioNames}},
 	help: `Measures the server: all scenarios, or those named. Each makes its own clients, with events
-and names that nobody else has (bench-...), and closes them. The server has to work for it:
-other clients may notice. A quarter of the connections that are free stays so.
+and names that nobody else has (bench-...), and closes them. It puts load on the server,
+which other clients may notice, and leaves a quarter of the free connections to them.
 
-  memory    idle subscribers: what each costs the server in memory; truest after a restart
-            of the server, which keeps what it has once had
+  memory    idle subscribers: what each costs the server in memory; most accurate after
+            a restart of the server, which keeps memory that it once had
   connect   connections made, each with a subscription
   fanout    one publisher, all subscribers on one event, as fast as it goes
   pairs     one publisher, each subscriber on an event of its own, as fast as it goes
-  latency   as fanout, at a fixed rate: from the publisher's send to the subscriber
+  latency   like fanout, at a fixed rate: the time from the publisher to the subscriber
 
   --subscribers N   500 for memory and connect, 100 for the others; fewer on a small server
   --size BYTES      of each message's data, 128
-  --window N        messages on their way at a time in fanout and pairs, 32
+  --window N        messages in flight at a time in fanout and pairs, 32
   --rate N          messages a second in latency, 20
   --duration TIME   of fanout, pairs and latency each, 10s
-  --messages N      so many instead, however long it takes
+  --messages N      send so many instead, however long it takes
   --json            an object on a line of its own for each scenario. latency_ms is in
                     milliseconds, server_cpu_us in microseconds for each delivery or
                     connection, memory_bytes for each subscriber, client_cpu
-                    from 0 to 1; bottleneck is client or shared where a line would say so
+                    from 0 to 1; bottleneck is client or shared if a line would say so
 
 The figure to compare is "server CPU, each": the server's processor time for each delivery
-or connection; it hardly depends on the network, but it holds what the server does for
-others meanwhile. Where the client's processors, or the one machine of both, were full, a
-line says so: the rates are not the server's then.
+or connection. It hardly depends on the network, but includes what the server does for
+others meanwhile. If the client's processors, or those of the one machine that both run on,
+were fully used, a line says so: the rates are not the server's then.
 
 Each message has a number, and each subscriber checks it. If one is lost, doubled or out of
-order, the exit status is 1. Ctrl-C ends it and shows what was measured.
+order, the exit status is 1. Ctrl-C ends it and shows what has been measured.
 
   picloud bench
   picloud bench --url http://raspberrypi.local:9000 fanout latency
@@ -72,13 +72,13 @@ order, the exit status is 1. Ctrl-C ends it and shows what was measured.
 	},
 }
 
-// load is how much a bench does.
+// load is what a benchmark does.
 type load struct {
-	subscribers int // 0: the scenario's own
+	subscribers int // 0 for the scenario's default
 	size        int // bytes of data
-	window      int // messages on their way, where rate does not set the pace
+	window      int // messages in flight, where rate does not set the pace
 	rate        int // messages a second
-	messages    int // 0: as many as there is time for
+	messages    int // 0 for as many as there is time for
 	duration    time.Duration
 }
 
@@ -86,8 +86,8 @@ var defaultLoad = load{size: 128, window: 32, rate: 20, duration: 10 * time.Seco
 
 const (
 	minSize  = 48      // a number and a time
-	maxQueue = 1 << 20 // MAX_QUEUE_BYTES of a server that was not told otherwise
-	envelope = 256     // bytes of a delivery that are not its data, about
+	maxQueue = 1 << 20 // MAX_QUEUE_BYTES by default
+	envelope = 256     // roughly the bytes of a delivery that are not its data
 )
 
 type scenario struct {
@@ -96,7 +96,7 @@ type scenario struct {
 	run         func(*benchmark, context.Context, *result) error
 }
 
-// scenarios are in the order in which they run: memory before what leaves the server with memory to use again.
+// scenarios are in the order in which they run: memory comes before those that leave the server with memory to reuse.
 var scenarios = []scenario{
 	{"memory", 500, (*benchmark).memory},
 	{"connect", 500, (*benchmark).connect},
@@ -113,11 +113,11 @@ func scenarioNames([]command) []string {
 	return list
 }
 
-// benchmark is a server that is measured.
+// benchmark is a measurement of a server.
 type benchmark struct {
 	load
 	c    *client.Client
-	name string // of its events and clients, and of nobody else's
+	name string // begins the names of its events and clients, and of nobody else's
 	bar  bar
 }
 
@@ -203,7 +203,7 @@ func (l load) check() error {
 	return nil
 }
 
-// roomFor returns how many subscribers there may be: a quarter of the connections that are left is for others.
+// roomFor returns the largest number of subscribers: a quarter of the free connections is left for others.
 func roomFor(asked int, s wire.ServerInfo) (int, error) {
 	const own = 64 // files that are not subscribers
 	room := (s.MaxConnections-s.Connections)*3/4 - 1
@@ -221,7 +221,7 @@ func roomFor(asked int, s wire.ServerInfo) (int, error) {
 	return room, nil
 }
 
-// memory is what the server's process grows by.
+// memory measures by how much the server's process grows.
 func (b *benchmark) memory(ctx context.Context, r *result) error {
 	return b.gather(ctx, r, func(before, after reading, _ []time.Duration, _ bool) {
 		const resident = "picloud_resident_bytes"
@@ -229,7 +229,7 @@ func (b *benchmark) memory(ctx context.Context, r *result) error {
 			each := (bytes - before.server[resident]) / float64(b.subscribers)
 			r.MemoryBytes = &each
 		} else {
-			r.untold = true
+			r.unreported = true
 		}
 	})
 }
@@ -241,7 +241,7 @@ func (b *benchmark) connect(ctx context.Context, r *result) error {
 	})
 }
 
-// gather connects the subscribers and has figures work out what that took, while they are there.
+// gather connects the subscribers and, while they are connected, has figures work out what that took.
 func (b *benchmark) gather(ctx context.Context, r *result, figures func(before, after reading, took []time.Duration, local bool)) error {
 	before, err := b.reading(ctx)
 	if err != nil {
@@ -337,13 +337,13 @@ func (b *benchmark) open(ctx context.Context, title string, events []string) ([]
 	return open(ctx, b.c, b.subscribers, events, &opened)
 }
 
-// reading is what has been spent until now.
+// A reading is the processor time, and the server's metrics, up to now.
 type reading struct {
 	client time.Duration
 	server map[string]float64
 }
 
-// reading is taken after an interrupt too.
+// reading takes one, even after an interrupt.
 func (b *benchmark) reading(ctx context.Context) (reading, error) {
 	var r reading
 	var u syscall.Rusage
@@ -358,7 +358,7 @@ func (b *benchmark) reading(ctx context.Context) (reading, error) {
 	return r, err
 }
 
-// account works out what n deliveries or connections between the readings cost, and who had no more to give.
+// account works out what n deliveries or connections between the readings cost, and which side was the bottleneck.
 func (r *result) account(before, after reading, n int, local bool) {
 	processors := float64(runtime.GOMAXPROCS(0))
 	client := (after.client - before.client).Seconds()
@@ -372,7 +372,7 @@ func (r *result) account(before, after reading, n int, local bool) {
 		each := server / float64(n) * 1e6
 		r.ServerCPUMicroseconds = &each
 	}
-	r.untold = after.server != nil && !known
+	r.unreported = after.server != nil && !known
 	switch {
 	case r.ClientCPU > 0.8:
 		r.Bottleneck = "client"

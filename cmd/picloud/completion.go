@@ -10,12 +10,12 @@ import (
 )
 
 var completionCommand = command{
-	name: "completion", args: []string{"bash|zsh|fish"},
-	line:    "print what makes a shell complete picloud's command lines",
+	name: "completion", args: []string{"SHELL"},
+	line:    "print the completion for bash, zsh or fish",
 	ignores: generalFlags,
 	words:   []word{{what: "shell", offers: these("bash", "zsh", "fish")}},
-	help: `Prints the completion of commands, flags and what goes with them, for one of these shells.
-The Debian package has installed all three; this is for a picloud that you have built yourself.
+	help: `Prints what makes bash, zsh or fish complete commands, flags and what goes with them. The
+Debian package installs it for all three; this is for a picloud that you have built yourself.
 
   source <(picloud completion bash)
   picloud completion zsh >"${fpath[1]}/_picloud"

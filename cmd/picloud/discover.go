@@ -16,11 +16,11 @@ var discoverCommand = command{
 	line:  "find the servers of the network",
 	flags: []option{jsonFlag("print an object for each server")},
 	help: `Finds the servers of the local network, which takes three seconds: each that Avahi
-announces as _picloud._tcp, with its URL, and one with its address for machines that do not
-know names that end in .local. When none answers, the exit status is 1.
+announces as _picloud._tcp, with its URL, and a second URL with its address for machines
+that cannot look up names ending in .local. When none answers, the exit status is 1.
 
-  --json   an object on a line of its own for each: name, url, and addresses, which are all
-           URLs with an address
+  --json   an object on a line of its own for each: name, url, and addresses, which are
+           URLs with an address in place of the name
 
   picloud discover
   export PICLOUD_URL=$(picloud discover --json | jq -r .url | head -1)
@@ -37,7 +37,7 @@ type found struct {
 	Addresses []string `json:"addresses"` // URLs too
 }
 
-// discoverServers lists the servers of the local network. None is an error.
+// discoverServers lists the servers on the local network. It is an error if there are none.
 func discoverServers(ctx context.Context, s settings, stdout io.Writer) error {
 	servers, err := discover.Servers(ctx)
 	switch {

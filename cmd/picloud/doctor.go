@@ -23,16 +23,16 @@ var doctorCommand = command{
 	name:    "doctor",
 	line:    "find what is wrong, and say what to do",
 	general: []option{urlFlag, keyFlag},
-	help: `Looks at this machine's service: whether it runs, listens, answers and has its key, its
-settings, TLS files and their dates, the LED's permission, clock, disk, the address and the
-name that others use. Each finding is a line, and where something is to be done, what:
+	help: `Checks this machine's service: whether it runs, listens, answers and has its key; its
+settings, TLS files and their dates, the LED's permissions, the clock, the disk, and the
+address and the name that others use. Each finding is a line; another says what to do:
 
   ok       it is as it should be
-  look     it works, and might not for long, or not for everybody
+  look     it works, but perhaps not for long, or not for everybody
   wrong    it does not work; the exit status is 1 then
   hidden   this user may not see it: sudo picloud doctor sees more
 
-With --url or PICLOUD_URL it looks at that server as a client can: whether it answers, its
+With --url or PICLOUD_URL it checks that server as a client can: whether it answers, its
 certificate, whether the key is right, and whether the clocks agree.
 
   sudo picloud doctor
@@ -53,7 +53,7 @@ const (
 	hidden         // this user may not see it
 )
 
-// finding is what one look has shown. A remedy is a command, or what to do.
+// finding is the result of one check. A remedy is a command, or says what to do.
 type finding struct {
 	verdict      verdict
 	what         string
@@ -62,7 +62,7 @@ type finding struct {
 
 const sudoDoctor = "sudo picloud doctor sees it"
 
-// doctor looks at this machine's service, or with an address at a server as its clients see it.
+// doctor checks this machine's service or, given an address, a server as its clients see it.
 func doctor(ctx context.Context, s settings, stdout io.Writer) error {
 	var looks []func(context.Context) []finding
 	m := new(machine)
@@ -114,16 +114,16 @@ func (s settings) finding(f finding) string {
 	return line
 }
 
-// remote is a server of which nothing is known but its address.
+// remote is a server of which only the address is known.
 type remote struct {
 	settings
 	c *client.Client
 }
 
-// answer asks what needs no key.
+// answer asks for what needs no key.
 func (r remote) answer(ctx context.Context) []finding {
 	if r.c.Page() == nil {
-		return nil // a socket: info tells
+		return nil // a Unix socket: info will tell
 	}
 	if err := healthy(ctx, r.c.Page()); err != nil {
 		return []finding{{wrong, "answer", err.Error(), "on the server: sudo picloud doctor"}}
@@ -138,7 +138,7 @@ func (r remote) certificate(ctx context.Context) []finding {
 	return nil
 }
 
-// info shows whether the key is right, and what the clocks say of each other.
+// info shows whether the key is right and whether the clocks agree.
 func (r remote) info(ctx context.Context) []finding {
 	before := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -163,7 +163,7 @@ func (r remote) info(ctx context.Context) []finding {
 	return list
 }
 
-// healthy asks a server whether it serves. Who it is is not checked, as nothing is told to it.
+// healthy asks a server whether it is up. Its identity is not checked, since it is told nothing.
 func healthy(ctx context.Context, page *url.URL) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -190,33 +190,33 @@ func healthy(ctx context.Context, page *url.URL) error {
 	return nil
 }
 
-// loopback is not called localhost: not every machine has that name.
+// loopback is not "localhost", since not every machine knows that name.
 const loopback = "127.0.0.1"
 
-// machine is this one, as far as its settings can be read.
+// machine is this one, as far as it can be examined.
 type machine struct {
 	config   config.Config
-	problem  error // why config is not what the service has
+	problem  error // why config may differ from what the service has
 	groups   map[string]group
-	host     string // where programs of this machine reach the port
-	listens  int    // the port that is listened on; 0: none, or not known
-	isOpen   bool   // to others
+	host     string // at which programs on this machine reach the port
+	listens  int    // the port that is listened on; 0 if there is none or it is not known
+	isOpen   bool   // the port can be reached from other machines
 	isAbsent bool   // PiCloud is not installed
 	isActive bool   // the service runs
-	isSilent bool   // it listens and does not answer
+	isSilent bool   // it listens but does not answer
 }
 
 func readMachine() *machine {
 	m := &machine{groups: readGroups(), host: loopback}
 	m.config, m.problem = readSettings()
 	if m.problem != nil {
-		// What is wrong is told once; the others may still be looked at.
+		// The error is reported once; the rest can still be examined.
 		m.config = config.Config{Port: 9000}
 	}
 	return m
 }
 
-// page is where the service is found on a host.
+// page is the service's address on a host.
 func (m *machine) page(host string) *url.URL {
 	port := m.config.Port
 	if m.listens != 0 {
@@ -285,7 +285,7 @@ func (m *machine) service(ctx context.Context) []finding {
 	return list
 }
 
-// exitReason is what the service itself said last, or what systemd means by a status (systemd.exec(5)).
+// exitReason is the last thing the service said, or else what systemd means by a status (systemd.exec(5)).
 func exitReason(ctx context.Context, status string) string {
 	switch status {
 	case "203":
@@ -299,7 +299,7 @@ func exitReason(ctx context.Context, status string) string {
 	case "243":
 		return "the key file is missing (status 243): sudo systemctl restart picloud-key picloud"
 	}
-	if line := lastWords(ctx); line != "" {
+	if line := lastLogLine(ctx); line != "" {
 		return line
 	}
 	return "exit status " + status
@@ -309,7 +309,7 @@ func (m *machine) socket(ctx context.Context) []finding {
 	const what = "socket"
 	unit, err := showUnit(ctx, "picloud.socket", "LoadState", "ActiveState", "Result", "Listen", "UnitFileState")
 	if err != nil || unit["LoadState"] == "not-found" {
-		return nil // the service tells
+		return nil // service has reported it
 	}
 	if unit["ActiveState"] == "active" {
 		m.host, m.listens, m.isOpen = listensOn(unit["Listen"]) // otherwise what cannot answer is not asked
@@ -327,8 +327,8 @@ func (m *machine) socket(ctx context.Context) []finding {
 	return m.ports(ctx, unit["Listen"])
 }
 
-// ports holds three against each other: PORT, what systemd's unit has, and what the server was handed. A port that was
-// changed after the sockets had been opened is in the unit, and not open.
+// ports compares three: PORT, what systemd's unit has, and what the server was handed. A port that was changed after the
+// sockets had been opened is in the unit but not open.
 func (m *machine) ports(ctx context.Context, listen string) []finding {
 	const what, moves = "socket", "sudo systemctl restart picloud moves it; systemctl status picloud-port says what is in the way"
 	if m.listens == 0 {
@@ -361,10 +361,10 @@ func taken(says, port string) finding {
 		"' tells which: stop it, then sudo systemctl restart picloud; or set another PORT in " + settingsFile}
 }
 
-// handed asks a server that runs for the port that it was given; ok is false where this user may not ask.
+// handed asks a running server for the port that it was handed; ok is false if this user may not ask.
 func (m *machine) handed(ctx context.Context) (port int, ok bool) {
 	if !m.isActive {
-		return 0, false // to ask would start it
+		return 0, false // asking would start it
 	}
 	c, err := client.New(client.Options{URL: "unix:" + at(localSocket)})
 	if err != nil {
@@ -376,7 +376,7 @@ func (m *machine) handed(ctx context.Context) (port int, ok bool) {
 	return info.Server.Port, err == nil
 }
 
-// answer asks the server itself, which systemd's word on its sockets does not replace.
+// answer asks the server itself, since systemd's word on its sockets does not say that it answers.
 func (m *machine) answer(ctx context.Context) []finding {
 	if m.listens == 0 {
 		return nil
@@ -388,7 +388,7 @@ func (m *machine) answer(ctx context.Context) []finding {
 	list := []finding{{fine, "answer", "it answers on this machine", ""}}
 	key, err := ownKey()
 	if err != nil {
-		return list // what is wrong with the key is told with the key
+		return list // key reports what is wrong with the key
 	}
 	c, err := client.New(client.Options{URL: m.page(m.host).String(), Key: key, TLS: unchecked()})
 	if err != nil {

@@ -2,8 +2,8 @@ package main
 
 import "strings"
 
-// readEnvironment reads what systemd takes from an EnvironmentFile= (systemd.exec(5)), whose ways with blanks, quotes and
-// lines that go on are not the shell's. systemd/picloud-generator reads PORT in the same way.
+// readEnvironment reads a file as systemd reads an EnvironmentFile= (systemd.exec(5)), which treats blanks, quotes and
+// continued lines differently from a shell. systemd/picloud-generator reads PORT in the same way.
 func readEnvironment(text string) map[string]string {
 	e := envReader{values: make(map[string]string), step: (*envReader).start}
 	for i := range len(text) {
@@ -15,13 +15,13 @@ func readEnvironment(text string) map[string]string {
 	return e.values
 }
 
-// An envReader reads one byte by byte; step is what the next one means.
+// An envReader reads such a file byte by byte; step handles the next byte.
 type envReader struct {
 	values      map[string]string
 	step        func(*envReader, byte)
 	name, value []byte
-	blanks      []byte // behind the value: of no account at its end
-	assigned    bool   // the name has its =
+	blanks      []byte // after the value: they count only if more of it follows
+	assigned    bool   // the = has been read
 }
 
 func ends(c byte) bool    { return c == '\n' || c == '\r' }
@@ -43,7 +43,7 @@ func (e *envReader) start(c byte) {
 	}
 }
 
-// comment ends with its line, also behind a \, as from systemd 254 on.
+// comment lasts until the end of the line, even after a \, as in systemd since 254.
 func (e *envReader) comment(c byte) {
 	if ends(c) {
 		e.step = (*envReader).start
@@ -62,7 +62,7 @@ func (e *envReader) inName(c byte) {
 	}
 }
 
-// beforeValue is before the value's first character, and behind quotes.
+// beforeValue is before the value's first character, or after a closing quote.
 func (e *envReader) beforeValue(c byte) {
 	switch {
 	case ends(c):
@@ -94,7 +94,7 @@ func (e *envReader) inValue(c byte) {
 	}
 }
 
-// escaped is behind a \, which takes a line's end away.
+// escaped is after a \, which removes a line ending.
 func (e *envReader) escaped(c byte) {
 	if !ends(c) {
 		e.value = append(e.value, c)

@@ -41,7 +41,7 @@ func (m *machine) key(context.Context) []finding {
 	return []finding{{fine, what, keyFile + " is there", ""}}
 }
 
-// contents is a file's, or a stand-in for what this user may not read.
+// contents returns a file's contents, or a stand-in if this user may not read them.
 func contents(path string, info fs.FileInfo) string {
 	text, err := os.ReadFile(at(path))
 	if err != nil {
@@ -66,7 +66,7 @@ func (m *machine) tls(ctx context.Context) []finding {
 	}
 	text, err := os.ReadFile(at(m.config.CertFile))
 	if err != nil {
-		return list // secret has told
+		return list // secret has reported it
 	}
 	block, _ := pem.Decode(text)
 	if block == nil {
@@ -79,7 +79,7 @@ func (m *machine) tls(ctx context.Context) []finding {
 	return append(list, dates(leaf, time.Now()))
 }
 
-// secret says whether the service can read a TLS file.
+// secret reports whether the service can read a TLS file.
 func (m *machine) secret(path string) finding {
 	const what, move = "TLS", "put it into /etc/picloud"
 	for _, sandboxed := range []string{"/home/", "/root/", "/run/user/", "/boot/", "/tmp/", "/var/tmp/"} {
@@ -99,7 +99,7 @@ func (m *machine) secret(path string) finding {
 	return finding{what: what}
 }
 
-// servedCertificate looks at what a server shows; nil where it cannot be asked.
+// servedCertificate examines the certificate that a server presents; nil if it cannot be reached.
 func servedCertificate(ctx context.Context, address string) []finding {
 	leaf := shownCertificate(ctx, address)
 	if leaf == nil {
@@ -108,7 +108,7 @@ func servedCertificate(ctx context.Context, address string) []finding {
 	return []finding{dates(leaf, time.Now())}
 }
 
-// shownCertificate is who a server says it is. Nothing is sent to it.
+// shownCertificate returns the certificate that a server presents. Nothing is sent to it.
 func shownCertificate(ctx context.Context, address string) *x509.Certificate {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -211,7 +211,7 @@ func space(free, all uint64, readOnly bool) finding {
 	return finding{fine, what, says, ""}
 }
 
-// network asks the server at the address that others use, and looks at how they find it.
+// network asks the server at the address that others use, and checks how they find it.
 func (m *machine) network(ctx context.Context) []finding {
 	const what = "address"
 	host, err := ownAddress(ctx)
@@ -221,7 +221,7 @@ func (m *machine) network(ctx context.Context) []finding {
 	case m.listens != 0 && !m.isOpen:
 		return []finding{{look, what, "only programs of this machine reach " + m.page(m.host).String(), "as it should be where a proxy is in front; systemctl cat picloud.socket tells who set it"}}
 	case m.listens != 0 && m.host != loopback:
-		host = m.host // the only one
+		host = m.host // the only address it listens on
 	}
 	var list []finding
 	page := m.page(host)
@@ -246,7 +246,7 @@ func (m *machine) network(ctx context.Context) []finding {
 	return list
 }
 
-// user is who asks: what may they without a key?
+// user says whether whoever runs this may do without a key.
 func (m *machine) user(context.Context) []finding {
 	_, err := os.Stat(at(localSocket))
 	switch {
@@ -261,7 +261,7 @@ func (m *machine) user(context.Context) []finding {
 	return []finding{{fine, "you", "this user needs no key on this machine", ""}}
 }
 
-// showUnit returns properties of a unit; one that is there more than once as so many words.
+// showUnit returns properties of a unit; the values of one that occurs more than once are joined with spaces.
 func showUnit(ctx context.Context, unit string, properties ...string) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -277,8 +277,8 @@ func showUnit(ctx context.Context, unit string, properties ...string) (map[strin
 	return values, nil
 }
 
-// listensOn finds the port in what systemd says of a socket, [::]:9000 (Stream) and paths, and an address of this machine
-// that leads there; isOpen says whether others can reach it.
+// listensOn finds the port in what systemd says about a socket, such as [::]:9000 (Stream) and paths, and an address of
+// this machine that leads there; isOpen says whether other machines can reach it.
 func listensOn(listen string) (host string, port int, isOpen bool) {
 	for word := range strings.FieldsSeq(listen) {
 		address, err := netip.ParseAddrPort(word)
@@ -293,7 +293,7 @@ func listensOn(listen string) (host string, port int, isOpen bool) {
 	return loopback, 0, false
 }
 
-// portsOf are all ports in it.
+// portsOf returns all the ports in it.
 func portsOf(listen string) []int {
 	var ports []int
 	for word := range strings.FieldsSeq(listen) {
@@ -313,8 +313,8 @@ func isTaken(port string) bool {
 	return false
 }
 
-// lastWords is the service's last line in the journal; empty where this user may not read it.
-func lastWords(ctx context.Context) string {
+// lastLogLine returns the service's last line in the journal; empty if this user may not read it.
+func lastLogLine(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "journalctl", "--unit=picloud.service", "_COMM=picloudd", "--lines=1", "--output=cat", "--no-pager", "--quiet").Output()
@@ -349,7 +349,7 @@ func readGroups() map[string]group {
 	return groups
 }
 
-// firstPerson is the lowest number of an account that is not the system's, as Debian has it.
+// firstPerson is the lowest user ID that is not a system account's, as Debian assigns them.
 const firstPerson = 1000
 
 // isPerson reads passwd(5).
@@ -365,7 +365,7 @@ func isPerson(user string) bool {
 	return false
 }
 
-// allows says whether a file lets the members of a group do all that bits says (4 read, 2 write), be it because everybody may.
+// allows reports whether the members of a group may do with a file all that bits says (4 read, 2 write).
 func (m *machine) allows(info fs.FileInfo, name string, bits fs.FileMode) bool {
 	mode := info.Mode().Perm()
 	if mode&bits == bits {

@@ -43,10 +43,10 @@ const generalHelp = `
 flags, before or after the words:
   --url ADDRESS   the server: http://host:9000, https://host:9000, host, host:port or
                   unix:/path. Without it PICLOUD_URL counts, then this machine's server:
-                  ` + localSocket + ` where this user may (group picloud: no key
-                  is needed), else ` + localURL + `
+                  ` + localSocket + ` if this user may (group picloud: no key is
+                  needed), otherwise ` + localURL + `
   --key KEY       its key. Without it API_KEY counts, which other users of this machine
-                  cannot see. The line that picloudd prints at its start sets it.
+                  cannot see. A line that picloudd prints when it starts sets it.
   --name NAME     what this client is called. Without it PICLOUD_NAME counts, then user@host
 
 Colours, and what moves on the screen, are for terminals only; NO_COLOR and TERM=dumb

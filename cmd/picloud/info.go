@@ -26,9 +26,9 @@ var infoCommand = command{
 	help: `Shows the server's counts, who is connected, and who is subscribed to what.
 
   --json    the snapshot as the server gives it, on one line
-  --watch   look again every two seconds, until SIGINT (Ctrl-C): on a terminal a table in
-            place, else the counts on a line each time. When the server goes away it is
-            waited for.
+  --watch   look again every two seconds, until SIGINT (Ctrl-C): on a terminal a table that
+            stays in place, otherwise a line with the counts each time. When the server
+            goes away, it waits for it to come back.
 
   picloud info
   picloud info --watch
@@ -80,7 +80,7 @@ func infoLine(ctx context.Context, s settings, c *client.Client) (string, error)
 	return b.String() + "\n", nil
 }
 
-// table shows a snapshot. Times are as long ago as the server's clock has it.
+// table shows a snapshot. How long ago something was is by the server's clock.
 func table(s settings, i wire.Info) string {
 	return fmt.Sprintf("PiCloud %s, up %s\n%s\n%s\n%s", cell(cmp.Or(i.Server.Version, "?")),
 		duration(time.Duration(i.Server.UptimeSeconds)*time.Second), present(i.Server), total(i.Server), lists(s, i))
@@ -108,7 +108,7 @@ func lists(s settings, i wire.Info) string {
 		columns(s, []string{"EVENT", "CLIENT", "ADDRESS", "CONNECTED"}, events)
 }
 
-// columns is an empty line, the heading and the rows, or nothing where there are none.
+// columns is an empty line, the heading and the rows, or nothing if there are no rows.
 func columns(s settings, heading []string, rows [][]string) string {
 	if len(rows) == 0 {
 		return ""
@@ -127,7 +127,7 @@ func row(c wire.Connection, now time.Time) []string {
 	return []string{cell(c.ClientName), cell(c.IPAddress), duration(now.Sub(c.ConnectedAt)) + " ago"}
 }
 
-// cell makes s one cell of one line, on paper as on a terminal.
+// cell makes s fit for one cell of a table.
 func cell(s string) string { return strings.ReplaceAll(visible(s), "\t", `\t`) }
 
 // duration shows two units at most.

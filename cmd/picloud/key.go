@@ -26,8 +26,8 @@ var keyCommand = command{
 picloud may see it, root may make a new one.
 
   show   print it
-  new    make a new random one, have the service take it, and print it. Who was connected
-         with the old one is listed: these clients need the new one.
+  new    make a new random one, have the service take it, and print it. The clients that
+         were connected with the old one are listed: they need the new one.
 
   export API_KEY=$(sudo picloud key show)
   sudo picloud key new
@@ -47,11 +47,11 @@ func serviceKey(ctx context.Context, words []string, stdout, stderr io.Writer) e
 		return err
 	}
 	if service.APIKey != "" {
-		// It goes before the file, and everybody may read it there.
+		// It takes precedence over the file, and everybody can read it there.
 		if words[0] == "new" {
 			return fmt.Errorf("the service's key is API_KEY in %s: take that line away or change it there, then sudo systemctl restart picloud", settingsFile)
 		}
-		fmt.Fprintf(stderr, "picloud: this is API_KEY in %s, which goes before %s\n", settingsFile, keyFile)
+		fmt.Fprintf(stderr, "picloud: this is API_KEY in %s, which takes precedence over %s\n", settingsFile, keyFile)
 		_, err := fmt.Fprintln(stdout, service.APIKey)
 		return err
 	}
@@ -68,7 +68,7 @@ func serviceKey(ctx context.Context, words []string, stdout, stderr io.Writer) e
 	return err
 }
 
-// newKey puts a new key into place, has the service take it, and says who needs it.
+// newKey installs a new key, has the service take it, and says which clients need it.
 func newKey(ctx context.Context, stderr io.Writer) error {
 	if _, err := readKey(); err != nil {
 		return err
@@ -77,7 +77,7 @@ func newKey(ctx context.Context, stderr io.Writer) error {
 	if err := replaceKey(at(keyFile), rand.Text()+"\n"); err != nil {
 		return err
 	}
-	// A service that was stopped stays so, and takes the key when it is started. Ctrl-C is too late.
+	// A stopped service stays stopped, and takes the key when it is started. It is too late for Ctrl-C.
 	if _, err := systemctl(context.WithoutCancel(ctx), "try-restart", "picloud.service"); err != nil {
 		return fmt.Errorf("the new key is in %s, but the service still has the old one: %w: sudo systemctl restart picloud", keyFile, err)
 	}
@@ -95,7 +95,7 @@ func newKey(ctx context.Context, stderr io.Writer) error {
 	return nil
 }
 
-// whoIsConnected lists clients that have sent the key, each name and address once.
+// whoIsConnected lists the clients that have sent the key, each name and address once.
 func whoIsConnected(ctx context.Context) ([]string, error) {
 	c, err := client.New(client.Options{URL: "unix:" + at(localSocket)})
 	if err != nil {
@@ -123,15 +123,15 @@ func keyHolders(connections []wire.Connection) []string {
 	return slices.Compact(list)
 }
 
-// replaceKey writes a file that is there anew. Owner, group and mode stay; whoever reads it meanwhile,
-// or after a power cut, has the old key or the new one.
+// replaceKey rewrites an existing file. Owner, group and mode stay the same; whoever reads it meanwhile, or after a power
+// cut, gets either the old key or the new one.
 func replaceKey(path, text string) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("make a new key, the old one stays: %w", err)
 		}
 		if errors.Is(err, fs.ErrPermission) {
-			err = fmt.Errorf("%w: it takes root, as in sudo picloud key new", err)
+			err = fmt.Errorf("%w: only root may, as in sudo picloud key new", err)
 		}
 	}()
 	old, err := os.Stat(path)

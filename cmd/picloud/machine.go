@@ -13,12 +13,12 @@ import (
 	"picloud/internal/config"
 )
 
-// root stands before the paths of this machine's files. Tests have another.
+// root is put before the paths of this machine's files. Tests change it.
 var root string
 
 func at(path string) string { return filepath.Join(root, path) }
 
-// What the package has installed.
+// Files of the Debian package.
 const (
 	keyFile      = "/etc/picloud/api-key"
 	settingsFile = "/etc/default/picloud"
@@ -26,7 +26,7 @@ const (
 
 var errUnreadable = errors.New("read the service's settings")
 
-// readSettings returns what the service's settings are: those of its file. Without the file they are the defaults.
+// readSettings returns the service's settings: those in its file, or the defaults if there is none.
 func readSettings() (config.Config, error) {
 	text, err := os.ReadFile(at(settingsFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -40,7 +40,7 @@ func readSettings() (config.Config, error) {
 	return c, nil
 }
 
-// readKey returns the key in the service's file. Its error says who may read it.
+// readKey returns the key in the service's file. Its errors say who may read it, or how to get one.
 func readKey() (string, error) {
 	text, err := os.ReadFile(at(keyFile))
 	switch {
@@ -58,7 +58,7 @@ func readKey() (string, error) {
 	return key, nil
 }
 
-// systemctl asks the service manager, and returns what it says.
+// systemctl runs systemctl(1) and returns its output.
 func systemctl(ctx context.Context, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, "systemctl", args...).Output()
 	if err != nil {

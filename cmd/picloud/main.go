@@ -20,7 +20,7 @@ import (
 var version = "dev"
 
 const (
-	localSocket = "/run/picloud/picloud.sock" // of this machine's own service: who may write to it needs no key
+	localSocket = "/run/picloud/picloud.sock" // of this machine's own service: whoever may write to it needs no key
 	localURL    = "http://localhost:9000"
 )
 
@@ -38,7 +38,7 @@ type usageError struct{ string }
 
 func (e usageError) Error() string { return e.string }
 
-// errInterrupted is a signal before what was asked for was done.
+// errInterrupted means that a signal came before the command was done.
 var errInterrupted = errors.New("interrupted")
 
 // outputError is a failure to write the output.
@@ -47,7 +47,7 @@ type outputError struct{ error }
 func (e outputError) Unwrap() error { return e.error }
 
 func main() {
-	// A closed pipe (picloud sub x | head -1) is an error of the write then, not a death by signal.
+	// Writing to a closed pipe (picloud sub x | head -1) is then an error, and does not kill the process.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends at once
@@ -55,13 +55,13 @@ func main() {
 	os.Exit(exitStatus(err, os.Stderr))
 }
 
-// exitStatus says what err is, once.
+// exitStatus prints err, once, and returns the exit status for it.
 func exitStatus(err error, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
 	if errors.Is(err, errInterrupted) {
-		return 130 // as a shell has it for a program that SIGINT ended
+		return 130 // what a shell gives for a program that SIGINT killed
 	}
 	fmt.Fprintf(stderr, "picloud: %s\n", visible(err.Error()))
 	if _, ok := errors.AsType[usageError](err); ok {
@@ -70,7 +70,7 @@ func exitStatus(err error, stderr io.Writer) int {
 	return 1
 }
 
-// run does what args ask for. Where ctx ends before it is done, the error is errInterrupted.
+// run does what args ask for. If ctx ends before that is done, the error is errInterrupted.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) error {
 	s, words, err := parse(args, commands)
 	if err != nil {
@@ -117,10 +117,10 @@ func dispatch(ctx context.Context, c invocation) error {
 	return command.run(ctx, c)
 }
 
-// patience is how long one request, with all that a busy server makes it wait, may take.
+// patience is how long one request may take, including the waits that a busy server asks for.
 const patience = 30 * time.Second
 
-// oneRequest does what is done in one request.
+// oneRequest runs ask, which makes one request, for no longer than patience.
 func oneRequest(ctx context.Context, ask func(context.Context) error) error {
 	limited, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("gave up after %s", patience))
 	defer cancel()
@@ -131,7 +131,7 @@ func oneRequest(ctx context.Context, ask func(context.Context) error) error {
 	return err
 }
 
-// connect makes a client that tells of its connection on stderr.
+// connect makes a client that reports on stderr when its connection is lost and back.
 func connect(s settings, stderr io.Writer, options client.Options) (*client.Client, error) {
 	options.URL, options.Key, options.Name = s.url, s.key, s.name
 	var lost time.Time
@@ -152,8 +152,8 @@ func connect(s settings, stderr io.Writer, options client.Options) (*client.Clie
 	return c, nil
 }
 
-// while keeps c's connection while f works, and ends f's context where it cannot be kept.
-func while(ctx context.Context, c *client.Client, f func(context.Context) error) error {
+// withConnection keeps c connected while f runs, and ends f's context if that cannot be done.
+func withConnection(ctx context.Context, c *client.Client, f func(context.Context) error) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	ended := make(chan error, 1)
 	go func() {

@@ -24,12 +24,12 @@ var openCommand = command{
 	line:    "print the link that opens the dashboard, and a QR code",
 	general: []option{urlFlag, keyFlag},
 	help: `Prints the link that opens the dashboard and signs in, and on a terminal the same as a QR
-code for a phone's camera. Its address is one that the network knows: where --url is not
-given or is localhost, it is this machine's own. Without --key and API_KEY the key is that of
-this machine's service, which root and the group picloud may see.
+code for a phone's camera. The address is one that works from the network: if --url is
+not given, or is localhost, it is this machine's own. Without --key and API_KEY it takes the
+key of this machine's service, which root and the group picloud may see.
 
-The link has the key in it, behind a #, which browsers do not send to servers. Whoever gets
-the link can do all that a client can.
+The link has the key in it, after a #, which browsers do not send to servers. Whoever has
+the link can do everything that a client can.
 
   sudo picloud open
   picloud open --url http://raspberrypi.local:9000 --key THE_KEY
@@ -61,7 +61,7 @@ func openPage(ctx context.Context, s settings, screen *screen, stdout, stderr io
 		return err
 	})
 	if isUntrusted(err) {
-		// So it stays unknown whether the key is right: it is not sent to who knows whom.
+		// Whether the key is right stays unknown, since it is not sent to an unknown server.
 		fmt.Fprintf(stderr, "picloud: the browser will warn of the certificate: %s\n", visible(err.Error()))
 	} else if err != nil {
 		return err
@@ -73,7 +73,7 @@ func openPage(ctx context.Context, s settings, screen *screen, stdout, stderr io
 	}
 	code, err := qr.Encode(link, qr.L)
 	if err != nil {
-		return nil // too long for one; the link is there
+		return nil // too long for a QR code; the link has been printed
 	}
 	text, width := drawCode(code, s.colour)
 	if columns, _, err := term.GetSize(int(screen.Fd())); err == nil && columns < width {
@@ -84,7 +84,7 @@ func openPage(ctx context.Context, s settings, screen *screen, stdout, stderr io
 	return err
 }
 
-// ownKey is the key that this machine's service takes.
+// ownKey returns the key of this machine's service.
 func ownKey() (string, error) {
 	service, err := readSettings()
 	if err != nil {
@@ -100,7 +100,7 @@ func ownKey() (string, error) {
 	return key, nil
 }
 
-// dashboard returns where others find the page, and whether it is this machine's.
+// dashboard returns the address at which other machines find the page, and whether it is this machine's.
 func dashboard(ctx context.Context, s settings) (page *url.URL, own bool, err error) {
 	if strings.HasPrefix(s.url, "unix:") || !s.chosen {
 		service, err := readSettings()
@@ -137,10 +137,10 @@ func isLoopback(host string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// ownAddress returns this machine's address for others on its network.
+// ownAddress returns the address at which others on the network reach this machine.
 func ownAddress(ctx context.Context) (string, error) {
-	// Connecting a datagram socket sends nothing: the kernel says which way it would go. These
-	// addresses are for documentation, and lead out (RFC 5737, RFC 3849).
+	// Connecting a datagram socket sends nothing, but makes the kernel choose a route. These addresses are reserved for
+	// documentation, so they lead out of the local network (RFC 5737, RFC 3849).
 	for _, far := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} {
 		conn, err := new(net.Dialer).DialContext(ctx, "udp", far)
 		if err == nil {
@@ -148,11 +148,11 @@ func ownAddress(ctx context.Context) (string, error) {
 			return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil
 		}
 	}
-	return lonelyAddress()
+	return isolatedAddress()
 }
 
-// lonelyAddress is for a network that leads nowhere, such as the one that a Pi makes itself.
-func lonelyAddress() (string, error) {
+// isolatedAddress is for a network without a way out, such as an access point on the Pi itself.
+func isolatedAddress() (string, error) {
 	addresses, err := net.InterfaceAddrs()
 	if err != nil {
 		return "", fmt.Errorf("find this machine's address: %w", err)
@@ -174,8 +174,8 @@ func lonelyAddress() (string, error) {
 	return other, nil
 }
 
-// nameInCertificate returns what the server at an address is called there: host itself where that may be, else the first
-// name that others can look up.
+// nameInCertificate returns a name of the server at an address that its certificate is for: host itself if it is, otherwise
+// the first that others can look up.
 func nameInCertificate(ctx context.Context, address, host string) string {
 	leaf := shownCertificate(ctx, address)
 	if leaf == nil || leaf.VerifyHostname(host) == nil {
@@ -189,7 +189,7 @@ func nameInCertificate(ctx context.Context, address, host string) string {
 	return host
 }
 
-// isUntrusted says whether err is about a certificate that this machine does not trust.
+// isUntrusted reports whether err is about a certificate that this machine does not trust.
 func isUntrusted(err error) bool {
 	_, isUnknown := errors.AsType[x509.UnknownAuthorityError](err)
 	_, isOther := errors.AsType[x509.HostnameError](err)
@@ -197,10 +197,10 @@ func isUntrusted(err error) bool {
 	return isUnknown || isOther || isInvalid
 }
 
-// drawCode draws a QR code, two of its squares in a character, and says how wide that is. Without colours
-// it counts on a dark terminal: what is light in a code is what is drawn.
+// drawCode draws a QR code, with two of its squares in a character, and returns its width. Without colours it counts on a
+// dark terminal: the light squares of the code are the ones that are drawn.
 func drawCode(code *qr.Code, colour bool) (text string, width int) {
-	const quiet = 4 // squares of nothing around it, ISO/IEC 18004
+	const quiet = 4 // width of the quiet zone in squares, ISO/IEC 18004
 	light := func(x, y int) bool { return !code.Black(x, y) }
 	var b strings.Builder
 	for y := -quiet; y < code.Size+quiet; y += 2 {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/term"
 )
 
-// output marks its errors.
+// output marks errors of writing to it as outputErrors.
 type output struct{ io.Writer }
 
 func (o output) Write(p []byte) (int, error) {
@@ -23,7 +23,7 @@ func (o output) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// lines keeps what several goroutines write apart, each Write a line or more.
+// lines keeps apart what several goroutines write. Each Write must be whole lines.
 type lines struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -40,10 +40,10 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// isPlain says of a terminal that it wants nothing but text: https://no-color.org has NO_COLOR.
+// isPlain says that the user or the terminal wants text only, without colours (https://no-color.org).
 func isPlain(getenv func(string) string) bool { return getenv("NO_COLOR") != "" || isDumb(getenv) }
 
-// isDumb says of a terminal that it cannot move its cursor, an editor's for one.
+// isDumb says that the terminal cannot move its cursor; an editor's built-in one is an example.
 func isDumb(getenv func(string) string) bool { return getenv("TERM") == "dumb" || getenv("TERM") == "" }
 
 const (
@@ -53,7 +53,7 @@ const (
 	amber = "33"
 )
 
-// paint has text in a colour where colours are wanted.
+// paint returns text in a colour if colours are wanted.
 func (s settings) paint(colour, text string) string {
 	if !s.colour {
 		return text
@@ -61,11 +61,10 @@ func (s settings) paint(colour, text string) string {
 	return "\x1b[" + colour + "m" + text + "\x1b[m"
 }
 
-// visible returns s in one line that a terminal shows as it is: what would move the cursor,
-// change colours, begin a line or turn the direction of writing is escaped as JSON does it,
-// so that JSON stays what it is. A tab is left.
+// visible returns s as one line that a terminal shows as it is: whatever would move the cursor, change colours, begin a
+// line or turn the direction of writing is escaped as in JSON, so that JSON stays the same JSON. Tabs are left alone.
 func visible(s string) string {
-	if !strings.ContainsFunc(s, isTricky) && utf8.ValidString(s) {
+	if !strings.ContainsFunc(s, needsEscape) && utf8.ValidString(s) {
 		return s
 	}
 	var b strings.Builder
@@ -77,7 +76,7 @@ func visible(s string) string {
 			b.WriteString(`\n`)
 		case r == '\r':
 			b.WriteString(`\r`)
-		case isTricky(r):
+		case needsEscape(r):
 			fmt.Fprintf(&b, `\u%04x`, r)
 		default:
 			b.WriteRune(r)
@@ -86,6 +85,6 @@ func visible(s string) string {
 	return b.String()
 }
 
-func isTricky(r rune) bool {
+func needsEscape(r rune) bool {
 	return r != '\t' && unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
 }

@@ -56,7 +56,7 @@ func TestPubIsWhatSubPrints(t *testing.T) {
 		}
 		s.expect(test.want)
 	}
-	// A message for nobody is no error, and reaches nobody.
+	// Publishing to no subscriber is no error, and reaches nobody.
 	does(t, d, "pub", "lamp", "x")
 	does(t, d, "pub", "door", "end")
 	s.expect("end")
@@ -168,15 +168,15 @@ func TestLinesThatFailAreNamedAndTheOthersPublished(t *testing.T) {
 }
 
 func TestLinesThatFailTogetherAreNamedTogether(t *testing.T) {
-	onTheirWay := make(chan sent, 10)
+	inFlight := make(chan sent, 10)
 	for line, reason := range []string{1: "a", 2: "a", 3: "a", 4: "b", 6: "b", 7: "b\x1b"} {
 		if reason != "" {
-			onTheirWay <- sent{line: line, err: errors.New(reason)}
+			inFlight <- sent{line: line, err: errors.New(reason)}
 		}
 	}
-	close(onTheirWay)
+	close(inFlight)
 	var said strings.Builder
-	if failed := settle(onTheirWay, &said); failed != 6 {
+	if failed := settle(inFlight, &said); failed != 6 {
 		t.Errorf("%d failed, want 6", failed)
 	}
 	const want = "picloud: lines 1 to 3: a\npicloud: line 4: b\npicloud: line 6: b\npicloud: line 7: b\\u001b\n"
@@ -602,7 +602,7 @@ func FuzzVisible(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		got := visible(s)
-		if !utf8.ValidString(got) || strings.ContainsFunc(got, isTricky) {
+		if !utf8.ValidString(got) || strings.ContainsFunc(got, needsEscape) {
 			t.Errorf("%q is shown as %q", s, got)
 		}
 		if again := visible(got); again != got {

@@ -16,7 +16,7 @@ import (
 
 const (
 	maxLineBytes = 32 << 20
-	window       = 1024 // messages on their way at the same time
+	window       = 1024 // messages in flight at a time
 )
 
 var pubCommand = command{
@@ -25,13 +25,13 @@ var pubCommand = command{
 	flags:   []option{jsonFlag("the data is JSON")},
 	general: generalFlags,
 	words:   []word{{what: "event"}, {what: "data, or - for the standard input"}},
-	help: `Publishes DATA, as a JSON string of exactly what is typed. When it returns, every subscriber
-of that moment has the message in its queue.
+	help: `Publishes DATA, as a JSON string of exactly what is typed. When it returns, the message is
+in the queue of everyone who is subscribed at that moment.
 
   -        read the standard input: each line is a message (its \n or \r\n is not part of
            it), in order, over one connection. A line that fails is named and the others are
-           published. After a broken connection it comes back; what was on its way then
-           may or may not have been delivered, and is named.
+           published. When the connection breaks it connects again; lines that were in
+           flight may or may not have been delivered, and are named.
   --json   DATA, or each line, is JSON and is published as that
 
   picloud pub temperature '76.5 F'
@@ -69,7 +69,7 @@ func pub(ctx context.Context, s settings, words []string, stdin io.Reader, stder
 	return oneRequest(ctx, func(ctx context.Context) error { return c.Post(ctx, event, data) })
 }
 
-// encode makes data of what was typed: a JSON string, or the JSON that it is.
+// encode turns what was typed into data: a JSON string, or the JSON itself.
 func encode(text []byte, isJSON bool) (json.RawMessage, error) {
 	switch {
 	case !utf8.Valid(text):
@@ -82,22 +82,22 @@ func encode(text []byte, isJSON bool) (json.RawMessage, error) {
 	return append(json.RawMessage(nil), text...), nil
 }
 
-// sent is a line of the input that is on its way, or why it is not.
+// sent is a line of the input that is in flight, or the reason why it is not.
 type sent struct {
 	line    int
 	receipt *client.Receipt
 	err     error
 }
 
-// pubLines publishes each line of stdin. What fails is named, the rest is published.
+// pubLines publishes each line of stdin. Lines that fail are named, and the others are published.
 func pubLines(ctx context.Context, c *client.Client, event string, isJSON bool, stdin io.Reader, stderr io.Writer) error {
-	err := while(ctx, c, func(ctx context.Context) error {
-		onTheirWay := make(chan sent, window)
+	err := withConnection(ctx, c, func(ctx context.Context) error {
+		inFlight := make(chan sent, window)
 		var failed int
 		var settling sync.WaitGroup
-		settling.Go(func() { failed = settle(onTheirWay, stderr) })
-		n, err := sendLines(ctx, c, event, isJSON, stdin, onTheirWay)
-		close(onTheirWay)
+		settling.Go(func() { failed = settle(inFlight, stderr) })
+		n, err := sendLines(ctx, c, event, isJSON, stdin, inFlight)
+		close(inFlight)
 		settling.Wait()
 		if err != nil {
 			return err
@@ -113,12 +113,12 @@ func pubLines(ctx context.Context, c *client.Client, event string, isJSON bool, 
 	return err
 }
 
-// sendLines returns how many lines there were. An error means that not all were sent.
-func sendLines(ctx context.Context, c *client.Client, event string, isJSON bool, stdin io.Reader, onTheirWay chan<- sent) (int, error) {
+// sendLines returns the number of lines. An error means that not all were sent.
+func sendLines(ctx context.Context, c *client.Client, event string, isJSON bool, stdin io.Reader, inFlight chan<- sent) (int, error) {
 	lines := make(chan []byte)
 	read := make(chan error, 1)
-	// Nothing interrupts a read of the standard input, so this goroutine may outlive its
-	// caller, until then or the end of the program.
+	// Nothing can interrupt a read of the standard input, so this goroutine may outlive its caller, until the read
+	// returns or the program ends.
 	go func() { read <- readLines(ctx, stdin, lines) }()
 	for n := 1; ; n++ {
 		select {
@@ -137,14 +137,14 @@ func sendLines(ctx context.Context, c *client.Client, event string, isJSON bool,
 					return n - 1, fmt.Errorf("line %d and what follows was not sent: %w", n, err)
 				}
 			}
-			onTheirWay <- s
+			inFlight <- s
 		case <-ctx.Done():
 			return n - 1, context.Cause(ctx)
 		}
 	}
 }
 
-// readLines sends each line, without its end, and closes lines.
+// readLines sends each line, without its line ending, and closes lines.
 func readLines(ctx context.Context, stdin io.Reader, lines chan<- []byte) error {
 	defer close(lines)
 	scanner := bufio.NewScanner(stdin)
@@ -153,7 +153,7 @@ func readLines(ctx context.Context, stdin io.Reader, lines chan<- []byte) error 
 		select {
 		case lines <- append([]byte(nil), scanner.Bytes()...):
 		case <-ctx.Done():
-			return context.Cause(ctx) // not all was read, whichever of the two sendLines sees first
+			return context.Cause(ctx) // not everything was read, whichever of the two sendLines sees first
 		}
 	}
 	if errors.Is(scanner.Err(), bufio.ErrTooLong) {
@@ -162,9 +162,9 @@ func readLines(ctx context.Context, stdin io.Reader, lines chan<- []byte) error 
 	return scanner.Err()
 }
 
-// settle waits for the answers, names the lines that failed and returns how many did. Lines
-// that follow each other and failed for one reason are one line of stderr.
-func settle(onTheirWay <-chan sent, stderr io.Writer) int {
+// settle waits for the answers, names the lines that failed and returns how many did. Consecutive lines that failed for
+// the same reason are named together.
+func settle(inFlight <-chan sent, stderr io.Writer) int {
 	var failed, first, last int
 	var reason string
 	name := func() {
@@ -177,10 +177,10 @@ func settle(onTheirWay <-chan sent, stderr io.Writer) int {
 		}
 		reason = ""
 	}
-	for s := range onTheirWay {
+	for s := range inFlight {
 		err := s.err
 		if err == nil {
-			// The end of the connection is the end of every wait.
+			// Every wait ends with the connection.
 			err = s.receipt.Wait(context.Background())
 		}
 		if err != nil {
@@ -192,7 +192,7 @@ func settle(onTheirWay <-chan sent, stderr io.Writer) int {
 				first, last, reason = s.line, s.line, err.Error()
 			}
 		}
-		if err == nil || len(onTheirWay) == 0 {
+		if err == nil || len(inFlight) == 0 {
 			name()
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// result is a scenario's figures. A count of 0 and what does not belong to the scenario are left out of its JSON.
+// result has a scenario's figures. Its JSON leaves out counts of 0 and what does not belong to the scenario.
 type result struct {
 	Scenario    string `json:"scenario"`
 	Subscribers int    `json:"subscribers"`
@@ -25,18 +25,18 @@ type result struct {
 	Deliveries int64   `json:"deliveries,omitempty"`
 	PerSecond  float64 `json:"per_second,omitempty"` // deliveries or connections
 
-	ServerCPUMicroseconds *float64 `json:"server_cpu_us,omitempty"` // each of them; nil where the server does not tell
-	MemoryBytes           *float64 `json:"memory_bytes,omitempty"`  // each subscriber
+	ServerCPUMicroseconds *float64 `json:"server_cpu_us,omitempty"` // for each of them; nil if the server does not report it
+	MemoryBytes           *float64 `json:"memory_bytes,omitempty"`  // for each subscriber
 	Latency               *latency `json:"latency_ms,omitempty"`
 
 	Lost       int64 `json:"lost"`
 	Doubled    int64 `json:"doubled"`
 	OutOfOrder int64 `json:"out_of_order"`
 
-	ClientCPU   float64 `json:"client_cpu,omitempty"` // of all that this machine lets it have, 0 to 1
+	ClientCPU   float64 `json:"client_cpu,omitempty"` // share of this machine's processors, 0 to 1
 	Bottleneck  string  `json:"bottleneck,omitempty"` // client, or shared: client and server on one machine
 	Interrupted bool    `json:"interrupted,omitempty"`
-	untold      bool    // the server's metrics lack what the scenario is about
+	unreported  bool    // the server's metrics lack what the scenario is about
 }
 
 // latency is in milliseconds.
@@ -167,7 +167,7 @@ func benchTable(b *strings.Builder, results []result) {
 		if r.Interrupted {
 			fmt.Fprintf(b, "%s: interrupted\n", r.Scenario)
 		}
-		if r.untold {
+		if r.unreported {
 			fmt.Fprintf(b, "%s: this server does not tell its CPU time and memory (GET /metrics)\n", r.Scenario)
 		}
 	}
@@ -182,13 +182,13 @@ func thousands(n int64) string {
 	return s
 }
 
-// bar shows people at a terminal that something goes on.
+// bar shows progress on a terminal.
 type bar struct {
 	w     io.Writer
 	shown bool
 }
 
-// follow draws until the returned function is called, which leaves the line empty.
+// follow draws until the function that it returns is called, which clears the line.
 func (b bar) follow(title string, fraction func() float64) (hide func()) {
 	if !b.shown {
 		return func() {}

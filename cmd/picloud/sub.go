@@ -21,11 +21,11 @@ var subCommand = command{
 	},
 	general: generalFlags,
 	words:   []word{{what: "event", many: true}},
-	help: `Prints the data of each message that is published from now on, one a line and at once: a
-string as its text, anything else as JSON. On a terminal, what would begin a line or change
-its colours is shown escaped. After a broken connection it comes back; what was published
-in between is missed. It ends with SIGINT (Ctrl-C), and 0 is its exit status then unless -n
-asked for more.
+	help: `Prints the data of every message that is published from now on, each at once and on a line
+of its own: a string as its text, anything else as JSON. On a terminal, what would begin a
+line or change colours is escaped. When the connection breaks it connects again; what was
+published in between is missed. SIGINT (Ctrl-C) ends it, with exit status 0 unless -n asked
+for more.
 
   --json     the whole message: event, data, created_at and client_name, as JSON on one line
   -n COUNT   end after so many messages
@@ -39,7 +39,7 @@ asked for more.
 	},
 }
 
-var errEnough = errors.New("all that was asked for is there")
+var errEnough = errors.New("as many messages as were asked for have been printed")
 
 func sub(ctx context.Context, s settings, events []string, stdout, stderr io.Writer) error {
 	if len(events) == 0 {
@@ -62,7 +62,7 @@ func sub(ctx context.Context, s settings, events []string, stdout, stderr io.Wri
 	if err != nil {
 		return err
 	}
-	err = while(printing, c, func(ctx context.Context) error {
+	err = withConnection(printing, c, func(ctx context.Context) error {
 		for _, event := range events {
 			if err := c.Subscribe(ctx, event); err != nil {
 				return err
@@ -76,7 +76,7 @@ func sub(ctx context.Context, s settings, events []string, stdout, stderr io.Wri
 	case errors.Is(cause, errEnough):
 		return nil
 	case ctx.Err() != nil && s.count == 0:
-		return nil // there is no other way to end it
+		return nil // it does not end in any other way
 	case ctx.Err() != nil:
 		return errInterrupted
 	case cause != nil:
@@ -94,7 +94,7 @@ func format(d wire.Delivery, s settings) ([]byte, error) {
 		if err := encoder.Encode(d); err != nil {
 			return nil, err
 		}
-		b.Truncate(b.Len() - 1) // its newline
+		b.Truncate(b.Len() - 1) // the encoder's newline
 	} else if len(d.Data) > 0 && d.Data[0] == '"' {
 		var text string
 		if err := json.Unmarshal(d.Data, &text); err != nil {

@@ -14,35 +14,35 @@ import (
 	"picloud/internal/wire"
 )
 
-const dialers = 16 // connections that are being made at a time
+const dialers = 16 // connections being made at a time
 
-// traffic is one publisher's messages, numbered from 0, to its events in turn.
+// traffic is the messages of one publisher, numbered from 0, which it sends to its events in turn.
 type traffic struct {
 	load
 	events      []string
-	subscribers []*subscriber // the i-th has the event i modulo len(events)
+	subscribers []*subscriber // the i-th is subscribed to event i modulo len(events)
 	publisher   *client.Bare
 
 	start time.Time
 	sent  atomic.Int64
 	paced bool           // by rate; otherwise by window
 	left  []atomic.Int64 // how many have yet to get the message, by number modulo window
-	room  chan struct{}  // capacity 1: a message has reached all
+	room  chan struct{}  // capacity 1: a message has reached all its subscribers
 }
 
-// subscriber counts what reaches it. Its fields are its goroutine's until that has ended.
+// subscriber counts what reaches it. Its fields belong to its goroutine until that has ended.
 type subscriber struct {
 	conn    *client.Bare
-	next    int64          // number that is due
-	missing map[int64]bool // passed over
+	next    int64          // the number that is due
+	missing map[int64]bool // numbers that were skipped
 	got     int64          // different messages
 	doubled int64
-	late    int64 // came after one of a higher number
+	late    int64 // arrived after one with a higher number
 	took    []time.Duration
 }
 
-// open connects and subscribes n subscribers to the events in turn, and says how long each took. What is open after
-// an error is still to be closed.
+// open connects n subscribers, subscribes them to the events in turn, and returns how long each took. After an error, the
+// caller still has to close those that are open.
 func open(ctx context.Context, c *client.Client, n int, events []string, opened *atomic.Int64) ([]*subscriber, []time.Duration, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -92,7 +92,7 @@ func subscribe(conn *client.Bare, event string) error {
 	return nil
 }
 
-// hangUp closes them in an orderly way, all at once.
+// hangUp closes all of them in an orderly way, at the same time.
 func hangUp(subscribers []*subscriber) {
 	var closing sync.WaitGroup
 	for _, s := range subscribers {
@@ -103,8 +103,8 @@ func hangUp(subscribers []*subscriber) {
 	closing.Wait()
 }
 
-// flow publishes until it is enough or ctx ends, and returns when every subscriber has what was published, or has what
-// came behind it. lost is then what is missing.
+// flow publishes until enough was sent or ctx ends, and returns once every subscriber has what was published, or what came
+// after it. lost is how many messages are missing then.
 func (t *traffic) flow(ctx context.Context) (lost int64, err error) {
 	t.room = make(chan struct{}, 1)
 	t.left = make([]atomic.Int64, t.window)
@@ -120,8 +120,8 @@ func (t *traffic) flow(ctx context.Context) (lost int64, err error) {
 			}
 		})
 	}
-	var ended bool        // before this end ended it
-	answering.Go(func() { // no answer is asked for: what comes is a refusal or the end
+	var ended bool        // the server ended the connection before we did
+	answering.Go(func() { // no answers were asked for, so what comes is a refusal or the end
 		p, err := t.publisher.Read()
 		if err == nil {
 			err = fmt.Errorf("the server answers %.200q", p)
@@ -129,7 +129,7 @@ func (t *traffic) flow(ctx context.Context) (lost int64, err error) {
 		if publishing.Err() == nil {
 			ended = true
 			stop(fmt.Errorf("the publisher's connection: %w", err))
-			t.abandon() // who knows what has reached the server
+			t.abandon() // nobody knows what has reached the server
 		}
 	})
 
@@ -167,7 +167,7 @@ func (t *traffic) abandon() {
 	}
 }
 
-// publish returns when it is enough, when ctx ends, when nothing moves any more, or with what broke the connection.
+// publish returns when enough was sent, when ctx ends, when nothing moves any more, or with what broke the connection.
 func (t *traffic) publish(ctx context.Context) error {
 	if t.messages == 0 {
 		limited, cancel := context.WithTimeout(ctx, t.duration)
@@ -181,7 +181,7 @@ func (t *traffic) publish(ctx context.Context) error {
 	for k := int64(0); t.messages == 0 || k < int64(t.messages); k++ {
 		var at time.Duration
 		if t.paced {
-			// One that is late because the server took no more is late from when it was due.
+			// If the server was not reading, a message is late from the time when it was due.
 			at = time.Duration(k) * time.Second / time.Duration(t.rate)
 			if wait := at - time.Since(t.start); wait > 0 {
 				timer.Reset(wait)
@@ -218,9 +218,9 @@ func (t *traffic) publish(ctx context.Context) error {
 	return nil
 }
 
-const end = -1 // in place of a number: no message comes after it
+const end = -1 // instead of a number: no message comes after this one
 
-// message appends a publish. Its data is the number, when it was sent, and as much as is asked for.
+// message appends a publish. Its data is the number, the time of sending, and padding up to the size.
 func (t *traffic) message(p []byte, event int, number int64, at time.Duration) []byte {
 	p = append(p, `{"action":"publish","event":"`...)
 	p = append(p, t.events[event]...)

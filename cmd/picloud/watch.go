@@ -20,11 +20,11 @@ import (
 
 const watchEvery = 2 * time.Second
 
-// watch shows snapshots until ctx ends: in place on a screen, else line after line. A server
-// that goes away is waited for; one that is not there at the start, or refuses the key, is an error.
+// watch shows snapshots until ctx ends: in place on a screen, otherwise line by line. It waits for a server that goes away;
+// one that is not there at the start, or that refuses the key, is an error.
 func watch(ctx context.Context, s settings, screen *screen, stdout, stderr io.Writer) error {
 	if s.json {
-		screen = nil // who asks for lines gets lines
+		screen = nil // --json asks for lines
 	}
 	if screen != nil {
 		stderr = io.Discard // it would write across the table
@@ -68,7 +68,7 @@ func watch(ctx context.Context, s settings, screen *screen, stdout, stderr io.Wr
 	}
 }
 
-// quiet makes an interrupt no error, where there is no other way to end.
+// quiet turns an interrupt into success, since watch does not end in any other way.
 func quiet(err error) error {
 	if errors.Is(err, errInterrupted) {
 		return nil
@@ -76,15 +76,15 @@ func quiet(err error) error {
 	return err
 }
 
-// watcher has what was seen last.
+// watcher is what was seen last.
 type watcher struct {
 	settings
 	c      *client.Client
 	raw    string    // with --json
 	last   wire.Info // otherwise
 	before wire.Info // the one before last
-	away   error     // why last is old; nil: it is not
-	told   bool      // of away, on stderr
+	away   error     // why last is out of date; nil if it is not
+	told   bool      // away has been reported on stderr
 }
 
 func (w *watcher) look(ctx context.Context) error {
@@ -102,7 +102,7 @@ func (w *watcher) look(ctx context.Context) error {
 	})
 }
 
-// waits notes err, and says whether it may pass.
+// waits notes err, and reports whether it may go away by itself.
 func (w *watcher) waits(err error) bool {
 	w.away = err
 	e, ok := errors.AsType[*client.StatusError](err)
@@ -140,21 +140,21 @@ func (w *watcher) page() string {
 		duration(time.Duration(s.UptimeSeconds)*time.Second), present(s), total(s), notice, lists(w.settings, w.last))
 }
 
-// pace is what the server did between the last two looks.
+// pace is what the server did between the last two snapshots.
 func (w *watcher) pace() string {
 	seconds := w.last.CreatedAt.Sub(w.before.CreatedAt).Seconds()
 	now, then := w.last.Server, w.before.Server
 	if w.before.CreatedAt.IsZero() || seconds <= 0 || now.Published < then.Published || now.Delivered < then.Delivered {
-		return "" // the first look, or the first after a restart
+		return "" // the first snapshot, or the first after a restart
 	}
 	return fmt.Sprintf("now %.1f published and %.1f delivered a second",
 		float64(now.Published-then.Published)/seconds, float64(now.Delivered-then.Delivered)/seconds)
 }
 
-// screen is a terminal's second buffer, which leaves the first as it was.
+// screen is a terminal's alternate screen, which leaves the normal one as it was.
 type screen struct{ *os.File }
 
-// screenOn returns nil where w is no terminal, or one that cannot.
+// screenOn returns nil if w is not a terminal, or one that cannot draw in place.
 func screenOn(w io.Writer, isDumb bool) *screen {
 	if file, ok := w.(*os.File); ok && !isDumb && isTerminal(w) {
 		return &screen{file}
@@ -162,8 +162,8 @@ func screenOn(w io.Writer, isDumb bool) *screen {
 	return nil
 }
 
-// These are xterm's control sequences, which the Linux console and all others know or ignore:
-// the second buffer, the cursor, and long lines broken or cut.
+// These are xterm's control sequences, which the Linux console and all others know or ignore: the alternate screen, the
+// cursor, and whether long lines are wrapped.
 func (s *screen) open() error {
 	_, err := s.WriteString("\x1b[?1049h\x1b[?25l\x1b[?7l")
 	return err
@@ -171,7 +171,7 @@ func (s *screen) open() error {
 
 func (s *screen) close() { s.WriteString("\x1b[?7h\x1b[?25h\x1b[?1049l") }
 
-// draw writes over what was there, so that nothing flickers. What does not fit is counted.
+// draw overwrites what was there, so that nothing flickers. Lines that do not fit are counted.
 func (s *screen) draw(text string) error {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if _, height, err := term.GetSize(int(s.Fd())); err == nil && 0 < height && height < len(lines) {
