@@ -327,8 +327,8 @@ func (m *machine) socket(ctx context.Context) []finding {
 	return m.ports(ctx, unit["Listen"])
 }
 
-// ports compares three: PORT, what systemd's unit has, and what the server was handed. A port that was changed after the
-// sockets had been opened is in the unit but not open.
+// ports compares three: PORT, what systemd's unit has, and what the server was handed. A port that was changed after
+// the sockets had been opened is in the unit but not open.
 func (m *machine) ports(ctx context.Context, listen string) []finding {
 	const what, moves = "socket", "sudo systemctl restart picloud moves it; systemctl status picloud-port says what is in the way"
 	if m.listens == 0 {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// parse takes flags before, between and after the words, of which the first is the command. After -- all are words, and so
-// are -, which is the standard input, and negative numbers.
+// parse takes flags before, between and after the words, of which the first is the command. After -- all are words, and
+// so are -, which is the standard input, and negative numbers.
 func parse(args []string, commands []command) (settings, []string, error) {
 	s := settings{bench: defaultLoad}
 	flags := flag.NewFlagSet("picloud", flag.ContinueOnError)

@@ -123,8 +123,8 @@ func keyHolders(connections []wire.Connection) []string {
 	return slices.Compact(list)
 }
 
-// replaceKey rewrites an existing file. Owner, group and mode stay the same; whoever reads it meanwhile, or after a power
-// cut, gets either the old key or the new one.
+// replaceKey rewrites an existing file. Owner, group and mode stay the same; whoever reads it meanwhile, or after a
+// power cut, gets either the old key or the new one.
 func replaceKey(path, text string) (err error) {
 	defer func() {
 		if err != nil {

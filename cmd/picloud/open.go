@@ -174,8 +174,8 @@ func isolatedAddress() (string, error) {
 	return other, nil
 }
 
-// nameInCertificate returns a name of the server at an address that its certificate is for: host itself if it is, otherwise
-// the first that others can look up.
+// nameInCertificate returns a name of the server at an address that its certificate is for: host itself if it is,
+// otherwise the first that others can look up.
 func nameInCertificate(ctx context.Context, address, host string) string {
 	leaf := shownCertificate(ctx, address)
 	if leaf == nil || leaf.VerifyHostname(host) == nil {
@@ -197,8 +197,8 @@ func isUntrusted(err error) bool {
 	return isUnknown || isOther || isInvalid
 }
 
-// drawCode draws a QR code, with two of its squares in a character, and returns its width. Without colours it counts on a
-// dark terminal: the light squares of the code are the ones that are drawn.
+// drawCode draws a QR code, with two of its squares in a character, and returns its width. Without colours it counts on
+// a dark terminal: the light squares of the code are the ones that are drawn.
 func drawCode(code *qr.Code, colour bool) (text string, width int) {
 	const quiet = 4 // width of the quiet zone in squares, ISO/IEC 18004
 	light := func(x, y int) bool { return !code.Black(x, y) }

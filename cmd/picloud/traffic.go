@@ -41,8 +41,8 @@ type subscriber struct {
 	took    []time.Duration
 }
 
-// open connects n subscribers, subscribes them to the events in turn, and returns how long each took. After an error, the
-// caller still has to close those that are open.
+// open connects n subscribers, subscribes them to the events in turn, and returns how long each took. After an error,
+// the caller still has to close those that are open.
 func open(ctx context.Context, c *client.Client, n int, events []string, opened *atomic.Int64) ([]*subscriber, []time.Duration, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -103,8 +103,8 @@ func hangUp(subscribers []*subscriber) {
 	closing.Wait()
 }
 
-// flow publishes until enough was sent or ctx ends, and returns once every subscriber has what was published, or what came
-// after it. lost is how many messages are missing then.
+// flow publishes until enough was sent or ctx ends, and returns once every subscriber has what was published, or what
+// came after it. lost is how many messages are missing then.
 func (t *traffic) flow(ctx context.Context) (lost int64, err error) {
 	t.room = make(chan struct{}, 1)
 	t.left = make([]atomic.Int64, t.window)

@@ -16,8 +16,8 @@ const bareReadBytes = 8 << 10
 // bareBuffers are shared: a Bare that is not writing needs none.
 var bareBuffers sync.Pool
 
-// Bare is a connection for measuring: it passes the bytes of messages as they are, and does nothing by itself but answer
-// pings. One goroutine may read and one may write. It does not reconnect.
+// Bare is a connection for measuring: it passes the bytes of messages as they are, and does nothing by itself but
+// answer pings. One goroutine may read and one may write. It does not reconnect.
 type Bare struct {
 	ws  *websocket.Conn
 	buf []byte
@@ -43,8 +43,8 @@ func (b *Bare) Write(message []byte) error {
 	return nil
 }
 
-// Read returns the next message, which is valid until the next Read. If the server closed the connection and said why, the
-// error is a *CloseError.
+// Read returns the next message, which is valid until the next Read. If the server closed the connection and said why,
+// the error is a *CloseError.
 func (b *Bare) Read() ([]byte, error) {
 	_, r, err := b.ws.NextReader()
 	if err != nil {

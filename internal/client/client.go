@@ -280,7 +280,8 @@ func (c *Client) do(ctx context.Context, action wire.Action, event string, data 
 	}
 }
 
-// replaced returns a channel that is closed once s may no longer be the client's session; it is closed already if s is not.
+// replaced returns a channel that is closed once s may no longer be the client's session; it is closed already if s is
+// not.
 func (c *Client) replaced(s *session) <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -161,8 +161,8 @@ func closeError(err error) error {
 	return fmt.Errorf("the connection broke: %w", plain(err))
 }
 
-// permanent reports whether trying again would give the same error. On the first attempt an error is more likely to come
-// from a wrong setting than from something that passes.
+// permanent reports whether trying again would give the same error. On the first attempt an error is more likely to
+// come from a wrong setting than from something that passes.
 func permanent(err error, first bool) bool {
 	if _, ok := errors.AsType[hopeless](err); ok {
 		return true

@@ -17,9 +17,9 @@ import (
 	"picloud/internal/wire"
 )
 
-// Post publishes data, one JSON value, in a request of its own. Once it returns nil, every subscriber of the event has the
-// message in its queue. A busy server (503) is asked again until ctx ends; a refusal is a *StatusError. If the connection
-// or ctx ends before the answer, the error is ErrUnconfirmed.
+// Post publishes data, one JSON value, in a request of its own. Once it returns nil, every subscriber of the event has
+// the message in its queue. A busy server (503) is asked again until ctx ends; a refusal is a *StatusError. If the
+// connection or ctx ends before the answer, the error is ErrUnconfirmed.
 func (c *Client) Post(ctx context.Context, event string, data json.RawMessage) error {
 	if !utf8.ValidString(event) {
 		return fmt.Errorf("publish %q: the event is not UTF-8", event)

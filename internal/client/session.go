@@ -107,8 +107,9 @@ type Receipt struct {
 	err  error // the server's answer; set before done is closed
 }
 
-// Wait returns once every subscriber of the event has the message in its queue. If the server refuses it, the error is a
-// *wire.Error; if the connection or ctx ends before the answer, it is ErrUnconfirmed. Wait may be called more than once.
+// Wait returns once every subscriber of the event has the message in its queue. If the server refuses it, the error is
+// a *wire.Error; if the connection or ctx ends before the answer, it is ErrUnconfirmed. Wait may be called more than
+// once.
 func (r *Receipt) Wait(ctx context.Context) error {
 	err := r.wait(ctx)
 	if err == nil {

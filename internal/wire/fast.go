@@ -162,8 +162,8 @@ func stringEnd(p []byte, i int) (end int, plain bool) {
 	return -1, false
 }
 
-// hasSpecial reports whether one of eight bytes is a quote, a backslash or a control character. Most of a message's bytes
-// are passed here.
+// hasSpecial reports whether one of eight bytes is a quote, a backslash or a control character. Most of a message's
+// bytes are passed here.
 func hasSpecial(w uint64) bool {
 	const each, high = 0x0101010101010101, 0x8080808080808080
 	quote, backslash := w^'"'*each, w^'\\'*each

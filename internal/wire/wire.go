@@ -35,7 +35,8 @@ const (
 	Publish
 )
 
-// actions has each action's word, and whether it is about one event. A message without an action is judged as if it were.
+// actions has each action's word, and whether it is about one event. A message without an action is judged as if it
+// were.
 var actions = [...]struct {
 	word     string
 	hasEvent bool
