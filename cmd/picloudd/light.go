@@ -60,7 +60,7 @@ func newLamp(at config.LED, runtime string, log *slog.Logger) *lamp {
 }
 
 func (l *lamp) fail(err error) {
-	l.log.Error("the status LED does not work, the service goes on without it", "err", err)
+	l.log.Error("the status LED does not work, the service goes on without it", "error", err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.err = err

@@ -207,7 +207,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, store *handover.Store, lamp *lamp,
 	status func() string, onHangUp func(context.Context), log *slog.Logger) error {
 	if err := systemd.Ready(status()); err != nil {
-		log.Warn("ready, but the service manager could not be told", "err", err)
+		log.Warn("ready, but the service manager could not be told", "error", err)
 	}
 	context.AfterFunc(ctx, func() { systemd.Stopping() })
 	parts, ctx := errgroup.WithContext(ctx)
@@ -220,7 +220,7 @@ func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, st
 	}
 	parts.Go(func() error {
 		return systemd.Watch(ctx, status, srv.Probe, func(err error) {
-			log.Error("the watchdog's probe failed", "err", err)
+			log.Error("the watchdog's probe failed", "error", err)
 		})
 	})
 	parts.Go(func() error {

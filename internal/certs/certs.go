@@ -119,7 +119,7 @@ func (p *Pair) follow() {
 		return
 	}
 	if changed || err.Error() != p.failure {
-		p.log.Error("new TLS files cannot be used, the old certificate stays in use", "err", err)
+		p.log.Error("new TLS files cannot be used, the old certificate stays in use", "error", err)
 	}
 	p.failure = err.Error()
 }
