@@ -90,9 +90,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		defer lines.close(flushTime)
 		return followPort(ctx, getenv, log)
 	case *ledTest != "":
-		return testLight(ctx, *ledTest, stdout)
+		return testLED(ctx, *ledTest, stdout)
 	case *ledOff:
-		return lightOff(getenv)
+		return turnLEDOff(getenv)
 	}
 
 	cfg, err := config.Parse(getenv)
@@ -131,7 +131,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			"connections", limits.Connections, "http_connections", requests(files), "remedy", "raise LimitNOFILE=")
 	}
 
-	lamp := newLamp(cfg.LED, getenv("RUNTIME_DIRECTORY"), log) // before sockets are opened: led.OpenGPIO
+	theLED := newStatusLED(cfg.LED, getenv("RUNTIME_DIRECTORY"), log) // before sockets are opened: led.OpenGPIO
 	key, isMadeUp := cfg.APIKey, false
 	if key == "" {
 		key, isMadeUp = rand.Text(), true
@@ -153,7 +153,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Store:         store,
 		Ending:        func() server.Ending { return ending(store, left.foreign, log) },
 		About: func() server.About {
-			at, fault := lamp.about()
+			at, fault := theLED.about()
 			return server.About{Port: port, TLS: cfg.UseTLS, LED: at, LEDError: fault, LogLinesDropped: lines.dropped.Load()}
 		},
 	}, log)
@@ -199,12 +199,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			"remedy", "set API_KEY, or hand over the credential api-key")
 	}
 	onHangUp := func(ctx context.Context) { reloadOn(ctx, hangups, reloader(pair), log) }
-	status := func() string { return srv.Status() + about + lamp.status() }
-	return serve(ctx, srv, listeners, store, lamp, status, onHangUp, log)
+	status := func() string { return srv.Status() + about + theLED.status() }
+	return serve(ctx, srv, listeners, store, theLED, status, onHangUp, log)
 }
 
 // serve runs the server, and beside it what tells the service manager its status, the LED and onHangUp, until ctx ends.
-func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, store *handover.Store, lamp *lamp,
+func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, store *handover.Store, theLED *statusLED,
 	status func() string, onHangUp func(context.Context), log *slog.Logger) error {
 	if err := systemd.Ready(status()); err != nil {
 		log.Warn("ready, but the service manager could not be told", "error", err)
@@ -224,7 +224,7 @@ func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, st
 		})
 	})
 	parts.Go(func() error {
-		lamp.run(ctx, func() led.State {
+		theLED.run(ctx, func() led.State {
 			clients, incidents := srv.Load()
 			return led.State{Clients: clients, Incidents: incidents}
 		})

@@ -6,24 +6,24 @@ import (
 	"time"
 )
 
-// A Light is one LED.
-type Light interface {
+// An LED can be lit and dark.
+type LED interface {
 	// Set makes it lit or dark. It does not block.
 	Set(lit bool) error
 }
 
-// A State is what a light shows.
+// A State is what an LED shows.
 type State struct {
 	Clients   int    // connected now
 	Incidents uint64 // times at which a client was let go or the limit was reached; it only grows
 }
 
-// Run shows the state until ctx ends or the light fails, which is the error; then it leaves the light dark. state is
+// Run shows the state until ctx ends or the LED fails, which is the error; then it leaves the LED dark. state is
 // asked whenever a pattern begins, and at no other time: a change shows after 3 seconds at most, or after 4 behind an
 // incident.
-func Run(ctx context.Context, light Light, state func() State) error {
-	defer light.Set(false)
-	if err := light.Set(false); err != nil {
+func Run(ctx context.Context, led LED, state func() State) error {
+	defer led.Set(false)
+	if err := led.Set(false); err != nil {
 		return err
 	}
 	edge := time.NewTimer(0)
@@ -39,7 +39,7 @@ func Run(ctx context.Context, light Light, state func() State) error {
 		}
 		for _, s := range pattern {
 			if s.lit != lit {
-				if err := light.Set(s.lit); err != nil {
+				if err := led.Set(s.lit); err != nil {
 					return err
 				}
 				lit = s.lit
@@ -95,7 +95,7 @@ var incident = func() []step {
 	return steps
 }()
 
-// A Pattern is something that a light can show, with its name for people.
+// A Pattern is something that an LED can show, with its name for people.
 type Pattern struct {
 	Name  string
 	steps []step
@@ -117,11 +117,11 @@ func Patterns() []Pattern {
 	}
 }
 
-// Show shows the pattern once, and leaves the light dark. The error is the light's, or ctx's cause when that ends first.
-func (p Pattern) Show(ctx context.Context, light Light) error {
-	defer light.Set(false)
+// Show shows the pattern once, and leaves the LED dark. The error is the LED's, or ctx's cause when that ends first.
+func (p Pattern) Show(ctx context.Context, led LED) error {
+	defer led.Set(false)
 	for _, s := range p.steps {
-		if err := light.Set(s.lit); err != nil {
+		if err := led.Set(s.lit); err != nil {
 			return err
 		}
 		select {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// A tape is a light that remembers how long it was lit and dark, as "+50 -2950": milliseconds.
+// A tape is an LED that remembers how long it was lit and dark, as "+50 -2950": milliseconds.
 type tape struct {
 	t     *testing.T
 	lit   bool
@@ -21,7 +21,7 @@ type tape struct {
 	fail  atomic.Pointer[error]
 }
 
-// errUnplugged is what a light says that has failed.
+// errUnplugged is what an LED says that has failed.
 var errUnplugged = errors.New("unplugged")
 
 func newTape(t *testing.T) *tape { return &tape{t: t, since: time.Now()} }
@@ -79,7 +79,7 @@ func (s *show) after(d time.Duration) {
 	synctest.Wait()
 }
 
-// stop ends Run; the light has to be dark at once.
+// stop ends Run; the LED has to be dark at once.
 func (s *show) stop() {
 	s.t.Helper()
 	s.end()
@@ -88,7 +88,7 @@ func (s *show) stop() {
 		s.t.Errorf("Run: %v", err)
 	}
 	if s.lit || time.Since(began) != 0 {
-		s.t.Errorf("%v after its end the light is lit: %t", time.Since(began), s.lit)
+		s.t.Errorf("%v after its end the LED is lit: %t", time.Since(began), s.lit)
 	}
 }
 
@@ -96,7 +96,7 @@ func (s *show) stop() {
 func (s *show) shows(want string) {
 	s.t.Helper()
 	if got := strings.Join(append(slices.Clone(s.steps[1:]), s.last()), " "); got != want {
-		s.t.Errorf("the light shows\n\t%s\nwant\n\t%s", got, want)
+		s.t.Errorf("the LED shows\n\t%s\nwant\n\t%s", got, want)
 	}
 }
 
@@ -215,7 +215,7 @@ func TestIncidentsBeforeTheStartAreOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := strings.Join(l.steps, " "); got != "-0 +150" {
-			t.Errorf("the light shows %s", got)
+			t.Errorf("the LED shows %s", got)
 		}
 	})
 }
@@ -231,12 +231,12 @@ func TestStormOfChangesWakesNobody(t *testing.T) {
 			t.Errorf("the state was asked %d times in 6 s", s.asked.Load())
 		}
 		if len(s.steps) > 6*6 {
-			t.Errorf("the light changed %d times in 6 s", len(s.steps))
+			t.Errorf("the LED changed %d times in 6 s", len(s.steps))
 		}
 	})
 }
 
-func TestLightIsDarkFromTheMomentOfTheEnd(t *testing.T) {
+func TestLEDIsDarkFromTheMomentOfTheEnd(t *testing.T) {
 	for _, at := range []time.Duration{0, 49 * time.Millisecond, 50 * time.Millisecond, time.Second, 2899 * time.Millisecond} {
 		for _, clients := range []int{0, 1, 5, 6} {
 			play(t, clients, func(s *show) { s.after(at) }) // stop checks
@@ -244,7 +244,7 @@ func TestLightIsDarkFromTheMomentOfTheEnd(t *testing.T) {
 	}
 }
 
-func TestRunEndsWithTheLightsError(t *testing.T) {
+func TestRunEndsWithTheErrorOfTheLED(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTape(t)
 		l.fail.Store(&errUnplugged)
@@ -275,7 +275,7 @@ func TestPatternsForPeopleAreThoseOfRun(t *testing.T) {
 			l.steps = append(l.steps, l.last())
 			all = append(all, strings.TrimPrefix(strings.Join(l.steps, " "), "-0 "))
 			if p.Name == "" || l.lit {
-				t.Errorf("%q leaves the light lit: %t", p.Name, l.lit)
+				t.Errorf("%q leaves the LED lit: %t", p.Name, l.lit)
 			}
 		}
 		want := []string{nobody + " " + nobody, one + " " + one, two + " " + two}

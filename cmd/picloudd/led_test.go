@@ -63,8 +63,8 @@ func TestBoardLEDIsTheDaemonsWhileItRuns(t *testing.T) {
 
 func TestLEDOffGivesBackWhatACrashHasLeft(t *testing.T) {
 	dir, runtime := layBoard(t, "ACT", "none [mmc0] timer\n"), t.TempDir()
-	l := newLamp(mustLED(t, "led:ACT"), runtime, newLog(newStream(), 0, false)) // and nothing that ends it
-	if err := l.light.Set(true); err != nil {
+	l := newStatusLED(mustLED(t, "led:ACT"), runtime, newLog(newStream(), 0, false)) // and nothing that ends it
+	if err := l.device.Set(true); err != nil {
 		t.Fatal(err)
 	}
 	after := env{"LED": "led:ACT", "RUNTIME_DIRECTORY": runtime, "SERVICE_RESULT": "success"}
@@ -123,11 +123,11 @@ func TestLEDThatDoesNotWorkStopsNothing(t *testing.T) {
 func TestLEDThatFailsLaterIsLoggedOnceAndForgotten(t *testing.T) {
 	dir := layBoard(t, "ACT", "[mmc0]\n")
 	log := newStream()
-	l := newLamp(mustLED(t, "led:ACT"), "", newLog(log, 0, false))
+	l := newStatusLED(mustLED(t, "led:ACT"), "", newLog(log, 0, false))
 	if got := l.status(); got != ", LED on ACT" {
 		t.Errorf("the status ends with %q", got)
 	}
-	l.light.(*led.Board).Close()
+	l.device.(*led.Board).Close()
 	os.RemoveAll(dir)
 	l.run(t.Context(), func() led.State { return led.State{} })
 	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(l.status(), ", no LED: ") {
@@ -140,7 +140,7 @@ func TestLEDTestNamesEveryPattern(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	out := newStream()
 	ended := make(chan error, 1)
-	go func() { ended <- testLight(ctx, "led:ACT", out) }()
+	go func() { ended <- testLED(ctx, "led:ACT", out) }()
 	out.await(t, "ACT: running, nobody is connected")
 	cancel() // who has seen enough
 	if err := <-ended; err != nil {

@@ -16,16 +16,16 @@ import (
 // boardLEDs is where the kernel has its LEDs, one directory each. Tests have another.
 var boardLEDs = "/sys/class/leds"
 
-// A light is the status LED's device. Its name is what it prints as.
-type light interface {
-	led.Light
+// A device is an LED that is open. Its name is what it prints as.
+type device interface {
+	led.LED
 	io.Closer
 	fmt.Stringer
 }
 
-// openLight takes the LED that the settings name, and makes it dark. runtime is a directory that lives as long as the
+// openLED takes the LED that the settings name, and makes it dark. runtime is a directory that lives as long as the
 // service, or "".
-func openLight(at config.LED, runtime string) (light, error) {
+func openLED(at config.LED, runtime string) (device, error) {
 	if at.Board == "" {
 		return led.OpenGPIO(at.GPIO, at.ActiveLow)
 	}
@@ -36,30 +36,30 @@ func openLight(at config.LED, runtime string) (light, error) {
 	return led.OpenBoard(filepath.Join(boardLEDs, at.Board), keep)
 }
 
-// A lamp is the status LED and what has become of it: without one, or when it fails, the service goes on.
-type lamp struct {
-	light light
-	log   *slog.Logger
+// A statusLED is the LED of the settings and what has become of it: without one, or when it fails, the service goes on.
+type statusLED struct {
+	device device
+	log    *slog.Logger
 
 	mu  sync.Mutex
 	err error
 }
 
-func newLamp(at config.LED, runtime string, log *slog.Logger) *lamp {
-	l := &lamp{log: log}
+func newStatusLED(at config.LED, runtime string, log *slog.Logger) *statusLED {
+	l := &statusLED{log: log}
 	if at == (config.LED{}) {
 		return l
 	}
-	opened, err := openLight(at, runtime)
+	opened, err := openLED(at, runtime)
 	if err != nil {
 		l.fail(err)
 		return l
 	}
-	l.light = opened
+	l.device = opened
 	return l
 }
 
-func (l *lamp) fail(err error) {
+func (l *statusLED) fail(err error) {
 	l.log.Error("the status LED does not work, the service goes on without it", "error", err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -67,30 +67,30 @@ func (l *lamp) fail(err error) {
 }
 
 // run shows the state until ctx ends. It returns at once when there is no LED.
-func (l *lamp) run(ctx context.Context, state func() led.State) {
-	if l.light == nil {
+func (l *statusLED) run(ctx context.Context, state func() led.State) {
+	if l.device == nil {
 		return
 	}
-	if err := errors.Join(led.Run(ctx, l.light, state), l.light.Close()); err != nil {
+	if err := errors.Join(led.Run(ctx, l.device, state), l.device.Close()); err != nil {
 		l.fail(err)
 	}
 }
 
 // about is where the LED is, or why it does not work; both are empty when there is none.
-func (l *lamp) about() (at, fault string) {
+func (l *statusLED) about() (at, fault string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.err != nil:
 		return "", l.err.Error()
-	case l.light != nil:
-		return l.light.String(), ""
+	case l.device != nil:
+		return l.device.String(), ""
 	}
 	return "", ""
 }
 
 // status is what a line on the service's state ends with.
-func (l *lamp) status() string {
+func (l *statusLED) status() string {
 	switch at, fault := l.about(); {
 	case fault != "":
 		return ", no LED: " + fault
@@ -100,8 +100,8 @@ func (l *lamp) status() string {
 	return ""
 }
 
-// testLight shows a person every pattern with its name.
-func testLight(ctx context.Context, text string, stdout io.Writer) (err error) {
+// testLED shows a person every pattern with its name.
+func testLED(ctx context.Context, text string, stdout io.Writer) (err error) {
 	at, err := config.ParseLED(text)
 	if err != nil {
 		return err
@@ -109,7 +109,7 @@ func testLight(ctx context.Context, text string, stdout io.Writer) (err error) {
 	if at == (config.LED{}) {
 		return errors.New("-led-test: which LED? As in the setting LED, such as gpio17")
 	}
-	l, err := openLight(at, "")
+	l, err := openLED(at, "")
 	if err != nil {
 		return err
 	}
@@ -126,9 +126,9 @@ func testLight(ctx context.Context, text string, stdout io.Writer) (err error) {
 	return nil
 }
 
-// lightOff leaves the LED of the settings as it is without the service, when that could not do so itself: after an
+// turnLEDOff leaves the LED of the settings as it is without the service, when that could not do so itself: after an
 // orderly end, which the variable SERVICE_RESULT tells (systemd.exec(5)), there is nothing to do.
-func lightOff(getenv func(string) string) error {
+func turnLEDOff(getenv func(string) string) error {
 	at, err := config.ParseLED(getenv("LED"))
 	if err != nil {
 		return err
@@ -136,7 +136,7 @@ func lightOff(getenv func(string) string) error {
 	if at == (config.LED{}) || getenv("SERVICE_RESULT") == "success" {
 		return nil
 	}
-	l, err := openLight(at, getenv("RUNTIME_DIRECTORY"))
+	l, err := openLED(at, getenv("RUNTIME_DIRECTORY"))
 	if err != nil {
 		return err
 	}
