@@ -243,7 +243,7 @@ func (h *Hub) Publish(b *Batch, name, frame []byte, note Note) int {
 	return n
 }
 
-// last needs mu.
+// last copies the event's newest message. mu must be held.
 func (ev *event) last() Last {
 	return Last{Note{ev.at, ev.from, bytes.Clone(ev.preview[:min(ev.bytes, PreviewBytes)])}, int(ev.bytes)}
 }
@@ -263,7 +263,7 @@ func (c *Client) Traffic() (published, delivered uint64) {
 	return c.published.Load(), delivered
 }
 
-// find returns the place of the event in c.subs, or -1. It needs c.mu.
+// find returns the place of the event in c.subs, or -1. c.mu must be held.
 func (c *Client) find(name []byte) int {
 	for i, s := range c.subs {
 		if s.event.name == string(name) {
@@ -291,7 +291,7 @@ func (h *Hub) lookupOrCreate(name []byte) *event {
 	return ev
 }
 
-// dropAll needs c.mu.
+// dropAll ends all of c's subscriptions. c.mu must be held.
 func (h *Hub) dropAll(c *Client) {
 	for _, s := range c.subs {
 		h.drop(s)
@@ -299,8 +299,8 @@ func (h *Hub) dropAll(c *Client) {
 	c.subs = nil
 }
 
-// drop takes s out of its event: the last entry takes its place, so the cost does not grow with the subscribers. It
-// needs the client's mu.
+// drop takes s out of its event: the last entry takes its place, so the cost does not grow with the subscribers. The
+// client's mu must be held.
 func (h *Hub) drop(s *subscription) {
 	ev := s.event
 	ev.mu.Lock()

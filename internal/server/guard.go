@@ -92,8 +92,8 @@ func (g *guard) is(key string) bool {
 	return key != "" && subtle.ConstantTimeCompare(sum[:], g.key[:]) == 1
 }
 
-// mustWait is how long an address has to wait for its next guess. It needs the guard's mu; nil is an address without
-// wrong keys.
+// mustWait is how long an address has to wait for its next guess; nil is one without wrong keys. The guard's mu must
+// be held.
 func mustWait(known *rate.Limiter, now time.Time) time.Duration {
 	if known == nil {
 		return 0
@@ -101,7 +101,7 @@ func mustWait(known *rate.Limiter, now time.Time) time.Duration {
 	return time.Duration(max(0, 1-known.TokensAt(now)) * float64(time.Minute))
 }
 
-// forgetOne needs mu.
+// forgetOne makes room for another address. mu must be held.
 func (g *guard) forgetOne(now time.Time) {
 	var oldest netip.Addr
 	most := -1.0

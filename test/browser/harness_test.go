@@ -273,7 +273,7 @@ func (p *page) note(host string, event any) {
 	}
 }
 
-// request needs mu.
+// request counts a request, and notes one to another host. mu must be held.
 func (p *page) request(host, address string) {
 	p.requests++
 	if at, err := url.Parse(address); err != nil || at.Host != host {

@@ -107,7 +107,7 @@ func (c *client) unsubscribeAll(kind questionKind) error {
 	})
 }
 
-// goFrom needs mu.
+// goFrom says that the client gives up an event: what is published behind this point need not reach it. mu must be held.
 func (c *client) goFrom(e *event) {
 	if p := c.pages[e.name]; p != nil && !p.going {
 		p.going, p.until = true, e.behind()
@@ -264,7 +264,7 @@ func (c *client) hear(name string, n int) {
 	}
 }
 
-// settle takes note of an answer, or that there is none. It needs mu.
+// settle takes note of an answer, or that there is none. mu must be held.
 func (c *client) settle(q *question, acked bool) {
 	for _, e := range q.events {
 		p := c.pages[e.name]
@@ -280,7 +280,7 @@ func (c *client) settle(q *question, acked bool) {
 	}
 }
 
-// finish closes the account of an event. It needs mu.
+// finish closes the account of an event. mu must be held.
 func (c *client) finish(p *page, toTheEnd bool) {
 	delete(c.pages, p.event.name)
 	switch {
@@ -292,7 +292,7 @@ func (c *client) finish(p *page, toTheEnd bool) {
 	c.l.tally.page(c.name, p.event, &p.heard, p.from, p.until, toTheEnd)
 }
 
-// refusedWith takes note of an error. It needs mu.
+// refusedWith takes note of an error. mu must be held.
 func (c *client) refusedWith(q *question, payload []byte) {
 	switch {
 	case c.l.want(c.secure) != 0: // who is told is refused before
@@ -344,7 +344,7 @@ func (c *client) close(err error) {
 	c.l.ended(c.peer, err, c.busy)
 }
 
-// closePages needs mu.
+// closePages closes the accounts of all events. mu must be held.
 func (c *client) closePages(toTheEnd bool) {
 	for _, p := range c.pages {
 		c.finish(p, toTheEnd)
@@ -379,7 +379,7 @@ func (c *client) hush() {
 	<-c.ended
 }
 
-// left takes note of the end of a client that has left. It needs mu.
+// left takes note of the end of a client that has left. mu must be held.
 func (c *client) left(err error) {
 	if c.hushed {
 		return

@@ -48,7 +48,7 @@ func (t *tally) expected(of *int) {
 	*of++
 }
 
-// note needs mu.
+// note prints a line, up to maxNotes of them. mu must be held.
 func (t *tally) note(format string, args ...any) {
 	if t.notes++; t.notes <= maxNotes {
 		fmt.Fprintf(t.log, "restart: "+format+"\n", args...)
