@@ -81,7 +81,7 @@ func TestFieldsAreThoseOfTheCode(t *testing.T) {
 		"connection":   reflect.TypeFor[wire.Connection](),
 		"serverInfo":   reflect.TypeFor[wire.ServerInfo](),
 
-		"departure":         reflect.TypeFor[wire.Departure](),
+		"slowClient":        reflect.TypeFor[wire.SlowClient](),
 		"eventTraffic":      reflect.TypeFor[wire.EventTraffic](),
 		"lastMessage":       reflect.TypeFor[wire.LastMessage](),
 		"connectionTraffic": reflect.TypeFor[wire.ConnectionTraffic](),
@@ -113,7 +113,7 @@ func TestFieldsAreThoseOfTheCode(t *testing.T) {
 	}
 	same(t, "asyncapi.json: object schemas", objects, append(d.said(),
 		"delivery", "ack", "error", "httpError", "info", "subscription", "connection", "serverInfo",
-		"departure", "eventTraffic", "lastMessage", "connectionTraffic"))
+		"slowClient", "eventTraffic", "lastMessage", "connectionTraffic"))
 }
 
 func TestLengthsAreThoseOfTheCode(t *testing.T) {

@@ -91,7 +91,7 @@ func present(s wire.ServerInfo) string {
 }
 
 func total(s wire.ServerInfo) string {
-	return fmt.Sprintf("published %d, delivered %d, let go %d, wrong keys %d", s.Published, s.Delivered, s.LetGo, s.WrongKeys)
+	return fmt.Sprintf("published %d, delivered %d, slow clients closed %d, wrong keys %d", s.Published, s.Delivered, s.SlowClientsClosed, s.WrongKeys)
 }
 
 func lists(s settings, i wire.Info) string {

@@ -444,11 +444,11 @@ func TestInfoTable(t *testing.T) {
 		AllConnections: []wire.Connection{porch, attic},
 		CreatedAt:      now,
 		Server: wire.ServerInfo{Version: "0.1.0", UptimeSeconds: 3*3600 + 12*60 + 5, Connections: 2, MaxConnections: 8192,
-			Events: 1, Subscriptions: 2, Published: 120, Delivered: 240, LetGo: 3, WrongKeys: 4},
+			Events: 1, Subscriptions: 2, Published: 120, Delivered: 240, SlowClientsClosed: 3, WrongKeys: 4},
 	})
 	const want = `PiCloud 0.1.0, up 3h 12m
 connections 2 of 8192, events 1, subscriptions 2
-published 120, delivered 240, let go 3, wrong keys 4
+published 120, delivered 240, slow clients closed 3, wrong keys 4
 
 CLIENT      ADDRESS              CONNECTED
 Porch       192.168.99.1:62178   26s ago

@@ -169,7 +169,7 @@ func TestWatchHasNoColoursWhereTheyAreNotWanted(t *testing.T) {
 func TestWatchIsALineEachTimeInAPipe(t *testing.T) {
 	d := serve(t, "0")
 	w := call(t, environment(d, nil), "info", "--watch")
-	line := regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ connections 0 of 8192, events 0, subscriptions 0, published 0, delivered 0, let go 0, wrong keys 0$`)
+	line := regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ connections 0 of 8192, events 0, subscriptions 0, published 0, delivered 0, slow clients closed 0, wrong keys 0$`)
 	if got := w.line(w.out); !line.MatchString(got) {
 		t.Errorf("got %q", got)
 	}

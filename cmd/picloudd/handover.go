@@ -42,7 +42,7 @@ func openStore(stored []*os.File, limits conn.Limits, files int, log *slog.Logge
 	if len(known) > 0 {
 		store, conns, general, err := server.OpenStore(known, files-spareFiles-requests(files), requests(files))
 		if err != nil {
-			log.Warn("not all connections can be carried on", "error", err)
+			log.Warn("not all connections can be kept over this restart", "error", err)
 		}
 		if store != nil {
 			l.conns, l.general = conns, general
@@ -92,9 +92,9 @@ func ending(store *handover.Store, foreign int, log *slog.Logger) server.Ending 
 	again, stored, err := systemd.Restarting(ctx)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded): // a machine that is too busy
-		log.Info("taken for a restart", "error", err)
+		log.Info("systemd does not say whether this is a restart: taken for one", "error", err)
 	case err != nil:
-		log.Warn("taken for a restart", "error", err)
+		log.Warn("systemd does not say whether this is a restart: taken for one", "error", err)
 	}
 	switch files := len(store.Files()) + foreign; {
 	case !again:

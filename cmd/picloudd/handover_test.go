@@ -475,7 +475,7 @@ func TestStoreThatCannotBeReadCostsNoStart(t *testing.T) {
 			damage(m.stored)
 			m.mu.Unlock()
 			m.start()
-			m.stderr.await(t, "not all connections can be carried on")
+			m.stderr.await(t, "not all connections can be kept over this restart")
 			if _, _, err := g.ReadMessage(); err == nil {
 				t.Error("it got a message")
 			} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {

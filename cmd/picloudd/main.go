@@ -214,7 +214,7 @@ func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, st
 	parts.Go(func() error { return srv.Run(ctx, listeners...) })
 	if store != nil {
 		parts.Go(func() error {
-			return store.Run(ctx, func(err error) { log.Warn("what is kept of the connections cannot be tidied", "error", err) },
+			return store.Run(ctx, func(err error) { log.Warn("the store of the connections cannot be compacted", "error", err) },
 				srv.StoreFilling(), srv.WarnFilling)
 		})
 	}

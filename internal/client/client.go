@@ -37,7 +37,7 @@ type Options struct {
 	TLS *tls.Config
 
 	// OnMessage, when not nil, gets each message of the subscribed events, one at a time and in order, and none once
-	// Run's context has ended. Nothing is read while it runs: the server closes a client that falls too far behind, and
+	// Run's context has ended. Nothing is read while it runs: the server closes a client that is too slow, and
 	// a call made from within it that waits for the server never returns.
 	OnMessage func(wire.Delivery)
 

@@ -80,7 +80,7 @@ var settings = []row{
 		count(func(c *Config) *int { return &c.MaxConnections }, 1, 200_000)},
 	{"MAX_SUBSCRIPTIONS", "1024", "events that one connection may subscribe to",
 		count(func(c *Config) *int { return &c.MaxSubscriptions }, 1, 100_000)},
-	{"MAX_QUEUE_BYTES", "1M", "bytes that may wait for one connection before its client is let go",
+	{"MAX_QUEUE_BYTES", "1M", "bytes that may wait for one connection before it is closed as too slow",
 		queueSize(func(c *Config) *int { return &c.MaxQueueBytes }, kib+queueRoom, 256*mib)},
 	{"HEADER_TIMEOUT", "10s", "time in which a client sends its request headers",
 		duration(func(c *Config) *time.Duration { return &c.HeaderTimeout }, time.Second, 5*time.Minute)},

@@ -15,7 +15,7 @@ type LED interface {
 // A State is what an LED shows.
 type State struct {
 	Clients   int    // connected now
-	Incidents uint64 // times at which a client was let go or the limit was reached; it only grows
+	Incidents uint64 // times at which a slow client was closed or the limit was reached; it only grows
 }
 
 // Run shows the state until ctx ends or the LED fails, which is the error; then it leaves the LED dark. state is
@@ -112,7 +112,7 @@ func Patterns() []Pattern {
 		{"4 clients", twice(counts[4])},
 		{"5 clients", twice(counts[5])},
 		{"6 clients or more", twice(counts[fewest])},
-		{"a client was let go, or the connection limit is reached", incident},
+		{"a slow client was closed, or the connection limit is reached", incident},
 		{"not running", []step{{false, 2 * time.Second}}},
 	}
 }

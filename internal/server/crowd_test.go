@@ -126,7 +126,7 @@ func TestCrowdWakesAndLeavesAtOnce(t *testing.T) {
 	}
 }
 
-// The longest messages to a crowd: each gets them whole, and nobody is let go who reads.
+// The longest messages to a crowd: each gets them whole, and nobody is closed who reads.
 func TestLongestMessagesToACrowd(t *testing.T) {
 	const subscribers, messages, length = 150, 3, 64<<10 - 100
 	sv := start(t)

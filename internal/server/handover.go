@@ -182,7 +182,7 @@ func (s *Server) handOver(stopped func()) {
 // hold together is bounded, and who does not fit in is lost.
 func (s *Server) save() (saved, lost int) {
 	if err := s.cfg.Store.Compact(); err != nil { // what is not of use any more is in the way
-		s.log.Warn("what is kept of the connections cannot be tidied", "error", err)
+		s.log.Warn("the store of the connections cannot be compacted", "error", err)
 	}
 	type item struct {
 		holds  int // bytes
@@ -251,7 +251,7 @@ func (s *Server) saveRequest(sv front.Saved) error {
 	return set(kept, s.budget.all, kind, requestRecord{Local: sv.Local, Used: sv.Used, In: sv.In})
 }
 
-// Restore carries on the connections that another process has left, with the store that has them. It is called before
+// Restore takes over the connections that another process has left, with the store that has them. It is called before
 // Run; it is done when every client has its subscriptions again and none has been served.
 //
 // Up to one moment nothing changes in the store that matters to anybody, so that the next process finds what this one
@@ -265,7 +265,7 @@ func (s *Server) Restore(conns []handover.Connection, general []handover.Record)
 	s.commit(inh)
 	s.keepKey(inh)
 	if len(conns) > 0 {
-		s.log.Info("carried on", "connections", s.carriedOn, "ended", s.notCarriedOn, "process_was_killed", !inh.handedOver)
+		s.log.Info("connections kept over restart", "kept_over_restart", s.keptOverRestart, "lost_over_restart", s.lostOverRestart, "process_was_killed", !inh.handedOver)
 	}
 }
 
@@ -307,7 +307,7 @@ func (s *Server) inherit(conns []handover.Connection, general []handover.Record)
 			s.discard(l.Connection, err)
 			continue
 		}
-		s.carriedOn++
+		s.keptOverRestart++
 		if l.leaves || l.request != nil { // front does not keep connections
 			inh.forgotten[l.Kept] = true
 		}
@@ -328,7 +328,7 @@ func (s *Server) commit(inh inheritance) {
 }
 
 // keepKey records the key. It comes last: as long as the record is of another one, those who came in with that are not
-// carried on.
+// kept.
 func (s *Server) keepKey(inh inheritance) {
 	if !bytes.Equal(inh.key, s.guard.key[:]) {
 		s.forgotten(s.cfg.Store.Set(recordKey, "", s.guard.key[:]))
@@ -337,8 +337,8 @@ func (s *Server) keepKey(inh inheritance) {
 
 // discard ends a connection that another process has left.
 func (s *Server) discard(c handover.Connection, why error) {
-	s.notCarriedOn++
-	s.log.Debug("a connection cannot be carried on", "error", why)
+	s.lostOverRestart++
+	s.log.Debug("a connection cannot be kept over the restart", "error", why)
 	c.Discard()
 }
 
@@ -467,7 +467,7 @@ func (s *Server) beginRestored() {
 	slices.SortStableFunc(s.requests, func(a, b front.Saved) int { return cmp.Compare(len(b.In), len(a.In)) })
 	for _, r := range s.requests {
 		if err := s.front.Restore(r); err != nil {
-			s.log.Debug("an HTTP connection cannot be carried on", "error", err)
+			s.log.Debug("an HTTP connection cannot be kept over the restart", "error", err)
 		}
 	}
 	s.begin, s.requests = nil, nil

@@ -337,7 +337,7 @@ func TestNothingIsLostDoubledOrRefusedOverRestarts(t *testing.T) {
 	}
 }
 
-// Whatever is found in the store, the server starts, serves, and leaves nothing behind of what it could not carry on.
+// Whatever is found in the store, the server starts, serves, and leaves nothing behind of what it could not keep.
 func TestStrangeRecordsEndTheirConnectionOnly(t *testing.T) {
 	for name, damage := range map[string]func(k *handover.Kept){
 		"client is no JSON":              func(k *handover.Kept) { k.Set(recordClient, "", []byte("{")) },

@@ -286,7 +286,7 @@ func TestSubscribingTo100000Events(t *testing.T) {
 	sv.stillServes(t)
 }
 
-func TestSlowReaderIsLetGo(t *testing.T) {
+func TestSlowReaderIsClosed(t *testing.T) {
 	sv := startTight(t)
 	fast, slow, pub := sv.subscriber(t, "Fast"), sv.subscriber(t, `Slow "reader"`), sv.publisher(t, "P")
 	for _, p := range []*peer{fast, slow} {
@@ -310,12 +310,12 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 			}
 		}
 	}
-	letGo := func() (server uint64, listed int) {
+	closed := func() (server uint64, listed int) {
 		t.Helper()
 		info := sv.watch(t).info()
-		return info.Server.LetGo, len(info.AllConnections)
+		return info.Server.SlowClientsClosed, len(info.AllConnections)
 	}
-	for gone := uint64(0); gone == 0; gone, _ = letGo() {
+	for gone := uint64(0); gone == 0; gone, _ = closed() {
 		if round(); n > 1<<16 {
 			t.Fatalf("the slow one is still there after %d messages of 4 KiB", n)
 		}
@@ -344,10 +344,10 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 		got++
 	}
 	if got >= atLeast {
-		t.Errorf("it was let go although it got all %d messages", got)
+		t.Errorf("it was closed although it got all %d messages", got)
 	}
 	if queue := (atLeast - got) * len(blob); queue < sv.cfg.Limits.QueueBytes/2 {
-		t.Errorf("it was let go with some %d bytes waiting, the limit is %d", queue, sv.cfg.Limits.QueueBytes)
+		t.Errorf("it was closed with some %d bytes waiting, the limit is %d", queue, sv.cfg.Limits.QueueBytes)
 	}
 	slow.raw(frame(fin|opClose, []byte{0x03, 0xf5}))
 	slow.ended()
@@ -355,22 +355,22 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 	for range 5 { // nobody else has lost anything, and it is counted and logged once
 		round()
 	}
-	if server, listed := letGo(); server != 1 || listed != 2 {
-		t.Errorf("let_go %d with %d clients, want 1 with 2", server, listed)
+	if server, listed := closed(); server != 1 || listed != 2 {
+		t.Errorf("slow_clients_closed %d with %d clients, want 1 with 2", server, listed)
 	}
-	latest := sv.watch(t).info().Server.LetGoLatest
+	latest := sv.watch(t).info().Server.SlowClientsClosedLatest
 	if len(latest) != 1 || latest[0].ClientName != `Slow "reader"` || latest[0].IPAddress != slow.LocalAddr().String() ||
-		latest[0].Reason != "reads too slowly: its queue is full" || time.Since(latest[0].LetGoAt) > patience {
-		t.Errorf("let_go_latest: %+v", latest)
+		latest[0].Reason != "reads too slowly: its queue is full" || time.Since(latest[0].ClosedAt) > patience {
+		t.Errorf("slow_clients_closed_latest: %+v", latest)
 	}
 	if clients, incidents := sv.Load(); clients != 2 || incidents != 1 {
 		t.Errorf("%d clients and %d incidents, want 2 and 1", clients, incidents)
 	}
 	a := sv.request(t, "GET", "/metrics", "", "X-API-Key", testKey)
-	if samples, err := parseMetrics(a.body); err != nil || samples["picloud_let_go_total"] != 1 {
-		t.Errorf("picloud_let_go_total is %v, want 1 (%v)", samples["picloud_let_go_total"], err)
+	if samples, err := parseMetrics(a.body); err != nil || samples["picloud_slow_clients_closed_total"] != 1 {
+		t.Errorf("picloud_slow_clients_closed_total is %v, want 1 (%v)", samples["picloud_slow_clients_closed_total"], err)
 	}
-	lines := sv.log.lines(t, "client let go")
+	lines := sv.log.lines(t, "slow client closed")
 	if len(lines) != 1 || lines[0]["level"] != "WARN" || lines[0]["client_name"] != `Slow "reader"` || lines[0]["address"] != slow.LocalAddr().String() {
 		t.Errorf("logged %v, want one warning with name and address", lines)
 	}
@@ -399,11 +399,11 @@ func TestPingFloodWithoutReading(t *testing.T) {
 			}
 		}
 	})
-	w.until("the flood's end", func(i wire.Info) bool { return i.Server.LetGo == 1 && len(i.AllConnections) == 0 })
+	w.until("the flood's end", func(i wire.Info) bool { return i.Server.SlowClientsClosed == 1 && len(i.AllConnections) == 0 })
 	sv.stillServes(t)
 	p.Close()
 	flooding.Wait()
-	if lines := sv.log.lines(t, "client let go"); len(lines) != 1 {
+	if lines := sv.log.lines(t, "slow client closed"); len(lines) != 1 {
 		t.Errorf("logged %v, want it once", lines)
 	}
 }
@@ -721,11 +721,11 @@ func TestNeitherKeyNorPayloadIsLogged(t *testing.T) {
 	x := dial(t, "tcp", sv.addr)
 	x.raw([]byte("GET /" + payload + "?apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\n" + payload + testKey + "\r\n\r\n"))
 	x.response("GET")
-	// A reader that is let go.
+	// A slow reader.
 	slow := sv.subscriber(t, "slow")
 	slow.ask(`{"action":"subscribe","event":"big","id":1}`)
 	body := `{"event":"big","data":"` + strings.Repeat(payload, 5000) + `"}`
-	for sv.letGo.Load() == 0 {
+	for sv.slow.Load() == 0 {
 		if a := sv.post(t, body); a.status != http.StatusCreated {
 			t.Fatalf("status %d %q", a.status, a.body)
 		}
@@ -737,7 +737,7 @@ func TestNeitherKeyNorPayloadIsLogged(t *testing.T) {
 	sv.request(t, "GET", "/info", "", "X-API-Key", wrongKey).refuses(t, http.StatusUnauthorized, "key")
 	sv.request(t, "GET", "/info", "", "X-API-Key", testKey).refuses(t, http.StatusTooManyRequests, "key")
 	sv.stop()
-	for _, msg := range []string{"client connected", "client disconnected", "client lost", "client let go", "handshake failed",
+	for _, msg := range []string{"client connected", "client disconnected", "client lost", "slow client closed", "handshake failed",
 		"connection limit reached, new clients are refused", "an address has sent too many wrong keys and may try one a minute from now on"} {
 		if len(sv.log.lines(t, msg)) == 0 {
 			t.Errorf("no line says %q: this test does not see what it is for", msg)

@@ -130,7 +130,7 @@ func (s *Server) snapshot() []byte {
 		CreatedAt:      time.Now().UTC(),
 		Server:         s.state(),
 	}
-	info.Server.LetGoLatest = s.letGo.list()
+	info.Server.SlowClientsClosedLatest = s.slow.list()
 	info.Server.EventTraffic = make([]wire.EventTraffic, len(events))
 	for i, ev := range events {
 		info.Subscriptions[i] = wire.Subscription{Name: ev.Name, Connections: connections(ev.Clients)}
@@ -189,57 +189,57 @@ func (s *Server) state() wire.ServerInfo {
 	about := s.about()
 	resident, _ := residentBytes() // 0 where the system does not tell
 	return wire.ServerInfo{
-		Version:          s.cfg.Version,
-		UptimeSeconds:    int64(time.Since(s.began).Seconds()),
-		Connections:      s.conns.Len(),
-		MaxConnections:   s.cfg.Limits.Connections,
-		Events:           n.Events,
-		Subscriptions:    n.Subscriptions,
-		Published:        n.Published,
-		Delivered:        n.Delivered,
-		LetGo:            s.letGo.Load(),
-		WrongKeys:        s.guard.wrong.Load(),
-		TimesFull:        s.conns.Filled(),
-		CarriedOn:        s.carriedOn,
-		NotCarriedOn:     s.notCarriedOn,
-		Port:             about.Port,
-		TLS:              about.TLS,
-		LED:              about.LED,
-		LEDError:         about.LEDError,
-		MaxMessageBytes:  s.cfg.Limits.MessageBytes,
-		MaxQueueBytes:    s.cfg.Limits.QueueBytes,
-		MaxSubscriptions: s.cfg.Subscriptions,
-		ResidentBytes:    resident,
-		CPUSeconds:       math.Round(cpuSeconds()*1000) / 1000,
+		Version:                s.cfg.Version,
+		UptimeSeconds:          int64(time.Since(s.began).Seconds()),
+		Connections:            s.conns.Len(),
+		MaxConnections:         s.cfg.Limits.Connections,
+		Events:                 n.Events,
+		Subscriptions:          n.Subscriptions,
+		Published:              n.Published,
+		Delivered:              n.Delivered,
+		SlowClientsClosed:      s.slow.Load(),
+		WrongKeys:              s.guard.wrong.Load(),
+		ConnectionLimitReached: s.conns.Filled(),
+		KeptOverRestart:        s.keptOverRestart,
+		LostOverRestart:        s.lostOverRestart,
+		Port:                   about.Port,
+		TLS:                    about.TLS,
+		LED:                    about.LED,
+		LEDError:               about.LEDError,
+		MaxMessageBytes:        s.cfg.Limits.MessageBytes,
+		MaxQueueBytes:          s.cfg.Limits.QueueBytes,
+		MaxSubscriptions:       s.cfg.Subscriptions,
+		ResidentMemoryBytes:    resident,
+		CPUSeconds:             math.Round(cpuSeconds()*1000) / 1000,
 	}
 }
 
-// departures counts the clients that were let go, and remembers the latest of them.
-type departures struct {
+// slowClients counts the slow clients that were closed, and remembers the latest of them.
+type slowClients struct {
 	atomic.Uint64
 
 	mu     sync.Mutex
-	latest []wire.Departure // the newest last
+	latest []wire.SlowClient // the newest last
 }
 
-// mostDepartures is how many are remembered.
-const mostDepartures = 20
+// mostSlowClients is how many are remembered.
+const mostSlowClients = 20
 
-func (d *departures) note(name, addr string, why error) {
-	d.Add(1)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.latest) == mostDepartures {
-		d.latest = slices.Delete(d.latest, 0, 1)
+func (c *slowClients) note(name, addr string, why error) {
+	c.Add(1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.latest) == mostSlowClients {
+		c.latest = slices.Delete(c.latest, 0, 1)
 	}
-	d.latest = append(d.latest, wire.Departure{ClientName: name, IPAddress: addr, LetGoAt: time.Now().UTC(), Reason: why.Error()})
+	c.latest = append(c.latest, wire.SlowClient{ClientName: name, IPAddress: addr, ClosedAt: time.Now().UTC(), Reason: why.Error()})
 }
 
 // list has the newest first.
-func (d *departures) list() []wire.Departure {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	list := slices.Clone(d.latest)
+func (c *slowClients) list() []wire.SlowClient {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := slices.Clone(c.latest)
 	slices.Reverse(list)
 	return list
 }
@@ -262,16 +262,16 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	metric("subscriptions", "gauge", "Subscriptions of all connections.", st.Subscriptions)
 	metric("published_total", "counter", "Messages accepted from publishers.", st.Published)
 	metric("delivered_total", "counter", "Messages put into subscribers' queues.", st.Delivered)
-	metric("let_go_total", "counter", "Connections closed because they read too slowly.", st.LetGo)
+	metric("slow_clients_closed_total", "counter", "Connections closed because they read too slowly.", st.SlowClientsClosed)
 	metric("wrong_keys_total", "counter", "Requests with a wrong key.", st.WrongKeys)
-	metric("carried_on", "gauge", "Connections that came from the process before this one.", st.CarriedOn)
-	metric("not_carried_on", "gauge", "Connections of the process before this one that had to be ended.", st.NotCarriedOn)
+	metric("kept_over_restart", "gauge", "Connections that came from the process before this one.", st.KeptOverRestart)
+	metric("lost_over_restart", "gauge", "Connections of the process before this one that had to be ended.", st.LostOverRestart)
 	metric("log_lines_dropped_total", "counter", "Lines that the log has not taken.", s.about().LogLinesDropped)
 	metric("uptime_seconds", "gauge", "Time since the start.", st.UptimeSeconds)
 	metric("goroutines", "gauge", "Goroutines of the process.", runtime.NumGoroutine())
 	metric("memory_bytes", "gauge", "Memory that the Go runtime has from the system.", mem.Sys-mem.HeapReleased)
-	if st.ResidentBytes > 0 {
-		metric("resident_bytes", "gauge", "Memory of the process that is in RAM.", st.ResidentBytes)
+	if st.ResidentMemoryBytes > 0 {
+		metric("resident_bytes", "gauge", "Memory of the process that is in RAM.", st.ResidentMemoryBytes)
 	}
 	metric("cpu_seconds_total", "counter", "Processor time of the process.", st.CPUSeconds)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")

@@ -74,14 +74,39 @@ func TestPreviewEndsWithAWholeCharacter(t *testing.T) {
 	}
 }
 
-func TestLatestDeparturesAreKeptAndAllAreCounted(t *testing.T) {
-	var d departures
-	for i := range mostDepartures + 5 {
+func TestLatestSlowClientsAreKeptAndAllAreCounted(t *testing.T) {
+	var d slowClients
+	for i := range mostSlowClients + 5 {
 		d.note(fmt.Sprint("client ", i), "local", errors.New("slow"))
 	}
 	list := d.list()
-	if d.Load() != mostDepartures+5 || len(list) != mostDepartures || list[0].ClientName != "client 24" || list[19].ClientName != "client 5" {
+	if d.Load() != mostSlowClients+5 || len(list) != mostSlowClients || list[0].ClientName != "client 24" || list[19].ClientName != "client 5" {
 		t.Errorf("%d counted, listed: %+v", d.Load(), list)
+	}
+}
+
+func TestInfoMetricsAndLogTellWhoWasKeptOverARestart(t *testing.T) {
+	l := found(t)
+	for range 3 {
+		l.subscriber(t, "A").ask(`{"action":"subscribe","event":"e","id":1}`)
+	}
+	unknown := l.conns.All()[0].Kept()
+	l.between = func() {
+		if err := unknown.Delete(recordClient, ""); err != nil { // nothing tells who it is
+			t.Fatal(err)
+		}
+	}
+	l.restart()
+	lines := l.log.lines(t, "connections kept over restart")
+	if len(lines) != 1 || lines[0]["kept_over_restart"] != "2" || lines[0]["lost_over_restart"] != "1" || lines[0]["process_was_killed"] != "false" {
+		t.Errorf("logged %v, want one line with 2 kept and 1 lost", lines)
+	}
+	samples, err := parseMetrics(l.request(t, "GET", "/metrics", "", "X-API-Key", testKey).body)
+	if err != nil || samples["picloud_kept_over_restart"] != 2 || samples["picloud_lost_over_restart"] != 1 {
+		t.Errorf("the metrics have %v and %v (%v), want 2 and 1", samples["picloud_kept_over_restart"], samples["picloud_lost_over_restart"], err)
+	}
+	if s := l.watch(t).info().Server; s.KeptOverRestart != 2 || s.LostOverRestart != 1 {
+		t.Errorf("the info has %d and %d, want 2 and 1", s.KeptOverRestart, s.LostOverRestart)
 	}
 }
 

@@ -94,7 +94,7 @@ func TestClientsLeaveWhileOneProcessFollowsTheOther(t *testing.T) {
 	}
 }
 
-// A slow reader whose queue overflows while the next process begins is let go, and nobody else notices.
+// A slow reader whose queue overflows while the next process begins is closed, and nobody else notices.
 func TestQueueOverflowsWhileOneProcessFollowsTheOther(t *testing.T) {
 	const bystanders, most = 1500, 256 << 10
 	l := found(t, func(c *Config) { c.Limits.QueueBytes = most })

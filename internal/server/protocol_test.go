@@ -52,7 +52,7 @@ package server
 //
 //	1001                                                             TestStopDeliversWhatIsQueuedThenSays1001
 //	1012: is not sent yet, see the server that restarts
-//	1013                                                             TestSlowReaderIsLetGo
+//	1013                                                             TestSlowReaderIsClosed
 //	1008: no limit of the table ends in it
 //
 // Info
@@ -67,7 +67,7 @@ package server
 //	message                                                          TestMessageLimit
 //	connections                                                      TestConnectionLimit
 //	subscriptions                                                    TestSubscriptionLimit, TestSubscribingTo100000Events
-//	queue                                                            TestSlowReaderIsLetGo
+//	queue                                                            TestSlowReaderIsClosed
 //	time to send request headers                                     TestHalfSentHeadersAreCutOff
 //	wrong keys                                                       TestWrongKeysFromOneAddress, TestGuard…
 //	ping                                                             TestPingsAreSent, TestPeerWhoseKernelIsSilentIsGone
@@ -926,9 +926,9 @@ func TestInfoHasTheSeedsShape(t *testing.T) {
 			t.Errorf("%s: created_at %v (%v)", from, at, err)
 		}
 		shape(t, from, info["server"], `{"version":0,"uptime_seconds":0,"connections":0,"max_connections":0,"events":0,"subscriptions":0,
-			"published":0,"delivered":0,"let_go":0,"wrong_keys":0,"times_full":0,"carried_on":0,"not_carried_on":0,"port":0,"tls":false,"led":"","led_error":"",
-			"max_message_bytes":0,"max_queue_bytes":0,"max_subscriptions":0,"resident_bytes":0,"cpu_seconds":0,
-			"let_go_latest":[],"event_traffic":[],"connection_traffic":[]}`)
+			"published":0,"delivered":0,"slow_clients_closed":0,"wrong_keys":0,"connection_limit_reached":0,"kept_over_restart":0,"lost_over_restart":0,"port":0,"tls":false,"led":"","led_error":"",
+			"max_message_bytes":0,"max_queue_bytes":0,"max_subscriptions":0,"resident_memory_bytes":0,"cpu_seconds":0,
+			"slow_clients_closed_latest":[],"event_traffic":[],"connection_traffic":[]}`)
 		if got := rawKeys(t, info["server"])["version"]; got != `"v0-test"` {
 			t.Errorf("%s: version %s", from, got)
 		}
@@ -971,11 +971,11 @@ func TestInfoCounts(t *testing.T) {
 	sv.request(t, "GET", "/info", "", "X-API-Key", wrongKey)
 	sv.request(t, "GET", "/info", "")
 	got := sv.watch(t).info().Server
-	if got.ResidentBytes < 1<<20 || got.CPUSeconds <= 0 {
-		t.Errorf("%d bytes resident and %v s of CPU time", got.ResidentBytes, got.CPUSeconds)
+	if got.ResidentMemoryBytes < 1<<20 || got.CPUSeconds <= 0 {
+		t.Errorf("%d bytes resident and %v s of CPU time", got.ResidentMemoryBytes, got.CPUSeconds)
 	}
-	got.UptimeSeconds, got.ResidentBytes, got.CPUSeconds = 0, 0, 0
-	got.LetGoLatest, got.EventTraffic, got.ConnectionTraffic = nil, nil, nil
+	got.UptimeSeconds, got.ResidentMemoryBytes, got.CPUSeconds = 0, 0, 0
+	got.SlowClientsClosedLatest, got.EventTraffic, got.ConnectionTraffic = nil, nil, nil
 	want := wire.ServerInfo{
 		Version: "v0-test", Connections: 3, MaxConnections: 8192, Events: 3, Subscriptions: 4, Published: 2, Delivered: 2, WrongKeys: 1,
 		MaxMessageBytes: 64 << 10, MaxQueueBytes: 1 << 20, MaxSubscriptions: 1024,
@@ -1214,7 +1214,7 @@ func TestMetricsArePrometheusText(t *testing.T) {
 	}
 	for name, want := range map[string]float64{
 		"picloud_connections": 1, "picloud_connections_max": 8192, "picloud_events": 1, "picloud_subscriptions": 1,
-		"picloud_published_total": 1, "picloud_delivered_total": 1, "picloud_let_go_total": 0, "picloud_wrong_keys_total": 1,
+		"picloud_published_total": 1, "picloud_delivered_total": 1, "picloud_slow_clients_closed_total": 0, "picloud_wrong_keys_total": 1,
 	} {
 		if got, ok := samples[name]; !ok || got != want {
 			t.Errorf("%s is %v (there: %t), want %v", name, got, ok, want)

@@ -98,12 +98,13 @@ type Server struct {
 	// joining is held for reading from the handshake of a WebSocket until it is among conns: in between nobody else has it.
 	joining sync.RWMutex
 
-	// What Restore has made and Run begins with, and how much of it there was.
-	begin                   []func()
-	requests                []front.Saved
-	carriedOn, notCarriedOn int
+	// What Restore has made and Run begins with, and how many connections that and the others were.
+	begin    []func()
+	requests []front.Saved
 
-	letGo       departures
+	keptOverRestart, lostOverRestart int
+
+	slow        slowClients
 	fullWarning warning // connections
 	roomWarning warning // subscriptions
 	budget      budget  // of the store
@@ -336,10 +337,10 @@ func (s *Server) Status() string {
 	return count(n.Clients, "client") + ", " + count(n.Events, "event")
 }
 
-// Load is how many clients are connected, and how often since the start one was let go or the connection limit was
+// Load is how many clients are connected, and how often since the start a slow one was closed or the connection limit was
 // reached.
 func (s *Server) Load() (clients int, incidents uint64) {
-	return s.hub.Counts().Clients, s.letGo.Load() + s.conns.Filled()
+	return s.hub.Counts().Clients, s.slow.Load() + s.conns.Filled()
 }
 
 func count(n int, what string) string {

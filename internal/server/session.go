@@ -195,14 +195,14 @@ func (ss *session) Closed(why error) {
 	ss.server.closed(ss.conn, ss.client.Name, why)
 }
 
-// closed notes the end of a connection: what an operator wants to know of is a client that was let go.
+// closed notes the end of a connection: what an operator wants to know of is a slow client that was closed.
 func (s *Server) closed(c *conn.Conn, name string, why error) {
 	addr := c.Addr()
 	s.forgotten(c.Kept().End())
 	switch {
 	case errors.Is(why, conn.ErrTooSlow), errors.Is(why, conn.ErrStalled):
-		s.letGo.note(name, addr, why)
-		s.log.Warn("client let go", "client_name", name, "address", addr, "reason", why)
+		s.slow.note(name, addr, why)
+		s.log.Warn("slow client closed", "client_name", name, "address", addr, "reason", why)
 	case errors.Is(why, conn.ErrGoodbye), errors.Is(why, conn.ErrClosed), errors.Is(why, io.EOF):
 		s.log.Debug("client disconnected", "client_name", name, "address", addr)
 	default:

@@ -41,44 +41,44 @@ type Connection struct {
 	ConnectedAt time.Time `json:"connected_at"`
 }
 
-// ServerInfo is the server's own state. Published, Delivered, LetGo, WrongKeys and TimesFull
+// ServerInfo is the server's own state. Published, Delivered, SlowClientsClosed, WrongKeys and ConnectionLimitReached
 // count since its start.
 type ServerInfo struct {
-	Version          string  `json:"version"`
-	UptimeSeconds    int64   `json:"uptime_seconds"`
-	Connections      int     `json:"connections"`
-	MaxConnections   int     `json:"max_connections"`
-	Events           int     `json:"events"`
-	Subscriptions    int     `json:"subscriptions"`
-	Published        uint64  `json:"published"`
-	Delivered        uint64  `json:"delivered"`
-	LetGo            uint64  `json:"let_go"`
-	WrongKeys        uint64  `json:"wrong_keys"`
-	TimesFull        uint64  `json:"times_full"`
-	CarriedOn        int     `json:"carried_on"`     // connections from the process before
-	NotCarriedOn     int     `json:"not_carried_on"` // those that had to be ended
-	Port             int     `json:"port"`           // 0 without one
-	TLS              bool    `json:"tls"`
-	LED              string  `json:"led"`       // where it is; empty: there is none
-	LEDError         string  `json:"led_error"` // why it does not work
-	MaxMessageBytes  int     `json:"max_message_bytes"`
-	MaxQueueBytes    int     `json:"max_queue_bytes"`
-	MaxSubscriptions int     `json:"max_subscriptions"`
-	ResidentBytes    int     `json:"resident_bytes"`
-	CPUSeconds       float64 `json:"cpu_seconds"`
+	Version                string  `json:"version"`
+	UptimeSeconds          int64   `json:"uptime_seconds"`
+	Connections            int     `json:"connections"`
+	MaxConnections         int     `json:"max_connections"`
+	Events                 int     `json:"events"`
+	Subscriptions          int     `json:"subscriptions"`
+	Published              uint64  `json:"published"`
+	Delivered              uint64  `json:"delivered"`
+	SlowClientsClosed      uint64  `json:"slow_clients_closed"`
+	WrongKeys              uint64  `json:"wrong_keys"`
+	ConnectionLimitReached uint64  `json:"connection_limit_reached"`
+	KeptOverRestart        int     `json:"kept_over_restart"` // connections from the process before
+	LostOverRestart        int     `json:"lost_over_restart"` // those that had to be ended
+	Port                   int     `json:"port"`              // 0 without one
+	TLS                    bool    `json:"tls"`
+	LED                    string  `json:"led"`       // where it is; empty: there is none
+	LEDError               string  `json:"led_error"` // why it does not work
+	MaxMessageBytes        int     `json:"max_message_bytes"`
+	MaxQueueBytes          int     `json:"max_queue_bytes"`
+	MaxSubscriptions       int     `json:"max_subscriptions"`
+	ResidentMemoryBytes    int     `json:"resident_memory_bytes"`
+	CPUSeconds             float64 `json:"cpu_seconds"`
 
-	LetGoLatest []Departure `json:"let_go_latest"` // the newest first
+	SlowClientsClosedLatest []SlowClient `json:"slow_clients_closed_latest"` // the newest first
 
 	// Entry for entry about Info's Subscriptions and AllConnections, whose own shape is the seed's.
 	EventTraffic      []EventTraffic      `json:"event_traffic"`
 	ConnectionTraffic []ConnectionTraffic `json:"connection_traffic"`
 }
 
-// Departure is a client that was let go.
-type Departure struct {
+// SlowClient is a client that was closed because it read too slowly.
+type SlowClient struct {
 	ClientName string    `json:"client_name"`
 	IPAddress  string    `json:"ip_address"`
-	LetGoAt    time.Time `json:"let_go_at"`
+	ClosedAt   time.Time `json:"closed_at"`
 	Reason     string    `json:"reason"`
 }
 
@@ -137,11 +137,11 @@ func AppendInfo(dst []byte, i *Info) []byte {
 	dst = appendInt(dst, `,"subscriptions":`, s.Subscriptions)
 	dst = appendInt(dst, `,"published":`, s.Published)
 	dst = appendInt(dst, `,"delivered":`, s.Delivered)
-	dst = appendInt(dst, `,"let_go":`, s.LetGo)
+	dst = appendInt(dst, `,"slow_clients_closed":`, s.SlowClientsClosed)
 	dst = appendInt(dst, `,"wrong_keys":`, s.WrongKeys)
-	dst = appendInt(dst, `,"times_full":`, s.TimesFull)
-	dst = appendInt(dst, `,"carried_on":`, s.CarriedOn)
-	dst = appendInt(dst, `,"not_carried_on":`, s.NotCarriedOn)
+	dst = appendInt(dst, `,"connection_limit_reached":`, s.ConnectionLimitReached)
+	dst = appendInt(dst, `,"kept_over_restart":`, s.KeptOverRestart)
+	dst = appendInt(dst, `,"lost_over_restart":`, s.LostOverRestart)
 	dst = appendInt(dst, `,"port":`, s.Port)
 	dst = strconv.AppendBool(append(dst, `,"tls":`...), s.TLS)
 	dst = appendText(dst, `,"led":`, s.LED)
@@ -149,14 +149,14 @@ func AppendInfo(dst []byte, i *Info) []byte {
 	dst = appendInt(dst, `,"max_message_bytes":`, s.MaxMessageBytes)
 	dst = appendInt(dst, `,"max_queue_bytes":`, s.MaxQueueBytes)
 	dst = appendInt(dst, `,"max_subscriptions":`, s.MaxSubscriptions)
-	dst = appendInt(dst, `,"resident_bytes":`, s.ResidentBytes)
+	dst = appendInt(dst, `,"resident_memory_bytes":`, s.ResidentMemoryBytes)
 	dst = strconv.AppendFloat(append(dst, `,"cpu_seconds":`...), s.CPUSeconds, 'f', -1, 64)
-	dst = append(dst, `,"let_go_latest":`...)
-	dst = appendList(dst, s.LetGoLatest, func(dst []byte, d *Departure) []byte {
-		dst = appendText(dst, `{"client_name":`, d.ClientName)
-		dst = appendText(dst, `,"ip_address":`, d.IPAddress)
-		dst = appendTime(dst, `,"let_go_at":`, d.LetGoAt)
-		dst = appendText(dst, `,"reason":`, d.Reason)
+	dst = append(dst, `,"slow_clients_closed_latest":`...)
+	dst = appendList(dst, s.SlowClientsClosedLatest, func(dst []byte, c *SlowClient) []byte {
+		dst = appendText(dst, `{"client_name":`, c.ClientName)
+		dst = appendText(dst, `,"ip_address":`, c.IPAddress)
+		dst = appendTime(dst, `,"closed_at":`, c.ClosedAt)
+		dst = appendText(dst, `,"reason":`, c.Reason)
 		return append(dst, '}')
 	})
 	dst = append(dst, `,"event_traffic":`...)

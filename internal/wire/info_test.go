@@ -79,7 +79,7 @@ func TestInfoIsWrittenAsEncodingJSONWouldWriteIt(t *testing.T) {
 
 func TestEmptyListsOfInfoAreEmptyArrays(t *testing.T) {
 	text := string(AppendInfo(nil, &Info{Subscriptions: []Subscription{{Name: "test"}}}))
-	for _, list := range []string{"connections", "all_connections", "let_go_latest", "event_traffic", "connection_traffic"} {
+	for _, list := range []string{"connections", "all_connections", "slow_clients_closed_latest", "event_traffic", "connection_traffic"} {
 		if !strings.Contains(text, `"`+list+`":[]`) {
 			t.Errorf("%s is no empty array: %s", list, text)
 		}

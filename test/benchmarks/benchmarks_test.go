@@ -66,7 +66,7 @@ func TestGoalsAreHeldAgainstWhatWasMeasured(t *testing.T) {
 		"latency p99, 100 subscribers, 100 messages a second: to nats-server's": "0.9, at most 1, met",
 		"latency p99, 100 subscribers, 100 messages a second: to Centrifugo's":  "–, at most 1, **not met**",
 		"one stalled reader of 100: lost by the others":                         "0, at most 0, met",
-		"the same: the stalled one is let go":                                   "after 2.5 s, let go, met",
+		"the same: the stalled one is closed":                                   "after 2.5 s, closed, met",
 		"the same: memory over that before; the queue's limit":                  "2 MiB, at most 1 MiB, **not met**",
 		"`test/load`, churn: left behind":                                       "2 goroutines, at most 0 goroutines, **not met**",
 	} {

@@ -195,7 +195,7 @@ func (r results) goalTable() string {
 	goal("10,000 idle connections: memory for each", r.median("S5", us, primary["S5"]), 2, " KiB")
 	goal("one stalled reader of 100: lost by the others", r.most("S6", us, "lost_healthy"), 0, "")
 	goal("the same: others that were closed", r.most("S6", us, "healthy_closed"), 0, "")
-	rows = append(rows, []string{"the same: the stalled one is let go", r.letGo(us), "let go", verdict(r.letGo(us) != "no" && r.letGo(us) != "–")})
+	rows = append(rows, []string{"the same: the stalled one is closed", r.closedAfter(us), "closed", verdict(r.closedAfter(us) != "no" && r.closedAfter(us) != "–")})
 	goal("the same: memory over that before; the queue's limit", r.median("S6", us, growth), 1, " MiB")
 	goal("start to first accepted connection", r.median("S7", us, "tcp_accept_ms"), 10, " ms")
 	goal("memory of an idle server", r.median("S7", us, "idle_rss_kib")/1024, 8, " MiB")
@@ -207,8 +207,8 @@ func (r results) goalTable() string {
 	return table([]string{"", "measured", "goal", ""}, rows)
 }
 
-// letGo says how a peer ended its stalled reader.
-func (r results) letGo(peer string) string {
+// closedAfter says how a peer ended its stalled reader.
+func (r results) closedAfter(peer string) string {
 	said := "–"
 	for _, run := range r.of("S6", peer) {
 		end, _ := run["slow_end"].(string)
@@ -243,10 +243,10 @@ func (r results) peerTable() string {
 			known(p50, "%.2f / %.2f", p50, p99),
 			known(memory, "%.1f", memory),
 			known(start, "%.0f / %.1f", start, idle),
-			known(lost, "%.0f / +%.0f / %s", lost, r.median("S6", n.peer, growth), r.letGo(n.peer))))
+			known(lost, "%.0f / +%.0f / %s", lost, r.median("S6", n.peer, growth), r.closedAfter(n.peer))))
 	}
 	return table([]string{"", "bursts", "one at a time", "one to one", "`POST`", "latency p50 / p99, ms", "idle connection, KiB",
-		"start, ms / idle, MiB", "stalled reader: others lost / MiB / let go"}, rows)
+		"start, ms / idle, MiB", "stalled reader: others lost / MiB / closed"}, rows)
 }
 
 // runTable shows what the medians are of.

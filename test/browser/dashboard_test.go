@@ -255,7 +255,7 @@ func TestServerPanelSaysWhatTheServerIs(t *testing.T) {
 	p.shows("#limits", "2 of 4")
 	p.shows("#limits", "at most 2 of 3")
 	p.shows("#limits", "up to 2 KiB")
-	p.shows("#let-go-note", "None.")
+	p.shows("#slow-clients-note", "None.")
 	p.until(`document.querySelector('#limits meter').value === 0.5`)
 }
 

@@ -17,7 +17,7 @@ type client struct {
 	*peer
 	l     *load
 	busy  bool // it has traffic: when the server is killed it may be caught in the middle
-	slow  bool // it may be let go
+	slow  bool // it may be closed
 	heard func(e *event, n int)
 
 	mu      sync.Mutex
@@ -334,9 +334,9 @@ func (c *client) close(err error) {
 	if e, ok := err.(*closeError); ok && c.slow && !c.l.over() {
 		switch e.code {
 		case tryAgainLater:
-			c.l.tally.expected(&c.l.tally.letGo)
+			c.l.tally.expected(&c.l.tally.slow)
 			return
-		case abnormal: // it was being let go, and the server was gone before it had taken its close frame
+		case abnormal: // it was being closed, and the server was gone before it had taken its close frame
 			c.l.tally.expected(&c.l.tally.dropped)
 			return
 		}

@@ -169,13 +169,13 @@ func TestClientIsNotDeafForWhatItWasRefused(t *testing.T) {
 func TestOnlyWhoMayEndDoes(t *testing.T) {
 	end := func(code int) []byte { return []byte{byte(code >> 8), byte(code)} }
 	for _, tt := range []struct {
-		name         string
-		plan         plan
-		busy, slow   bool
-		code         int
-		closed       int
-		letGo, cut   int
-		told, untold int
+		name              string
+		plan              plan
+		busy, slow        bool
+		code              int
+		closed            int
+		closedAsSlow, cut int
+		told, untold      int
 	}{
 		{name: "a client that stays", busy: true, code: 1001, closed: 1},
 		{name: "one that is busy when the server is killed", plan: plan{crash: true}, busy: true, cut: 1},
@@ -183,10 +183,10 @@ func TestOnlyWhoMayEndDoes(t *testing.T) {
 		{name: "one for which there is no room", plan: plan{ends: true}, code: 1012, cut: 1},
 		{name: "one that is told", plan: plan{told: 1012}, code: 1012, told: 1},
 		{name: "one that is told something else", plan: plan{told: 1012}, code: 1001, closed: 1},
-		{name: "a slow reader", slow: true, code: 1013, letGo: 1},
+		{name: "a slow reader", slow: true, code: 1013, closedAsSlow: 1},
 		{name: "a slow reader that is not told", slow: true, untold: 1},
 		{name: "a slow reader that is told something else", slow: true, code: 1001, closed: 1},
-		{name: "a quick reader that is let go", busy: true, code: 1013, closed: 1},
+		{name: "a quick reader that is closed as slow", busy: true, code: 1013, closed: 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, s := scripted(t, tt.plan)
@@ -201,9 +201,9 @@ func TestOnlyWhoMayEndDoes(t *testing.T) {
 			for _, n := range tally.closed {
 				closed += n
 			}
-			if closed != tt.closed || tally.letGo != tt.letGo || tally.cut != tt.cut || tally.told != tt.told || tally.dropped != tt.untold {
-				t.Errorf("%d closed, %d let go and %d untold, %d cut, %d told; want %d, %d and %d, %d, %d", closed, tally.letGo, tally.dropped, tally.cut, tally.told,
-					tt.closed, tt.letGo, tt.untold, tt.cut, tt.told)
+			if closed != tt.closed || tally.slow != tt.closedAsSlow || tally.cut != tt.cut || tally.told != tt.told || tally.dropped != tt.untold {
+				t.Errorf("%d closed, %d closed as slow and %d untold, %d cut, %d told; want %d, %d and %d, %d, %d", closed, tally.slow, tally.dropped, tally.cut, tally.told,
+					tt.closed, tt.closedAsSlow, tt.untold, tt.cut, tt.told)
 			}
 		})
 	}

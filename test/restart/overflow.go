@@ -22,7 +22,7 @@ type brink struct {
 	way     target
 	event   *event
 	rand    *rand.Rand
-	fits    int // messages that it can be sent without being let go
+	fits    int // messages that it can be sent without being closed
 	reader  *client
 	flood   *client
 	flowing sync.WaitGroup
@@ -49,7 +49,7 @@ func (l *load) measure(b *brink) error {
 			return l.retreat(b)
 		}
 		if b.fits > floodMost {
-			return fmt.Errorf("%s: %d messages of %d bytes wait for it and it is not let go", b.name, b.fits, floodBytes)
+			return fmt.Errorf("%s: %d messages of %d bytes wait for it and it is not closed", b.name, b.fits, floodBytes)
 		}
 	}
 }
@@ -125,7 +125,7 @@ func (l *load) unserved(gap, longest time.Duration) {
 	}
 }
 
-// retreat has the reader read what there is, up to its end if it has been let go, and closes both connections.
+// retreat has the reader read what there is, up to its end if it has been closed, and closes both connections.
 func (l *load) retreat(b *brink) error {
 	b.reader.widen()
 	l.reading.Go(b.reader.listen) // at once: a server that has let it go waits for 5 s

@@ -60,8 +60,8 @@ type report struct {
 	Refused      int              `json:"refused"`
 	Strange      int              `json:"strange"`
 	Cut          int              `json:"cut_by_crash"`
-	LetGo        int              `json:"let_go"` // slow readers that were told so
-	Dropped      int              `json:"let_go_untold"`
+	SlowClosed   int              `json:"slow_clients_closed"` // slow readers that were told so
+	Dropped      int              `json:"slow_clients_untold"`
 	Full         int              `json:"subscriptions_refused"`
 	Published    int              `json:"published"`
 	Posts        int              `json:"posts"`
@@ -98,7 +98,7 @@ func (r *report) fill(l *load) {
 	}
 	r.Told, r.Lost, r.Doubled, r.Disordered, r.Unacked = t.told, t.lost, t.doubled, t.disordered, t.unacked
 	r.Failed, r.Refused, r.Strange, r.Deaf, r.Kept = t.failed, t.refused, t.strange, t.deaf, t.kept
-	r.Cut, r.LetGo, r.Dropped, r.Full = t.cut, t.letGo, t.dropped, t.full
+	r.Cut, r.SlowClosed, r.Dropped, r.Full = t.cut, t.slow, t.dropped, t.full
 }
 
 // faults is how much is not as it should be.
@@ -142,7 +142,7 @@ func (r *report) write(w io.Writer) error {
 		{"held up", r.Held},
 		{"strange", r.Strange},
 		{"cut by a crash", r.Cut},
-		{"let go", fmt.Sprintf("%d, and %d that were not told", r.LetGo, r.Dropped)},
+		{"slow clients closed", fmt.Sprintf("%d, and %d that were not told", r.SlowClosed, r.Dropped)},
 		{"subscriptions refused", r.Full},
 		{"silent", fmt.Sprintf("median %d ms, worst %d ms (otherwise %d ms): %s", r.SilentMedian, r.SilentWorst, r.SilentElse,
 			strings.Trim(fmt.Sprint(r.Silent), "[]"))},

@@ -26,8 +26,8 @@ type tally struct {
 	strange    int // anything else
 
 	cut     int // connections that ended as the server was killed, or had no room for them: no fault
-	letGo   int // slow readers that were told so: no fault
-	dropped int // slow readers that were being let go and were not told: no fault
+	slow    int // slow readers that were told so: no fault
+	dropped int // slow readers that were being closed and were not told: no fault
 	full    int // subscriptions that were answered with an error, where there may be no room: no fault
 }
 

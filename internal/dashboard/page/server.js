@@ -1,4 +1,4 @@
-// The server itself: what it is, its limits and how close they are, whom it let go and why.
+// The server itself: what it is, its limits and how close they are, which slow clients it closed and why.
 
 import {byId, find, make, setText} from './dom.js';
 import {bytes, count, span} from './format.js';
@@ -22,7 +22,7 @@ export class ServerPanel {
       ['TLS', server.tls ? 'on' : 'off: what flows can be read on the network'],
       ['Status LED', led(server, connections.length)],
       ['Processor', processor === null ? '–' : `${(100 * processor).toFixed(processor < 0.1 ? 1 : 0)} % of one core`],
-      ['Memory', server.resident_bytes ? bytes(server.resident_bytes) : '–'],
+      ['Memory', server.resident_memory_bytes ? bytes(server.resident_memory_bytes) : '–'],
       ['Published since the start', count(server.published)],
       ['Delivered since the start', count(server.delivered)],
       ['Wrong keys', count(server.wrong_keys)],
@@ -30,27 +30,27 @@ export class ServerPanel {
     ]);
     const busiest = connections.reduce((most, {events}) => Math.max(most, events.length), 0);
     facts(byId('limits'), [
-      ['Connections, with this page’s', `${count(server.connections)} of ${count(server.max_connections)}${full(server.times_full)}`,
+      ['Connections, with this page’s', `${count(server.connections)} of ${count(server.max_connections)}${full(server.connection_limit_reached)}`,
         server.connections / server.max_connections],
       ['Subscriptions of one client', `at most ${count(busiest)} of ${count(server.max_subscriptions)}`, busiest / server.max_subscriptions],
       ['One message', `up to ${bytes(server.max_message_bytes)}`],
       ['Waiting for one client', `up to ${bytes(server.max_queue_bytes)}`],
     ]);
-    setText(byId('let-go-note'), server.let_go === 0
-      ? 'None. A client that reads too slowly is let go, so that it delays nobody.'
-      : `${count(server.let_go)} since the start. A client that reads too slowly is let go, so that it delays nobody. It may come back.`);
-    byId('let-go').replaceChildren(...server.let_go_latest.map((departure) => {
+    setText(byId('slow-clients-note'), server.slow_clients_closed === 0
+      ? 'None. A client that reads too slowly is closed, so that it delays nobody.'
+      : `${count(server.slow_clients_closed)} since the start. A client that reads too slowly is closed, so that it delays nobody. It may come back.`);
+    byId('slow-clients').replaceChildren(...server.slow_clients_closed_latest.map((client) => {
       const item = make('li', '');
-      const at = new Date(departure.let_go_at);
-      item.append(make('strong', '', departure.client_name), make('span', 'quiet', departure.ip_address),
-        make('span', 'quiet', at.toLocaleString()), make('span', '', departure.reason));
+      const at = new Date(client.closed_at);
+      item.append(make('strong', '', client.client_name), make('span', 'quiet', client.ip_address),
+        make('span', 'quiet', at.toLocaleString()), make('span', '', client.reason));
       return item;
     }));
   }
 
   clear() {
-    for (const id of ['facts', 'limits', 'let-go']) byId(id).replaceChildren();
-    setText(byId('let-go-note'), '');
+    for (const id of ['facts', 'limits', 'slow-clients']) byId(id).replaceChildren();
+    setText(byId('slow-clients-note'), '');
   }
 }
 
@@ -91,8 +91,8 @@ function makeFact(name, share) {
 }
 
 /** @param {Server} server */
-function kept({carried_on, not_carried_on}) {
-  return not_carried_on === 0 ? count(carried_on) : `${count(carried_on)}; ${count(not_carried_on)} had to come back`;
+function kept({kept_over_restart, lost_over_restart}) {
+  return lost_over_restart === 0 ? count(kept_over_restart) : `${count(kept_over_restart)}; ${count(lost_over_restart)} had to come back`;
 }
 
 /** @param {number} times */

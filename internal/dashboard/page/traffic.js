@@ -7,7 +7,7 @@ import {most} from './chart.js';
  * @typedef {{name: string, connections: Connection[]}} Subscription
  * @typedef {{created_at: string, client_name: string, preview: string, data_bytes: number}} LastMessage
  * @typedef {{published: number, delivered: number, last: LastMessage | null}} EventTraffic
- * @typedef {{client_name: string, ip_address: string, let_go_at: string, reason: string}} Departure
+ * @typedef {{client_name: string, ip_address: string, closed_at: string, reason: string}} SlowClient
  *
  * @typedef {object} Server
  * @property {string} version
@@ -16,11 +16,11 @@ import {most} from './chart.js';
  * @property {number} max_connections
  * @property {number} published
  * @property {number} delivered
- * @property {number} let_go
+ * @property {number} slow_clients_closed
  * @property {number} wrong_keys
- * @property {number} times_full
- * @property {number} carried_on
- * @property {number} not_carried_on
+ * @property {number} connection_limit_reached
+ * @property {number} kept_over_restart
+ * @property {number} lost_over_restart
  * @property {number} port
  * @property {boolean} tls
  * @property {string} led
@@ -28,9 +28,9 @@ import {most} from './chart.js';
  * @property {number} max_message_bytes
  * @property {number} max_queue_bytes
  * @property {number} max_subscriptions
- * @property {number} resident_bytes
+ * @property {number} resident_memory_bytes
  * @property {number} cpu_seconds
- * @property {Departure[]} let_go_latest
+ * @property {SlowClient[]} slow_clients_closed_latest
  * @property {EventTraffic[]} event_traffic entry for entry about the subscriptions
  * @property {{published: number, delivered: number}[]} connection_traffic entry for entry about all_connections
  *
