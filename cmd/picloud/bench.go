@@ -224,7 +224,7 @@ func roomFor(asked int, s wire.ServerInfo) (int, error) {
 // memory measures by how much the server's process grows.
 func (b *benchmark) memory(ctx context.Context, r *result) error {
 	return b.gather(ctx, r, func(before, after reading, _ []time.Duration, _ bool) {
-		const resident = "picloud_resident_bytes"
+		const resident = "process_resident_memory_bytes"
 		if bytes, ok := after.server[resident]; ok {
 			each := (bytes - before.server[resident]) / float64(b.subscribers)
 			r.MemoryBytes = &each
@@ -365,7 +365,7 @@ func (r *result) account(before, after reading, n int, local bool) {
 	r.PerSecond = float64(n) / r.Seconds
 	r.ClientCPU = client / r.Seconds / processors
 
-	const cpu = "picloud_cpu_seconds_total"
+	const cpu = "process_cpu_seconds_total"
 	server, known := after.server[cpu]
 	if known {
 		server -= before.server[cpu]

@@ -374,7 +374,7 @@ func TestBenchOfAServerWithoutFiguresSaysSo(t *testing.T) {
 }
 
 func TestBenchSaysWhoWasTheBottleneck(t *testing.T) {
-	const cpu = "picloud_cpu_seconds_total"
+	const cpu = "process_cpu_seconds_total"
 	for _, test := range []struct {
 		name           string
 		client, server float64 // of all processors

@@ -1,16 +1,11 @@
 package server
 
 import (
-	"fmt"
 	"math"
 	"net/http"
-	"os"
-	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -242,60 +237,4 @@ func (c *slowClients) list() []wire.SlowClient {
 	list := slices.Clone(c.latest)
 	slices.Reverse(list)
 	return list
-}
-
-// metrics serves the counters in Prometheus' text format, version 0.0.4.
-func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
-	if !s.admitted(w, r) {
-		return
-	}
-	st := s.state()
-	var mem runtime.MemStats
-	runtime.ReadMemStats(&mem)
-	var b strings.Builder
-	metric := func(name, kind, help string, value any) {
-		fmt.Fprintf(&b, "# HELP picloud_%s %s\n# TYPE picloud_%s %s\npicloud_%s %v\n", name, help, name, kind, name, value)
-	}
-	metric("connections", "gauge", "WebSocket connections, info connections included.", st.Connections)
-	metric("connections_max", "gauge", "The connection limit.", st.MaxConnections)
-	metric("events", "gauge", "Events that have subscribers.", st.Events)
-	metric("subscriptions", "gauge", "Subscriptions of all connections.", st.Subscriptions)
-	metric("published_total", "counter", "Messages accepted from publishers.", st.Published)
-	metric("delivered_total", "counter", "Messages put into subscribers' queues.", st.Delivered)
-	metric("slow_clients_closed_total", "counter", "Connections closed because they read too slowly.", st.SlowClientsClosed)
-	metric("wrong_keys_total", "counter", "Requests with a wrong key.", st.WrongKeys)
-	metric("kept_over_restart", "gauge", "Connections that came from the process before this one.", st.KeptOverRestart)
-	metric("lost_over_restart", "gauge", "Connections of the process before this one that had to be ended.", st.LostOverRestart)
-	metric("log_lines_dropped_total", "counter", "Lines that the log has not taken.", s.about().LogLinesDropped)
-	metric("uptime_seconds", "gauge", "Time since the start.", st.UptimeSeconds)
-	metric("goroutines", "gauge", "Goroutines of the process.", runtime.NumGoroutine())
-	metric("memory_bytes", "gauge", "Memory that the Go runtime has from the system.", mem.Sys-mem.HeapReleased)
-	if st.ResidentMemoryBytes > 0 {
-		metric("resident_bytes", "gauge", "Memory of the process that is in RAM.", st.ResidentMemoryBytes)
-	}
-	metric("cpu_seconds_total", "counter", "Processor time of the process.", st.CPUSeconds)
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	w.Write([]byte(b.String()))
-}
-
-// residentBytes reads statm, proc(5).
-func residentBytes() (int, error) {
-	text, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0, err
-	}
-	var total, resident int
-	if _, err := fmt.Sscan(string(text), &total, &resident); err != nil {
-		return 0, err
-	}
-	return resident * os.Getpagesize(), nil
-}
-
-// cpuSeconds is user and system time together.
-func cpuSeconds() float64 {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic("server: getrusage: " + err.Error()) // fails for wrong arguments only, getrusage(2)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 }

@@ -1196,36 +1196,3 @@ func TestPermessageDeflateIsOff(t *testing.T) {
 	p.raw(frame(fin|rsv1|opText, []byte{0xaa, 0x56, 0x4a}))
 	p.wantClose(1002)
 }
-
-func TestMetricsArePrometheusText(t *testing.T) {
-	sv := start(t)
-	p := sv.subscriber(t, "A")
-	p.ask(`{"action":"subscribe","event":"e","id":1}`)
-	p.send(`{"action":"publish","event":"e"}`)
-	p.delivery()
-	sv.request(t, "GET", "/metrics", "", "X-API-Key", wrongKey).refuses(t, http.StatusUnauthorized, "key")
-	a := sv.request(t, "GET", "/metrics", "", "Authorization", "Bearer "+testKey)
-	if got := a.header.Get("Content-Type"); got != "text/plain; version=0.0.4; charset=utf-8" {
-		t.Errorf("Content-Type %q", got)
-	}
-	samples, err := parseMetrics(a.body)
-	if err != nil {
-		t.Fatalf("%v in\n%s", err, a.body)
-	}
-	for name, want := range map[string]float64{
-		"picloud_connections": 1, "picloud_connections_max": 8192, "picloud_events": 1, "picloud_subscriptions": 1,
-		"picloud_published_total": 1, "picloud_delivered_total": 1, "picloud_slow_clients_closed_total": 0, "picloud_wrong_keys_total": 1,
-	} {
-		if got, ok := samples[name]; !ok || got != want {
-			t.Errorf("%s is %v (there: %t), want %v", name, got, ok, want)
-		}
-	}
-	for _, name := range []string{"picloud_goroutines", "picloud_memory_bytes", "picloud_resident_bytes", "picloud_cpu_seconds_total"} {
-		if samples[name] <= 0 {
-			t.Errorf("%s is %v", name, samples[name])
-		}
-	}
-	if _, ok := samples["picloud_uptime_seconds"]; !ok {
-		t.Error("picloud_uptime_seconds is missing")
-	}
-}

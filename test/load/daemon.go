@@ -102,9 +102,9 @@ func (d *daemon) reading(ctx context.Context) (r reading, err error) {
 	if err != nil {
 		return r, err
 	}
-	r.cpu = m["picloud_cpu_seconds_total"]
-	r.resident = m["picloud_resident_bytes"] / (1 << 20)
-	r.goroutines = m["picloud_goroutines"]
+	r.cpu = m["process_cpu_seconds_total"]
+	r.resident = m["process_resident_memory_bytes"] / (1 << 20)
+	r.goroutines = m["go_goroutines"]
 	proc := fmt.Sprintf("/proc/%d/", d.cmd.Process.Pid)
 	fds, err := os.ReadDir(proc + "fd")
 	if err != nil {
