@@ -1,8 +1,26 @@
 package server
 
+// Where each line of docs/protocol.md's Info is held; Metrics and health are in metrics_test.go.
+//
+//	GET /info over HTTP: one snapshot                                TestInfoHasTheSeedsShape
+//	a WebSocket: at once, then every 5 seconds                       TestInfoComesAtOnceAndThenEveryInterval, TestInfoIntervalIsFiveSeconds
+//	    inbound messages are ignored                                 TestInfoConnectionIgnoresWhatItIsSent
+//	shapes, key by key; empty lists are []                           TestInfoHasTheSeedsShape
+//	an event without subscribers is not listed                       TestInfoHasTheSeedsShape
+//	"local"                                                          TestUnixSocketNeedsNoKey
+//	all_connections: /subscribe and /publish, in order; no info      TestInfoListsConnectionsInOrderOfArrival
+//	the server's figures                                             TestInfoCounts
+//	event_traffic, connection_traffic                                TestInfoShowsTheTrafficOfEventsAndConnections
+
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +28,216 @@ import (
 	"picloud/internal/hub"
 	"picloud/internal/wire"
 )
+
+func TestInfoHasTheSeedsShape(t *testing.T) {
+	sv := start(t)
+	const empty = `{"subscriptions":[],"all_connections":[],`
+	if a := sv.request(t, "GET", "/info", "", "X-API-Key", testKey); !strings.HasPrefix(a.body, empty) {
+		t.Errorf("without clients info is %s, want it to begin with %s", a.body, empty)
+	}
+
+	before := time.Now()
+	p, pub := sv.subscriber(t, "Porch"), sv.publisher(t, "Sensor")
+	p.ask(`{"action":"subscribe","event":"test","id":1}`)
+	p.ask(`{"action":"subscribe","event":"gone","id":1}`)
+	p.ask(`{"action":"unsubscribe","event":"gone","id":1}`)
+	pub.ask(`{"event":"nobody","id":1}`)
+
+	a := sv.request(t, "GET", "/info", "", "X-API-Key", testKey)
+	after := time.Now()
+	if a.status != http.StatusOK || a.header.Get("Content-Type") != "application/json" {
+		t.Errorf("status %d, Content-Type %q", a.status, a.header.Get("Content-Type"))
+	}
+	sockets := map[string]string{"GET /info": a.body}
+	for _, path := range []string{"/info", "/socket/info"} {
+		sockets[path] = sv.connect(t, path, "X-API-Key", testKey).text()
+	}
+	for from, text := range sockets {
+		shape(t, from, text, `{"subscriptions":0,"all_connections":0,"created_at":0,"server":0}`)
+		info := rawKeys(t, text)
+		subscriptions, all := list(t, info["subscriptions"]), list(t, info["all_connections"])
+		if len(subscriptions) != 1 || len(all) != 2 {
+			t.Fatalf("%s: %s", from, text)
+		}
+		shape(t, from, subscriptions[0], `{"name":0,"connections":0}`)
+		connections := list(t, rawKeys(t, subscriptions[0])["connections"])
+		if len(connections) != 1 || connections[0] != all[0] || rawKeys(t, subscriptions[0])["name"] != `"test"` {
+			t.Errorf("%s: %s", from, text)
+		}
+		for i, want := range []*peer{p, pub} {
+			shape(t, from, all[i], `{"client_name":0,"ip_address":0,"connected_at":0}`)
+			var c struct {
+				ClientName  string `json:"client_name"`
+				IPAddress   string `json:"ip_address"`
+				ConnectedAt string `json:"connected_at"`
+			}
+			if err := json.Unmarshal([]byte(all[i]), &c); err != nil {
+				t.Fatal(err)
+			}
+			at, err := parseTime(c.ConnectedAt)
+			if c.ClientName != []string{"Porch", "Sensor"}[i] || c.IPAddress != want.LocalAddr().String() || err != nil || at.Before(before) || at.After(after) {
+				t.Errorf("%s: %s (%v)", from, all[i], err)
+			}
+		}
+		var at string
+		if err := json.Unmarshal([]byte(info["created_at"]), &at); err != nil {
+			t.Error(err)
+		}
+		if at, err := parseTime(at); err != nil || at.Before(before) || at.After(time.Now()) {
+			t.Errorf("%s: created_at %v (%v)", from, at, err)
+		}
+		shape(t, from, info["server"], `{"version":0,"uptime_seconds":0,"connections":0,"max_connections":0,"events":0,"subscriptions":0,
+			"published":0,"delivered":0,"slow_clients_closed":0,"wrong_keys":0,"connection_limit_reached":0,"kept_over_restart":0,"lost_over_restart":0,"port":0,"tls":false,"led":"","led_error":"",
+			"max_message_bytes":0,"max_queue_bytes":0,"max_subscriptions":0,"resident_memory_bytes":0,"cpu_seconds":0,
+			"slow_clients_closed_latest":[],"event_traffic":[],"connection_traffic":[]}`)
+		if got := rawKeys(t, info["server"])["version"]; got != `"v0-test"` {
+			t.Errorf("%s: version %s", from, got)
+		}
+	}
+}
+
+// shape checks that an object has exactly the keys of another.
+func shape(t *testing.T, what, object, like string) {
+	t.Helper()
+	got, want := slices.Sorted(maps.Keys(rawKeys(t, object))), slices.Sorted(maps.Keys(rawKeys(t, like)))
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: %s has the keys %v, want %v", what, object, got, want)
+	}
+}
+
+func list(t *testing.T, array string) []string {
+	t.Helper()
+	var raw []json.RawMessage
+	if err := json.Unmarshal([]byte(array), &raw); err != nil || raw == nil {
+		t.Fatalf("%s is no array: %v", array, err)
+	}
+	var values []string
+	for _, v := range raw {
+		values = append(values, string(v))
+	}
+	return values
+}
+
+func TestInfoCounts(t *testing.T) {
+	sv := start(t)
+	a, b := sv.subscriber(t, "A"), sv.subscriber(t, "B")
+	for _, p := range []*peer{a, b} {
+		p.ask(`{"action":"subscribe","event":"x","id":1}`)
+		p.ask(`{"action":"subscribe","event":"` + p.LocalAddr().String() + `","id":1}`)
+	}
+	a.send(`{"action":"publish","event":"x"}`)
+	a.delivery()
+	sv.post(t, `{"event":"nobody"}`)
+	sv.post(t, `{"event":`)
+	sv.request(t, "GET", "/info", "", "X-API-Key", wrongKey)
+	sv.request(t, "GET", "/info", "")
+	got := sv.watch(t).info().Server
+	if got.ResidentMemoryBytes < 1<<20 || got.CPUSeconds <= 0 {
+		t.Errorf("%d bytes resident and %v s of CPU time", got.ResidentMemoryBytes, got.CPUSeconds)
+	}
+	got.UptimeSeconds, got.ResidentMemoryBytes, got.CPUSeconds = 0, 0, 0
+	got.SlowClientsClosedLatest, got.EventTraffic, got.ConnectionTraffic = nil, nil, nil
+	want := wire.ServerInfo{
+		Version: "v0-test", Connections: 3, MaxConnections: 8192, Events: 3, Subscriptions: 4, Published: 2, Delivered: 2, WrongKeys: 1,
+		MaxMessageBytes: 64 << 10, MaxQueueBytes: 1 << 20, MaxSubscriptions: 1024,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestInfoListsConnectionsInOrderOfArrival(t *testing.T) {
+	sv := start(t)
+	w := sv.watch(t)
+	sv.connect(t, "/info", "X-API-Key", testKey).text()
+	var peers []*peer
+	names := func(list []wire.Connection) (names []string) {
+		for _, c := range list {
+			names = append(names, c.ClientName)
+		}
+		return names
+	}
+	for i, name := range []string{"d", "b", "a", "c", "b"} {
+		if i%2 == 0 {
+			peers = append(peers, sv.subscriber(t, name))
+		} else {
+			peers = append(peers, sv.publisher(t, name))
+		}
+	}
+	if got := names(w.untilClients(5).AllConnections); !slices.Equal(got, []string{"d", "b", "a", "c", "b"}) {
+		t.Errorf("all_connections: %v", got)
+	}
+	peers[1].Close()
+	w.untilClients(4)
+	peers = append(peers, sv.subscriber(t, "e"))
+	for _, i := range []int{5, 2, 0} { // subscribed in another order
+		peers[i].ask(`{"action":"subscribe","event":"x","id":1}`)
+	}
+	info := w.until("three subscriptions", func(i wire.Info) bool { return i.Server.Subscriptions == 3 })
+	if got := names(info.AllConnections); !slices.Equal(got, []string{"d", "a", "c", "b", "e"}) {
+		t.Errorf("all_connections: %v", got)
+	}
+	if got := names(info.Subscriptions[0].Connections); !slices.Equal(got, []string{"d", "a", "e"}) {
+		t.Errorf("connections of an event: %v", got)
+	}
+}
+
+func TestInfoIntervalIsFiveSeconds(t *testing.T) {
+	s, err := New(Config{Key: testKey}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.release()
+	if s.infoEvery != 5*time.Second {
+		t.Errorf("a new server shows info every %v, want 5s", s.infoEvery)
+	}
+}
+
+func TestInfoComesAtOnceAndThenEveryInterval(t *testing.T) {
+	for _, path := range []string{"/info", "/socket/info"} {
+		s, log := newServer(t)
+		s.infoEvery = time.Hour
+		sv := serve(t, s, log)
+		sv.connect(t, path, "X-API-Key", testKey).text() // at once: an hour is more than the patience
+
+		s, log = newServer(t)
+		s.infoEvery = 50 * time.Millisecond
+		sv = serve(t, s, log)
+		w := watcher{sv.connect(t, path, "X-API-Key", testKey)}
+		last := w.info().CreatedAt
+		for range 4 {
+			at := w.info().CreatedAt
+			if gap := at.Sub(last); gap < s.infoEvery*9/10 {
+				t.Errorf("%s: the next snapshot was made after %v, want %v", path, gap, s.infoEvery)
+			}
+			last = at
+		}
+	}
+}
+
+func TestInfoConnectionIgnoresWhatItIsSent(t *testing.T) {
+	sv := start(t)
+	w := sv.watch(t)
+	for _, message := range []string{`{"action":"subscribe","event":"e","id":1}`, `{"action":"publish","event":"e"}`, `[]`, ``} {
+		w.send(message)
+	}
+	w.raw(frame(fin|opBinary, []byte{0xff}))
+	w.raw(frame(fin|opPing, []byte("seen")))
+	for seen := false; !seen; { // what came before the ping has been handled
+		op, text, err := w.read()
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case op == opPong:
+			seen = string(text) == "seen"
+		case op != opText || !strings.HasPrefix(string(text), `{"subscriptions":[],"all_connections":[],`):
+			t.Fatalf("opcode %d: %s", op, text)
+		}
+	}
+	if info := w.info(); info.Server.Published != 0 || info.Server.Subscriptions != 0 {
+		t.Errorf("it took effect: %+v", info.Server)
+	}
+}
 
 func TestInfoShowsTheTrafficOfEventsAndConnections(t *testing.T) {
 	sv := start(t, func(c *Config) {
