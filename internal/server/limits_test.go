@@ -15,7 +15,7 @@ package server
 //
 //	1001                                                             TestStopDeliversWhatIsQueuedThenSays1001
 //	broken frame 1002, not UTF-8 1007, over the limit 1009           TestBrokenFramesEndTheConnection
-//	1008: no limit of the table ends in it
+//	1008: no room to remember the connection                         TestClientThatCannotBeRememberedIsRefused
 //	1012: the key has changed                                        TestNewKeyEndsWhoCameInWithTheOldOne
 //	    over TLS, too few open files                                 cmd/picloudd: TestSecureClientsAreToldToComeBack,
 //	                                                                     TestClientsThatCannotBeKeptAreTold
@@ -148,4 +148,22 @@ func TestPermessageDeflateIsOff(t *testing.T) {
 	p.ask(`{"action":"subscribe","event":"e","id":1}`)
 	p.raw(frame(fin|rsv1|opText, []byte{0xaa, 0x56, 0x4a}))
 	p.wantClose(1002)
+}
+
+// Of whom nothing can be kept for the next process is refused, and once there is room again the next one is served.
+func TestClientThatCannotBeRememberedIsRefused(t *testing.T) {
+	l := found(t)
+	room := l.budget.clients
+	rooms := func(n int) {
+		l.gate.Lock() // which every handshake takes
+		defer l.gate.Unlock()
+		l.budget.clients = n
+	}
+	rooms(0)
+	l.subscriber(t, "Stranger").wantClose(wire.ClosePolicy)
+	if got := l.log.lines(t, "a client is refused: what is known of it cannot be kept for the next process"); len(got) != 1 || got[0]["error"] == "" {
+		t.Errorf("logged %v, want it once, with the error", got)
+	}
+	rooms(room)
+	l.stillServes(t)
 }
