@@ -472,8 +472,8 @@ func TestRoomsAndArrowsAreThoseOfTheCode(t *testing.T) {
 		for _, file := range parse(t, room) {
 			imports := want[room]
 			for _, spec := range file.Imports {
-				if inner, ok := strings.CutPrefix(strings.Trim(spec.Path.Value, `"`), "picloud/internal/"); ok {
-					imports = append(imports, inner)
+				if inner, ok := strings.CutPrefix(strings.Trim(spec.Path.Value, `"`), "picloud/"); ok {
+					imports = append(imports, strings.TrimPrefix(inner, "internal/"))
 				}
 			}
 			want[room] = imports

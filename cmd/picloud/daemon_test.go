@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"picloud/internal/leak"
+
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -30,7 +32,7 @@ func (m tidy) Run() int {
 			os.RemoveAll(dir)
 		}
 	}()
-	return m.M.Run()
+	return leak.Check(m.M.Run)
 }
 
 func TestMain(m *testing.M) {

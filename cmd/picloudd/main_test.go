@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"picloud/internal/leak"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -40,7 +42,7 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "build picloudd:", err)
 	} else {
-		status = m.Run()
+		status = leak.Check(m.Run)
 	}
 	os.RemoveAll(dir)
 	os.Exit(status)

@@ -39,6 +39,7 @@ var arrows = map[string][]string{
 	"internal/handover":  {},
 	"internal/discover":  {},
 	"internal/hub":       {},
+	"internal/leak":      {"test/wait"},
 	"internal/led":       {},
 	"internal/front":     {"internal/poll"},
 	"internal/poll":      {},
@@ -52,6 +53,7 @@ var arrows = map[string][]string{
 	"test/recipes":       {},
 	"test/restart":       {},
 	"test/sandbox":       {},
+	"test/wait":          {},
 }
 
 // owners says which packages may import each external dependency: one, but for

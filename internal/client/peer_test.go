@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,10 +17,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"picloud/internal/leak"
 	"picloud/internal/wire"
 
 	"github.com/gorilla/websocket"
 )
+
+func TestMain(m *testing.M) { os.Exit(leak.Check(m.Run)) }
 
 // pipes is a network inside a synctest bubble.
 type pipes struct {

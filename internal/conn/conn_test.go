@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"picloud/test/wait"
 )
 
 func TestEcho(t *testing.T) {
@@ -112,7 +114,7 @@ func TestMistakesEndTheConnection(t *testing.T) {
 			if err != nil || got.op != opClose || !strings.HasPrefix(got.payload, closePayload(tt.code, "")) {
 				t.Errorf("%s: got %+v, error %v, want code %d", tt.name, got, err, tt.code)
 			}
-			if why := wait(t, s.ended, "Closed is called"); why == nil || tt.why != nil && !errors.Is(why, tt.why) {
+			if why := wait.For(t, s.ended, "Closed is called"); why == nil || tt.why != nil && !errors.Is(why, tt.why) {
 				t.Errorf("%s: closed with %v", tt.name, why)
 			}
 			p.wantEOF()
@@ -133,7 +135,7 @@ func TestClientThatVanishes(t *testing.T) {
 		} {
 			p, s := r.connect()
 			vanish(p)
-			switch why := wait(t, s.ended, "Closed is called"); {
+			switch why := wait.For(t, s.ended, "Closed is called"); {
 			case why == nil, errors.Is(why, ErrGoodbye), errors.Is(why, ErrClosed), errors.Is(why, ErrProtocol):
 				t.Errorf("a client %s: closed with %v", name, why)
 			case name == "closes" && why != io.EOF:
@@ -144,7 +146,7 @@ func TestClientThatVanishes(t *testing.T) {
 			s.Flush()
 			s.Close(1001, "")
 		}
-		until(t, "all are gone", func() bool { return r.Len() == 0 })
+		wait.Until(t, "all are gone", func() bool { return r.Len() == 0 })
 	})
 }
 
@@ -199,6 +201,6 @@ func TestClientThatDoesNotAnswerTheCloseFrame(t *testing.T) {
 		s.wantEnded(ErrClosed)
 		p.want(opClose, closePayload(1001, ""))
 		p.wantEOF()
-		within(t, "the connection is gone", func() { r.close(t.Context(), 1001, "") })
+		wait.Within(t, "the connection is gone", func() { r.close(t.Context(), 1001, "") })
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"picloud/internal/handover"
+	"picloud/test/wait"
 
 	"golang.org/x/sys/unix"
 )
@@ -153,7 +154,7 @@ func TestRestoredConnectionBreaksBeforeItIsStarted(t *testing.T) {
 		"reset": func(r *restored) {
 			r.far.(*net.TCPConn).SetLinger(0)
 			r.far.Close()
-			until(t, "the kernel has heard of it", func() bool {
+			wait.Until(t, "the kernel has heard of it", func() bool {
 				code, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 				return err == nil && code != 0 || closedState(r.fd)
 			})

@@ -14,7 +14,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,6 +21,7 @@ import (
 	"time"
 
 	"picloud/internal/poll"
+	"picloud/test/wait"
 
 	"golang.org/x/sys/unix"
 )
@@ -188,7 +188,7 @@ func (r *rig) resume() {
 	}()
 	r.pause = sync.OnceFunc(func() {
 		cancel()
-		if err := wait(r.t, done, "Run returns"); err != nil {
+		if err := wait.For(r.t, done, "Run returns"); err != nil {
 			r.t.Errorf("Run: %v", err)
 		}
 	})
@@ -212,9 +212,9 @@ func (r *rig) dismantle() {
 	if !closed {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		within(r.t, "Set.Close returns", func() { r.close(ctx, 1001, "") })
+		wait.Within(r.t, "Set.Close returns", func() { r.close(ctx, 1001, "") })
 	}
-	until(r.t, "no connection is left", func() bool { return r.Len() == 0 })
+	wait.Until(r.t, "no connection is left", func() bool { return r.Len() == 0 })
 	r.crew.Wait()
 	r.pause()
 	r.Release()
@@ -232,16 +232,6 @@ func (r *rig) dismantle() {
 	}
 	if len(free) != len(r.slots) || len(r.free) != len(r.slots) {
 		r.t.Errorf("of %d places %v are free", len(r.slots), r.free)
-	}
-}
-
-// until returns when something is so that no channel tells of. It ends as soon as it is so, and fails if it never is.
-func until(t testing.TB, what string, so func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !so(); runtime.Gosched() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
 	}
 }
 
@@ -340,18 +330,18 @@ type peer struct {
 }
 
 func (p *peer) Read(b []byte) (int, error) {
-	p.SetReadDeadline(time.Now().Add(patience))
+	p.SetReadDeadline(time.Now().Add(wait.Patience))
 	return p.Conn.Read(b)
 }
 
 func (p *peer) Write(b []byte) (int, error) {
-	p.SetWriteDeadline(time.Now().Add(patience))
+	p.SetWriteDeadline(time.Now().Add(wait.Patience))
 	return p.Conn.Write(b)
 }
 
 // dial connects and says hello; early is sent in one piece with the handshake.
 func (r *rig) dial(id string, early ...byte) (*peer, error) {
-	d := net.Dialer{Timeout: patience}
+	d := net.Dialer{Timeout: wait.Patience}
 	bare, err := d.Dial(r.server.Listener.Addr().Network(), r.server.Listener.Addr().String())
 	if err != nil {
 		return nil, err
@@ -392,7 +382,7 @@ func (r *rig) connect(early ...byte) (*peer, *session) {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { p.bare.Close() })
-	return p, wait(r.t, r.sessions, "the connection is started")
+	return p, wait.For(r.t, r.sessions, "the connection is started")
 }
 
 // send sends frames, or anything else.
@@ -476,7 +466,7 @@ func (p *peer) vanish() {
 // wantEnded waits until the session has ended, and says why it has to.
 func (s *session) wantEnded(why error) {
 	s.rig.t.Helper()
-	if got := wait(s.rig.t, s.ended, "Closed is called"); !errors.Is(got, why) {
+	if got := wait.For(s.rig.t, s.ended, "Closed is called"); !errors.Is(got, why) {
 		s.rig.t.Errorf("closed with %v, want %v", got, why)
 	}
 }

@@ -14,7 +14,9 @@ import (
 	"time"
 	"unsafe"
 
+	"picloud/internal/leak"
 	"picloud/internal/poll"
+	"picloud/test/wait"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,15 +44,15 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 					p.want(opPong, "")
 				}
 				if network == "tls" { // its reader waits in a goroutine
-					until(t, "nobody writes", func() bool { return len(stacks("conn.(*Conn).write(")) == 0 })
-					if got := len(stacks("conn.(*Conn).")); got != n {
+					wait.Until(t, "nobody writes", func() bool { return len(leak.Goroutines("picloud/internal/conn.(*Conn).write(")) == 0 })
+					if got := len(leak.Goroutines("picloud/internal/conn.(*Conn).")); got != n {
 						t.Errorf("round %d: %d goroutines for %d connections", round, got, n)
 					}
 					continue
 				}
 				r.pause() // a poller under way might wake somebody for nothing
-				within(t, "all are at rest", r.crew.Wait)
-				if left := stacks("conn.(*Conn)."); len(left) != 0 {
+				wait.Within(t, "all are at rest", r.crew.Wait)
+				if left := leak.Goroutines("picloud/internal/conn.(*Conn)."); len(left) != 0 {
 					t.Errorf("round %d: %d goroutines for connections at rest, as\n%s", round, len(left), left[0])
 				}
 				for _, s := range sessions {
@@ -72,7 +74,7 @@ func TestConnectionLimit(t *testing.T) {
 		if _, err := r.dial(""); err == nil || !strings.Contains(err.Error(), "503") {
 			t.Errorf("one over the limit: got error %v", err)
 		}
-		if err := wait(t, r.refused, "Upgrade returns"); !errors.Is(err, ErrFull) {
+		if err := wait.For(t, r.refused, "Upgrade returns"); !errors.Is(err, ErrFull) {
 			t.Errorf("one over the limit: Upgrade returned %v, want %v", err, ErrFull)
 		}
 		if got := r.Len(); got != 2 {
@@ -82,8 +84,8 @@ func TestConnectionLimit(t *testing.T) {
 			t.Errorf("the limit was reached %d times, want once", got)
 		}
 		first.vanish()
-		wait(t, s.ended, "Closed is called")
-		until(t, "there is room", func() bool { return r.Len() == 1 })
+		wait.For(t, s.ended, "Closed is called")
+		wait.Until(t, "there is room", func() bool { return r.Len() == 1 })
 		third, _ := r.connect()
 		if got := r.Filled(); got != 2 {
 			t.Errorf("the limit was reached %d times, want twice", got)
@@ -106,7 +108,7 @@ func TestFailedHandshakeLeavesNothing(t *testing.T) {
 		if res.StatusCode != http.StatusBadRequest {
 			t.Errorf("got status %s", res.Status)
 		}
-		if err := wait(t, r.refused, "Upgrade returns"); err == nil || errors.Is(err, ErrFull) {
+		if err := wait.For(t, r.refused, "Upgrade returns"); err == nil || errors.Is(err, ErrFull) {
 			t.Errorf("Upgrade returned %v", err)
 		}
 	}
@@ -139,7 +141,7 @@ func TestSetCloseSaysGoodbyeToAll(t *testing.T) {
 			p.bare.Close()
 			sessions[i].wantEnded(ErrClosed)
 		}
-		wait(t, closed, "Set.Close returns")
+		wait.For(t, closed, "Set.Close returns")
 		if got := r.Len(); got != 0 {
 			t.Errorf("%d connections are left", got)
 		}
@@ -181,7 +183,7 @@ func closeTakes(t *testing.T, network string) time.Duration {
 	}
 	begin := time.Now()
 	cancel()
-	wait(t, closed, "Set.Close returns")
+	wait.For(t, closed, "Set.Close returns")
 	return time.Since(begin)
 }
 
@@ -225,7 +227,7 @@ func TestHandshakesWhileTheSetCloses(t *testing.T) {
 				if cut {
 					cancel()
 				}
-				within(t, "Set.Close returns", func() { r.close(ctx, 1001, "bye") })
+				wait.Within(t, "Set.Close returns", func() { r.close(ctx, 1001, "bye") })
 				wg.Wait()
 			})
 		})
@@ -250,11 +252,11 @@ func TestHandshakeAroundSetClose(t *testing.T) {
 			defer close(closed)
 			r.close(context.Background(), 1001, "bye")
 		}()
-		until(t, "the Set closes", func() bool { r.Set.mu.Lock(); defer r.Set.mu.Unlock(); return r.bye != nil })
+		wait.Until(t, "the Set closes", func() bool { r.Set.mu.Lock(); defer r.Set.mu.Unlock(); return r.bye != nil })
 		close(goOn)
 		early.wantEnd(1001, "bye")
 		early.bare.Close()
-		wait(t, closed, "Set.Close returns")
+		wait.For(t, closed, "Set.Close returns")
 
 		for range 2 {
 			late, err := r.dial("")
@@ -263,7 +265,7 @@ func TestHandshakeAroundSetClose(t *testing.T) {
 			}
 			late.wantEnd(1001, "bye")
 			late.bare.Close()
-			until(t, "it is gone", func() bool { return r.Len() == 0 })
+			wait.Until(t, "it is gone", func() bool { return r.Len() == 0 })
 		}
 	})
 }
@@ -294,12 +296,12 @@ func TestHandshakeAfterSetCloseRanOutOfTime(t *testing.T) {
 			defer close(closed)
 			r.close(ctx, 1001, "")
 		}()
-		until(t, "the first is cut off", func() bool { return r.Len() == 1 })
+		wait.Until(t, "the first is cut off", func() bool { return r.Len() == 1 })
 		close(goOn)
 		if got, err := late.next(); err == nil {
 			t.Errorf("got %+v, want the end", got)
 		}
-		wait(t, closed, "Set.Close returns")
+		wait.For(t, closed, "Set.Close returns")
 	})
 }
 
@@ -730,18 +732,18 @@ func TestConnectionsLeaveNoDescriptorBehind(t *testing.T) {
 			for _, end := range ends {
 				p, s := r.connect()
 				end(p, s)
-				wait(t, s.ended, "Closed is called")
+				wait.For(t, s.ended, "Closed is called")
 			}
-			until(t, "all are gone", func() bool { return r.Len() == 0 })
+			wait.Until(t, "all are gone", func() bool { return r.Len() == 0 })
 		}
 		round()
-		before := descriptors()
+		before := leak.Descriptors()
 		var peers []*peer
 		for range 20 {
 			p, _ := r.connect()
 			peers = append(peers, p)
 		}
-		if n := len(descriptors()) - len(before); n > 2*len(peers) {
+		if n := len(leak.Descriptors()) - len(before); n > 2*len(peers) {
 			t.Errorf("%s: %d connections have %d descriptors, want one at each end", network, len(peers), n)
 		}
 		for _, p := range peers {
@@ -750,7 +752,7 @@ func TestConnectionsLeaveNoDescriptorBehind(t *testing.T) {
 		for range 20 {
 			round()
 		}
-		until(t, "there are no more descriptors than before", func() bool { return len(descriptors()) <= len(before) })
+		wait.Until(t, "there are no more descriptors than before", func() bool { return len(leak.Descriptors()) <= len(before) })
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"picloud/test/wait"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -70,7 +72,7 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 		for ; letGoAt == 0 || n < letGoAt+50; n++ {
 			pub.publish(numbered(n), to...)
 			for range fastOnes {
-				wait(t, read, "another client reads on")
+				wait.For(t, read, "another client reads on")
 			}
 			size := locked(s.Conn, func(c *Conn) int { return c.out.size })
 			most = max(most, size)
@@ -107,7 +109,7 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 			s.Close(1001, "")
 		}
 		for range fastOnes {
-			if got := wait(t, last, "another client reads its close frame"); got != n {
+			if got := wait.For(t, last, "another client reads its close frame"); got != n {
 				t.Errorf("another client got %d frames, want %d", got, n)
 			}
 		}
@@ -124,7 +126,7 @@ func TestSlowReaderThatNeverReadsIsCutOff(t *testing.T) {
 			pub.publish(numbered(n), s)
 		}
 		s.wantEnded(ErrTooSlow)
-		within(t, "it is gone", func() { r.close(context.Background(), 1001, "") })
+		wait.Within(t, "it is gone", func() { r.close(context.Background(), 1001, "") })
 	})
 }
 
@@ -154,7 +156,7 @@ func TestClientThatStallsAndReadsOnLosesNothing(t *testing.T) {
 			}
 			p.send(masked(text, "how are you"))
 			p.want(opText, "how are you")
-			until(t, "idle", s.Idle)
+			wait.Until(t, "idle", s.Idle)
 		}
 		p.send(masked(closeByte, closePayload(1000, "")))
 		p.want(opClose, closePayload(1000, ""))
@@ -171,12 +173,12 @@ func TestLargeFrameGoesToAnIdleClient(t *testing.T) {
 		var pub publisher
 		pub.publish(large, s)
 		p.want(opText, large)
-		until(t, "idle", s.Idle)
+		wait.Until(t, "idle", s.Idle)
 		pub.publish("small", s)
 		p.want(opText, "small")
 
 		// But nothing more while it waits.
-		until(t, "idle", s.Idle)
+		wait.Until(t, "idle", s.Idle)
 		pub.publish(large, s)
 		pub.publish("one too many", s)
 		s.wantEnded(ErrTooSlow)
@@ -206,7 +208,7 @@ func TestUnflushedBurstIsNotLetGo(t *testing.T) {
 			for n := range frames {
 				p.want(opText, fmt.Sprintf("%d %d %s", round, n, strings.Repeat("x", 500)))
 			}
-			until(t, "idle", s.Idle)
+			wait.Until(t, "idle", s.Idle)
 		}
 	})
 }
@@ -290,7 +292,7 @@ func TestSlowButSteadyReaderIsNotTakenForStalled(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				until(t, "stalled again", func() bool { return locked(s.Conn, isStalled) })
+				wait.Until(t, "stalled again", func() bool { return locked(s.Conn, isStalled) })
 			}
 			s.ping()
 			if why := s.closed(); why != nil {
@@ -324,14 +326,14 @@ func TestKernelDoesNotTakeAStalledClientForGone(t *testing.T) {
 	for range 2 {
 		var pub publisher
 		pub.publish(strings.Repeat("x", 8<<20), s)
-		until(t, "stalled", func() bool { return locked(s.Conn, isStalled) })
+		wait.Until(t, "stalled", func() bool { return locked(s.Conn, isStalled) })
 		if got := timeout(); got != 0 {
 			t.Errorf("the kernel waits %v for a stalled client", got)
 		}
 		if _, err := io.CopyN(io.Discard, p.br, 8<<20+10); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "all is written", func() bool { return locked(s.Conn, func(c *Conn) bool { return !c.writing && c.out.size == 0 }) })
+		wait.Until(t, "all is written", func() bool { return locked(s.Conn, func(c *Conn) bool { return !c.writing && c.out.size == 0 }) })
 		if got := timeout(); got != 30*time.Second {
 			t.Errorf("the kernel waits %v for a client that has read on", got)
 		}

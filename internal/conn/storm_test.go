@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"picloud/test/wait"
 )
 
 // TestStorm lets clients come and go in every way while several publish to all of them. Each client checks that it gets
@@ -53,7 +55,7 @@ func TestStorm(t *testing.T) {
 			living.Wait()
 			close(st.done)
 			publishing.Wait()
-			within(t, "Set.Close returns", func() { r.close(context.Background(), 1001, "") })
+			wait.Within(t, "Set.Close returns", func() { r.close(context.Background(), 1001, "") })
 			if st.frames.Load() < int64(clients*lives) {
 				t.Errorf("only %d frames arrived", st.frames.Load())
 			}

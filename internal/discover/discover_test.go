@@ -13,8 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"picloud/internal/leak"
+
 	"golang.org/x/net/dns/dnsmessage"
 )
+
+func TestMain(m *testing.M) { os.Exit(leak.Check(m.Run)) }
 
 func name(s string) dnsmessage.Name { return dnsmessage.MustNewName(s) }
 

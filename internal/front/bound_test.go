@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"picloud/test/wait"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -25,7 +27,7 @@ func (r *rig) deafen() (hear func()) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	wait(r.t, s.inside, "the poller is stuck")
+	wait.For(r.t, s.inside, "the poller is stuck")
 	hear = sync.OnceFunc(func() {
 		r.cfg.Poller.Remove(place)
 		unix.Close(fd)
@@ -49,7 +51,7 @@ func (r *rig) hold(behind string) *client {
 	r.t.Helper()
 	c := r.dial()
 	c.send("GET /hold HTTP/1.1\r\nHost: pi\r\n\r\n%s", behind)
-	wait(r.t, r.held, "the request is being answered")
+	wait.For(r.t, r.held, "the request is being answered")
 	return c
 }
 
@@ -66,9 +68,9 @@ func TestWhoHasRestedLongestMakesRoom(t *testing.T) {
 					c.want("POST", 201, "1")
 				}
 				resting = append(resting, c)
-				until(t, "it is at rest", func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == len(resting) })
+				wait.Until(t, "it is at rest", func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == len(resting) })
 				if begin != strings.TrimSuffix(begin, get[:9]) {
-					until(t, "what it has sent is known", func() bool { return r.count((*Conn).begun) == 1 })
+					wait.Until(t, "what it has sent is known", func() bool { return r.count((*Conn).begun) == 1 })
 				}
 			}
 			for _, c := range resting {
@@ -91,7 +93,7 @@ func TestNewcomerWaitsForWhoComesToRest(t *testing.T) {
 			busy := []*client{r.hold(behind), r.hold(behind)}
 			late := r.dial()
 			late.send("%s", plainPost(1))
-			until(t, "the newcomer waits", func() bool { return r.waiting.Load() == 1 })
+			wait.Until(t, "the newcomer waits", func() bool { return r.waiting.Load() == 1 })
 			r.release <- struct{}{}
 			late.want("POST", 201, "1")
 			if n := r.left.Load(); n != 1 {
@@ -138,7 +140,7 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 		"taken": func(t *testing.T, r *rig) {
 			c := r.dial()
 			c.send("GET /hijack?n=3 HTTP/1.1\r\nHost: pi\r\n\r\n")
-			until(t, "its place is free, and it lives on", func() bool { return r.left.Load() == 1 })
+			wait.Until(t, "its place is free, and it lives on", func() bool { return r.left.Load() == 1 })
 			c.send("abc")
 			if said, err := io.ReadAll(c); err != nil || string(said) != `behind: "abc"` {
 				t.Errorf("got %q, error %v", said, err)
@@ -190,7 +192,7 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, "tcp")
 			story(t, r)
-			until(t, "a place is given up", func() bool { return r.left.Load() == 1 })
+			wait.Until(t, "a place is given up", func() bool { return r.left.Load() == 1 })
 			r.gone()
 			if entered, left := r.entered.Load(), r.left.Load(); entered != 1 || left != 1 {
 				t.Errorf("entered %d times, left %d times", entered, left)

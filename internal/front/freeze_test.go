@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"picloud/test/wait"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +22,7 @@ func (r *rig) handOver(edit ...func(*plan)) *rig {
 	r.endAccept()
 	ctx, cancel := context.WithCancel(r.t.Context())
 	defer cancel()
-	within(r.t, "Freeze returns", func() { r.Freeze(ctx) })
+	wait.Within(r.t, "Freeze returns", func() { r.Freeze(ctx) })
 	r.http.Close()
 	r.endRun()
 	saved := r.Save()
@@ -123,7 +125,7 @@ func TestTooLongForTheNextProcessIsEnded(t *testing.T) {
 	text := generalPost(strings.Repeat("x", 60_000))
 	c := r.dial()
 	c.send("%s", text[:50_000]) // more than is looked at before it is lent
-	until(t, "more has come than is kept", func() bool {
+	wait.Until(t, "more has come than is kept", func() bool {
 		return r.count(func(c *Conn) bool {
 			l := c.loan
 			if l == nil {
@@ -137,7 +139,7 @@ func TestTooLongForTheNextProcessIsEnded(t *testing.T) {
 	r.endAccept()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	within(t, "Freeze returns", func() { r.Freeze(ctx) })
+	wait.Within(t, "Freeze returns", func() { r.Freeze(ctx) })
 	if n := len(r.Save()); n != 0 {
 		t.Errorf("%d connections are handed over", n)
 	}
@@ -152,7 +154,7 @@ func TestFreezeWaitsForAnswersOnly(t *testing.T) {
 	kept := r.dial() // only net/http knows where its requests end
 	kept.send("%s", strings.ReplaceAll(get, "\r\n", "\n"))
 	kept.want("GET", 200, "/echo")
-	until(t, "net/http waits for its next one", func() bool {
+	wait.Until(t, "net/http waits for its next one", func() bool {
 		return r.count(func(c *Conn) bool {
 			l := c.loan
 			if l == nil {
@@ -179,7 +181,7 @@ func TestFreezeWaitsForAnswersOnly(t *testing.T) {
 	}
 	r.release <- struct{}{}
 	held.want("GET", 200, "held")
-	wait(t, frozen, "Freeze returns")
+	wait.For(t, frozen, "Freeze returns")
 }
 
 // A kept connection may be silent for as long after a hand-over as before.
@@ -215,7 +217,7 @@ func TestRestoreWaitsForNoPlace(t *testing.T) {
 	r.endRun()
 	next := newRig(t, "tcp", few(2))
 	refused := 0
-	within(t, "all have been restored or refused", func() {
+	wait.Within(t, "all have been restored or refused", func() {
 		for _, sv := range r.Save() {
 			var err error
 			if sv.FD, err = unix.FcntlInt(uintptr(sv.FD), unix.F_DUPFD_CLOEXEC, 0); err != nil {
@@ -292,9 +294,9 @@ func TestNobodyNoticesHandOvers(t *testing.T) {
 	}
 	for range generations {
 		goal := answered.Load() + clients
-		until(t, "each has had an answer or so", func() bool { return answered.Load() >= goal || t.Failed() })
+		wait.Until(t, "each has had an answer or so", func() bool { return answered.Load() >= goal || t.Failed() })
 		r = r.handOver()
 	}
 	close(stop)
-	within(t, "all clients have ended", talking.Wait)
+	wait.Within(t, "all clients have ended", talking.Wait)
 }

@@ -6,10 +6,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"picloud/internal/leak"
+	"picloud/test/wait"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +32,7 @@ func TestNoByteIsLostAroundALoan(t *testing.T) {
 			for cut := range len(next) + 1 {
 				c := r.dial()
 				c.send("GET /hold HTTP/1.1\r\nHost: pi\r\n\r\n")
-				wait(t, r.held, "the request is being answered")
+				wait.For(t, r.held, "the request is being answered")
 				c.send("%s", next[:cut])
 				r.release <- struct{}{}
 				c.want("GET", 200, "held")
@@ -112,10 +116,10 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 				}
 				return n
 			}
-			until(t, "all are at rest", func() bool { return count("") == n+4*n/5 && count(half) == n/5 })
-			until(t, "net/http has no connection", func() bool { return goroutines("net/http.(*conn)") == 0 })
-			within(t, "no connection has a goroutine", r.crew.Wait)
-			if left := goroutines("front.(*Conn)") + goroutines("front.(*loan)"); left != 0 {
+			wait.Until(t, "all are at rest", func() bool { return count("") == n+4*n/5 && count(half) == n/5 })
+			wait.Until(t, "net/http has no connection", func() bool { return len(leak.Goroutines("net/http.(*conn)")) == 0 })
+			wait.Within(t, "no connection has a goroutine", r.crew.Wait)
+			if left := len(leak.Goroutines("picloud/internal/front.(*Conn)")) + len(leak.Goroutines("picloud/internal/front.(*loan)")); left != 0 {
 				t.Errorf("%d goroutines are left for connections at rest", left)
 			}
 			for i, c := range clients { // and all go on
@@ -126,7 +130,7 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 				}
 				c.want("POST", 201, `"2"`)
 			}
-			until(t, "all are at rest and keep nothing", func() bool { return count("") == 2*n })
+			wait.Until(t, "all are at rest and keep nothing", func() bool { return count("") == 2*n })
 		})
 	}
 }
@@ -159,15 +163,12 @@ func TestReadyWhileAwake(t *testing.T) {
 	r.mu.Unlock()
 	c.mu.Lock()
 	r.crew.Go(c)
-	until(t, "it has looked and wants to rest", func() bool {
-		for stack := range strings.SplitSeq(allStacks(), "\n\n") {
-			if strings.Contains(stack, "front.(*Conn).Run(") && strings.Contains(stack, "sync.(*Mutex).Lock") {
-				return true
-			}
-		}
-		return false
+	wait.Until(t, "it has looked and wants to rest", func() bool {
+		return slices.ContainsFunc(leak.Goroutines("picloud/internal/front.(*Conn).Run("), func(stack string) bool {
+			return strings.Contains(stack, "sync.(*Mutex).Lock")
+		})
 	})
-	peer.SetDeadline(time.Now().Add(patience))
+	peer.SetDeadline(time.Now().Add(wait.Patience))
 	io.WriteString(peer, lastOne)
 	(*watched)(c).Ready(true, false)
 	c.mu.Unlock()
@@ -187,7 +188,7 @@ func TestNothingIsLeftOfConnections(t *testing.T) {
 			first.want("GET", 200, "last")
 			first.Close()
 			r.gone()
-			before := descriptors()
+			before := len(leak.Descriptors())
 			const n, at = 4000, 8
 			var lives sync.WaitGroup
 			for worker := range at {
@@ -221,9 +222,9 @@ func TestNothingIsLeftOfConnections(t *testing.T) {
 				})
 			}
 			lives.Wait()
-			until(t, "all are let in", func() bool { return r.entered.Load() == n+1 }) // who has left may still be in the backlog
+			wait.Until(t, "all are let in", func() bool { return r.entered.Load() == n+1 }) // who has left may still be in the backlog
 			r.gone()
-			until(t, "all descriptors are closed", func() bool { return descriptors() <= before })
+			wait.Until(t, "all descriptors are closed", func() bool { return len(leak.Descriptors()) <= before })
 		})
 	}
 }

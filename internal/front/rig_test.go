@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"picloud/internal/poll"
+	"picloud/test/wait"
 )
 
 // A site is what the tests' servers have to offer, a Server and a plain http.Server alike:
@@ -266,7 +267,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	}()
 	r.endRun = sync.OnceFunc(func() {
 		cancel()
-		if err := wait(t, ended, "Run returns"); err != nil {
+		if err := wait.For(t, ended, "Run returns"); err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
@@ -279,7 +280,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 		refuse()
 		l.Close()
 		close(r.opened)
-		if err := wait(t, accepted, "Serve returns"); err != nil && !errors.Is(err, net.ErrClosed) { // before it began
+		if err := wait.For(t, accepted, "Serve returns"); err != nil && !errors.Is(err, net.ErrClosed) { // before it began
 			t.Errorf("Serve: %v", err)
 		}
 	})
@@ -295,7 +296,7 @@ func (r *rig) dismantle() {
 	r.Close()
 	r.gone()
 	r.endRun()
-	within(r.t, "Release returns", r.Release)
+	wait.Within(r.t, "Release returns", r.Release)
 	if err := r.cfg.Poller.Release(); err != nil {
 		r.t.Error(err)
 	}
@@ -310,7 +311,7 @@ func (r *rig) dismantle() {
 // gone waits until each connection has given up its place, and checks that none did twice.
 func (r *rig) gone() {
 	r.t.Helper()
-	until(r.t, "all places are free", func() bool { return r.taken() <= 0 })
+	wait.Until(r.t, "all places are free", func() bool { return r.taken() <= 0 })
 	if n := r.taken(); n != 0 {
 		r.t.Errorf("%d connections entered, %d left", r.entered.Load(), r.left.Load())
 	}
@@ -334,7 +335,7 @@ func (c *Conn) begun() bool { return c.turn.Rests() && len(c.in) > 0 }
 // atRest waits until each connection is.
 func (r *rig) atRest() {
 	r.t.Helper()
-	until(r.t, "all are at rest", func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == int(r.taken()) })
+	wait.Until(r.t, "all are at rest", func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == int(r.taken()) })
 }
 
 // A client is one connection.
@@ -362,12 +363,12 @@ func newClient(t testing.TB, nc net.Conn) *client {
 }
 
 func (c *client) Read(b []byte) (int, error) {
-	c.SetReadDeadline(time.Now().Add(patience))
+	c.SetReadDeadline(time.Now().Add(wait.Patience))
 	return c.Conn.Read(b)
 }
 
 func (c *client) Write(b []byte) (int, error) {
-	c.SetWriteDeadline(time.Now().Add(patience))
+	c.SetWriteDeadline(time.Now().Add(wait.Patience))
 	return c.Conn.Write(b)
 }
 

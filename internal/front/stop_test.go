@@ -5,6 +5,9 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"picloud/internal/leak"
+	"picloud/test/wait"
 )
 
 // drain does what a server that stops does first.
@@ -28,7 +31,7 @@ func TestDrainAnswersWhatHasBegun(t *testing.T) {
 			inBody.send("%s", postHead)
 			second.send("%s", get[:20])
 			held := r.hold("")
-			until(t, "what was sent is known", func() bool { return r.count((*Conn).begun) == 3 })
+			wait.Until(t, "what was sent is known", func() bool { return r.count((*Conn).begun) == 3 })
 			r.drain()
 			r.Drain()
 
@@ -114,10 +117,10 @@ func TestCloseEndsEveryConnection(t *testing.T) {
 			say("GET /echo HTTP/1.1\nHost: pi\n\n")
 			say("POST /plain?n=10000000 HTTP/1.1\r\nHost: pi\r\n\r\n") // and does not read it
 			say("GET /large?n=10000000 HTTP/1.1\r\nHost: pi\r\n\r\n")
-			until(t, "all are known", func() bool { return r.entered.Load() == int64(len(clients)) })
-			until(t, "one sends", func() bool { return goroutines("front.(*Conn).send") == 1 })
-			until(t, "two read and one writes in net/http", func() bool {
-				return goroutines("front.(*loan).Read") >= 2 && goroutines("front.(*loan).Write") == 1
+			wait.Until(t, "all are known", func() bool { return r.entered.Load() == int64(len(clients)) })
+			wait.Until(t, "one sends", func() bool { return len(leak.Goroutines("picloud/internal/front.(*Conn).send")) == 1 })
+			wait.Until(t, "two read and one writes in net/http", func() bool {
+				return len(leak.Goroutines("picloud/internal/front.(*loan).Read")) >= 2 && len(leak.Goroutines("picloud/internal/front.(*loan).Write")) == 1
 			})
 			held := r.hold("")
 			r.http.Close()
@@ -170,9 +173,9 @@ func TestServe(t *testing.T) {
 	r.hold("")
 	late := r.dial()
 	late.send(get)
-	until(t, "the newcomer waits", func() bool { return r.waiting.Load() == 1 })
+	wait.Until(t, "the newcomer waits", func() bool { return r.waiting.Load() == 1 })
 	var ending sync.WaitGroup
 	ending.Go(r.endAccept)
-	within(t, "Serve returns", ending.Wait)
+	wait.Within(t, "Serve returns", ending.Wait)
 	late.want("GET", 200, "/echo") // it had been accepted
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"picloud/test/wait"
 )
 
 // TestStorm lets clients come and go in every way. Each checks that it gets its own answers and nothing else, in order: a
@@ -54,11 +56,11 @@ func TestStorm(t *testing.T) {
 					})
 				}
 				if stop != nil {
-					wait(t, half, "half of them have lived")
+					wait.For(t, half, "half of them have lived")
 					st.stopping.Store(true)
-					within(t, "it stops", func() { stop(r) })
+					wait.Within(t, "it stops", func() { stop(r) })
 				}
-				within(t, "all clients have ended", living.Wait)
+				wait.Within(t, "all clients have ended", living.Wait)
 				if st.answers.Load() < clients*lives/2 {
 					t.Errorf("%d answers", st.answers.Load())
 				}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"picloud/test/wait"
 )
 
 const limit = 600 * time.Millisecond // of what is to be cut off here
@@ -99,7 +101,7 @@ func TestNothingIsCutOffWhileItIsAnswered(t *testing.T) {
 	c := r.dial()
 	c.send("%s", plainPost(1)+"GET /hold HTTP/1.1\r\nHost: pi\r\n\r\n"+postHead)
 	c.want("POST", 201, "1")
-	wait(t, r.held, "the request is being answered")
+	wait.For(t, r.held, "the request is being answered")
 	for range 4 { // as long as it takes to be cut off
 		r.dial().wantEnd()
 	}
@@ -165,7 +167,7 @@ func TestWhoNeverReadsIsCutOff(t *testing.T) {
 			if !ended(end) {
 				t.Errorf("the flood ends with %v, want the connection's end", end)
 			}
-			until(t, "the flood's place is free", func() bool { return r.taken() == 1 })
+			wait.Until(t, "the flood's place is free", func() bool { return r.taken() == 1 })
 		})
 	}
 }

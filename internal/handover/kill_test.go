@@ -16,6 +16,8 @@ import (
 	"time"
 	"unsafe"
 
+	"picloud/internal/leak"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -36,7 +38,7 @@ func TestMain(m *testing.M) {
 		report = os.NewFile(5, "report")
 		err = writer(seed, os.NewFile(3, journalName), os.NewFile(4, "counter"), report)
 	} else {
-		os.Exit(m.Run())
+		os.Exit(leak.Check(m.Run))
 	}
 	fmt.Fprintln(report, "error", err)
 	os.Exit(1)

@@ -69,7 +69,8 @@ func TestBoardIsTakenOverAndGivenBack(t *testing.T) {
 
 func TestBoardIsGivenBackAfterACrash(t *testing.T) {
 	dir, keep := board(t, "none [actpwr] timer"), filepath.Join(t.TempDir(), "trigger")
-	open(t, dir, keep) // and no Close
+	crashed := open(t, dir, keep) // and no Close
+	defer crashed.brightness.Close()
 	wants(t, dir, "trigger", "none")
 	b := open(t, dir, keep)
 	if err := b.Close(); err != nil {

@@ -4,13 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"picloud/internal/leak"
 )
+
+func TestMain(m *testing.M) { os.Exit(leak.Check(m.Run)) }
 
 // A tape is an LED that remembers how long it was lit and dark, as "+50 -2950": milliseconds.
 type tape struct {

@@ -12,11 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"picloud/internal/leak"
+	"picloud/test/wait"
+
 	"golang.org/x/sys/unix"
 )
 
-// patience bounds every wait of these tests; a test that passes does not use it up.
-const patience = 2 * time.Minute
+func TestMain(m *testing.M) { os.Exit(leak.Check(m.Run)) }
 
 // A rig is a Poller whose Run can be paused.
 type rig struct {
@@ -48,7 +50,7 @@ func (r *rig) run() {
 	go func() { ended <- r.Run(ctx) }()
 	r.pause = sync.OnceFunc(func() {
 		cancel()
-		if err := wait(r.t, ended, "Run ends with its context"); err != nil {
+		if err := wait.For(r.t, ended, "Run ends with its context"); err != nil {
 			r.t.Errorf("Run: %v", err)
 		}
 	})
@@ -58,22 +60,10 @@ func (r *rig) run() {
 // so, and the probe comes last.
 func (r *rig) settle() {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), wait.Patience)
 	defer cancel()
 	if err := r.Probe(ctx); err != nil {
 		r.t.Fatal(err)
-	}
-}
-
-// wait returns what comes from ch.
-func wait[T any](t testing.TB, ch <-chan T, what string) T {
-	t.Helper()
-	select {
-	case v := <-ch:
-		return v
-	case <-time.After(patience):
-		t.Fatalf("waited in vain: %s", what)
-		panic("unreachable")
 	}
 }
 
@@ -376,11 +366,11 @@ func TestRunCanBeRunAgain(t *testing.T) {
 		case err := <-ended:
 			t.Fatalf("round %d: the second Run ends before its context: %v", round, err)
 		case <-heard:
-		case <-time.After(patience):
+		case <-time.After(wait.Patience):
 			t.Fatalf("round %d: the second Run hears nothing", round)
 		}
 		end()
-		if err := wait(t, ended, "Run ends with its context"); err != nil {
+		if err := wait.For(t, ended, "Run ends with its context"); err != nil {
 			t.Fatalf("round %d, the second: %v", round, err)
 		}
 	}
@@ -405,7 +395,7 @@ func TestProbe(t *testing.T) {
 	p.ready = func(bool, bool) { close(heard) }
 	r.add(p)
 	r.run()
-	wait(t, heard, "the event behind the probe's")
+	wait.For(t, heard, "the event behind the probe's")
 	r.pause()
 	giveUp()
 	r.run()
@@ -420,7 +410,7 @@ func TestProbe(t *testing.T) {
 		<-leave
 	}
 	r.add(p)
-	wait(t, inside, "the watcher is called")
+	wait.For(t, inside, "the watcher is called")
 	giveUp()
 	close(leave)
 	r.settle()
@@ -433,7 +423,7 @@ func TestRunEndsWhenThePollerFails(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(context.Background()) }()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), wait.Patience)
 	defer cancel()
 	if err := p.Probe(ctx); err != nil {
 		t.Fatal(err)
@@ -441,7 +431,7 @@ func TestRunEndsWhenThePollerFails(t *testing.T) {
 	if err := p.Release(); err != nil {
 		t.Error(err)
 	}
-	err = wait(t, ended, "Run ends without its epoll set")
+	err = wait.For(t, ended, "Run ends without its epoll set")
 	if err == nil || !strings.HasPrefix(err.Error(), "wait for connections: ") {
 		t.Errorf("Run: %v, want why it cannot wait", err)
 	}
@@ -500,7 +490,7 @@ func TestManyComeAndGo(t *testing.T) {
 					p.send(t)
 					select {
 					case <-heard:
-					case <-time.After(patience):
+					case <-time.After(wait.Patience):
 						t.Error("a byte is not heard of")
 						return
 					}

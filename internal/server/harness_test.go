@@ -24,8 +24,11 @@ import (
 	"unicode/utf8"
 
 	"picloud/internal/conn"
+	"picloud/internal/leak"
 	"picloud/internal/wire"
 )
+
+func TestMain(m *testing.M) { os.Exit(leak.Check(m.Run)) }
 
 const (
 	testKey  = "sesame-right"

@@ -80,7 +80,6 @@ func TestProbeFailsWhenThePollerDoesNotAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.release()
-	defer s.front.Release()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if err := s.Probe(ctx); err == nil {

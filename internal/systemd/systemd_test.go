@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"picloud/internal/leak"
 )
 
 // asService makes the test binary a service that takes over its sockets, answers one connection on each, and says what was
@@ -24,7 +26,7 @@ const asService = "PICLOUD_TEST_SERVICE"
 func TestMain(m *testing.M) {
 	os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())) // the manager knows it after the fork; a test cannot
 	if os.Getenv(asService) == "" {
-		os.Exit(m.Run())
+		os.Exit(leak.Check(m.Run))
 	}
 	listeners, stored, err := Handed()
 	if err != nil {

@@ -1,0 +1,55 @@
+// Package wait lets a test wait for what has to happen: long enough for any machine, and no longer than it takes.
+package wait
+
+import (
+	"runtime"
+	"testing"
+	"time"
+)
+
+// Patience bounds every wait of the tests. What should happen has happened by then, on a busy machine too; a test that
+// passes does not use it up.
+const Patience = 2 * time.Minute
+
+// For returns what comes from ch, or the zero value once it is closed.
+func For[T any](t testing.TB, ch <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(Patience):
+		t.Fatalf("waited in vain: %s\n%s", what, Stacks())
+		panic("unreachable")
+	}
+}
+
+// Within fails unless f returns in time.
+func Within(t testing.TB, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	For(t, done, what)
+}
+
+// Until returns when something is so that no channel tells of. It returns as soon as it is so, and fails if it never is.
+func Until(t testing.TB, what string, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(Patience); !so(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// Stacks returns the stacks of all goroutines, the caller's first, with an empty line between them.
+func Stacks() string {
+	for size := 1 << 20; ; size *= 2 {
+		buf := make([]byte, size)
+		if n := runtime.Stack(buf, true); n < size {
+			return string(buf[:n])
+		}
+	}
+}
