@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"picloud/internal/wire"
+	"picloud/test/wait"
 )
 
 // benchJSON reads what bench --json printed.
@@ -153,7 +154,7 @@ func between(t *testing.T, d *daemon, meddle func(frame []byte) []byte) string {
 			if err != nil {
 				return
 			}
-			server, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
+			server, err := net.Dial("tcp", strings.TrimPrefix(d.URL, "http://"))
 			if err != nil { // it has stopped
 				client.Close()
 				continue
@@ -270,7 +271,7 @@ func noticed(t *testing.T, d *daemon) (url string, going func()) {
 		t.Helper()
 		select {
 		case <-passing:
-		case <-time.After(late):
+		case <-time.After(wait.Patience):
 			t.Fatal("no message came")
 		}
 	}
@@ -297,7 +298,7 @@ func TestBenchWhoseServerStopsSaysSo(t *testing.T) {
 	url, going := noticed(t, d)
 	j := call(t, environment(d, nil), "bench", "fanout", "--url", url, "--subscribers", "2", "--duration", "1h")
 	going()
-	d.stop(t)
+	d.Stop(t)
 	out, said := j.ends(1)
 	if !strings.Contains(said, "connection: the server stopped") || !strings.Contains(said, "1001") || !strings.Contains(out, "fanout") {
 		t.Errorf("printed %q, said %q", out, said)
@@ -326,7 +327,7 @@ func TestBenchStaysInsideTheServersLimits(t *testing.T) {
 
 func TestBenchWithoutTheKeySaysWhatToDo(t *testing.T) {
 	d := serve(t, "0")
-	out, said := call(t, map[string]string{"PICLOUD_URL": d.url, "API_KEY": "wrong"}, "bench").ends(1)
+	out, said := call(t, map[string]string{"PICLOUD_URL": d.URL, "API_KEY": "wrong"}, "bench").ends(1)
 	if out != "" || !strings.Contains(said, "refuses this key") || strings.Count(said, "\n") != 1 {
 		t.Errorf("printed %q, said %q", out, said)
 	}

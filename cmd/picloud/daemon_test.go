@@ -3,134 +3,51 @@ package main
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"picloud/internal/leak"
+	picloudd "picloud/test/daemon"
+	"picloud/test/wait"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
 const key = "open-sesame"
 
-// tidy runs the tests, and removes what they have built.
-type tidy struct{ *testing.M }
+// watched runs the tests with the commands built.
+type watched struct{ *testing.M }
 
-func (m tidy) Run() int {
-	defer func() {
-		if built {
-			dir, _ := build()
-			os.RemoveAll(dir)
-		}
-	}()
-	return leak.Check(m.M.Run)
+func (m watched) Run() int {
+	return leak.Check(func() int {
+		return picloudd.Built(picloudd.Raced, func(built string) int {
+			bin = built
+			return m.M.Run()
+		})
+	})
 }
 
 func TestMain(m *testing.M) {
-	testscript.Main(tidy{m}, map[string]func(){"picloud": func() {
+	testscript.Main(watched{m}, map[string]func(){"picloud": func() {
 		root = os.Getenv(scriptRoot)
 		main()
 	}})
 }
 
-var (
-	built bool
-
-	build = sync.OnceValues(func() (string, error) {
-		dir, err := os.MkdirTemp("", "picloud-test-")
-		if err != nil {
-			return "", err
-		}
-		built = true
-		out, err := exec.Command("go", "build", "-o", dir+"/", "picloud/cmd/picloud", "picloud/cmd/picloudd").CombinedOutput()
-		if err != nil {
-			return dir, fmt.Errorf("go build: %w\n%s", err, out)
-		}
-		return dir, nil
-	})
-)
-
-// binary returns the path of the real picloud or picloudd.
-func binary(t *testing.T, name string) string {
-	t.Helper()
-	dir, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(dir, name)
-}
+var bin string // has the real picloud and picloudd
 
 // daemon is a real picloudd.
-type daemon struct {
-	url string
-	cmd *exec.Cmd
-}
+type daemon = picloudd.Process
 
 // serve starts one on a free port, or on the given one, with more settings.
 func serve(t *testing.T, port string, settings ...string) *daemon {
 	t.Helper()
-	cmd := exec.Command(binary(t, "picloudd"))
-	cmd.Env = append([]string{"PORT=" + port, "API_KEY=" + key}, settings...)
-	return launch(t, cmd)
-}
-
-// launch starts a picloudd and waits until it says where it listens.
-func launch(t *testing.T, cmd *exec.Cmd) *daemon {
-	t.Helper()
-	cmd.Stderr = t.Output()
-	d, err := begin(cmd)
-	if d != nil {
-		t.Cleanup(func() { d.stop(t) })
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
-// begin is launch without a test. A daemon that it returns is to be stopped, also after an error.
-func begin(cmd *exec.Cmd) (*daemon, error) {
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	r := bufio.NewReader(stdout)
-	first, err := r.ReadString('\n')
-	go io.Copy(io.Discard, r) // ends with the process
-	_, url, ok := strings.Cut(strings.TrimSpace(first), " listens on ")
-	if !ok {
-		err = fmt.Errorf("picloudd said %q, then %v", first, err)
-	}
-	return &daemon{url, cmd}, err
-}
-
-func (d *daemon) port() string { return d.url[strings.LastIndex(d.url, ":")+1:] }
-
-// stop may be called twice.
-func (d *daemon) stop(t *testing.T) {
-	if err := d.halt(); err != nil {
-		t.Errorf("picloudd: %v", err)
-	}
-}
-
-func (d *daemon) halt() error {
-	if d.cmd.ProcessState != nil {
-		return nil
-	}
-	d.cmd.Process.Signal(syscall.SIGTERM)
-	return d.cmd.Wait()
+	return picloudd.Start(t, bin, append([]string{"PORT=" + port, "API_KEY=" + key}, settings...)...)
 }
 
 // job is a picloud that runs: run in this process, or the real binary.
@@ -146,7 +63,7 @@ type job struct {
 func environment(d *daemon, more map[string]string) map[string]string {
 	env := map[string]string{"API_KEY": key}
 	if d != nil {
-		env["PICLOUD_URL"] = d.url
+		env["PICLOUD_URL"] = d.URL
 	}
 	maps.Copy(env, more)
 	return env
@@ -174,7 +91,7 @@ func call(t *testing.T, env map[string]string, args ...string) *job {
 // start starts the real binary.
 func start(t *testing.T, env map[string]string, args ...string) *job {
 	t.Helper()
-	cmd := exec.Command(binary(t, "picloud"), args...)
+	cmd := exec.Command(bin+"/picloud", args...)
 	for name, value := range env {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
@@ -216,9 +133,6 @@ func scan(r io.Reader) <-chan string {
 	return lines
 }
 
-// late is long after anything here should have happened.
-const late = 2 * time.Minute
-
 // line returns the next line of c without its end.
 func (j *job) line(c <-chan string) string {
 	j.t.Helper()
@@ -231,7 +145,7 @@ func (j *job) line(c <-chan string) string {
 			j.t.Errorf("picloud %q printed the key: %q", j.args, line)
 		}
 		return strings.TrimSuffix(line, "\n")
-	case <-time.After(late):
+	case <-time.After(wait.Patience):
 		j.t.Fatalf("picloud %q prints nothing", j.args)
 	}
 	return ""
@@ -275,7 +189,7 @@ func (j *job) ends(want int) (out, err string) {
 		if strings.Contains(out+err, key) {
 			j.t.Errorf("picloud %q printed the key: %q", j.args, out+err)
 		}
-	case <-time.After(late):
+	case <-time.After(wait.Patience):
 		j.t.Fatalf("picloud %q does not end", j.args)
 	}
 	return out, err

@@ -30,9 +30,9 @@ func healthyAppliance(t *testing.T, settings ...string) (*appliance, *daemon) {
 cat `+a.at("/units")+`/$unit 2>/dev/null || echo LoadState=not-found`)
 	a.command("journalctl", `cat `+a.at("/journal"))
 	d := a.serve(settings...)
-	a.write(settingsFile, "PORT="+d.port()+"\n")
+	a.write(settingsFile, "PORT="+d.Port()+"\n")
 	a.write("/units/picloud.socket", "LoadState=loaded\nActiveState=active\nResult=success\nUnitFileState=enabled\n"+
-		"Listen=[::]:"+d.port()+" (Stream)\nListen=/run/picloud/picloud.sock (Stream)\n")
+		"Listen=[::]:"+d.Port()+" (Stream)\nListen=/run/picloud/picloud.sock (Stream)\n")
 	return a, d
 }
 
@@ -50,8 +50,8 @@ func TestDoctorFindsNothingWrongWithAHealthyAppliance(t *testing.T) {
 	_, d := healthyAppliance(t)
 	out := diagnosis(t, nil, 0)
 	for _, want := range []string{
-		"ok     service   running: 0 connections\n", "ok     settings ", "ok     socket    listening on port " + d.port() + "\n",
-		"ok     answer ", "ok     key ", "ok     TLS       off", " clock ", " disk ", "ok     address   http://", ":" + d.port() + " answers",
+		"ok     service   running: 0 connections\n", "ok     settings ", "ok     socket    listening on port " + d.Port() + "\n",
+		"ok     answer ", "ok     key ", "ok     TLS       off", " clock ", " disk ", "ok     address   http://", ":" + d.Port() + " answers",
 		".local, announced as _picloud._tcp\n", "ok     you       this user needs no key",
 	} {
 		if !strings.Contains(out, want) {
@@ -89,7 +89,7 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 		}
 	}
 	listen := func(address string) func(*appliance, *daemon) {
-		return func(a *appliance, d *daemon) { socket("[::]:"+d.port(), address)(a, d) }
+		return func(a *appliance, d *daemon) { socket("[::]:"+d.Port(), address)(a, d) }
 	}
 	taken := func(a *appliance, _ *daemon) {
 		l, err := net.Listen("tcp", ":0")
@@ -101,8 +101,8 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 		a.write(settingsFile, "PORT="+port+"\n")
 	}
 	deaf := func(a *appliance, d *daemon) {
-		d.stop(t)
-		a.write(settingsFile, "PORT="+d.port()+"\n") // nobody has it any more
+		d.Stop(t)
+		a.write(settingsFile, "PORT="+d.Port()+"\n") // nobody has it any more
 		os.Remove(a.at(localSocket))
 		a.serveOn(nil)
 	}
@@ -138,7 +138,7 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 		"no port":          {[]func(*appliance, *daemon){deaf}, "wrong  socket", "was handed no port", "picloud-port"},
 		"no network":       {[]func(*appliance, *daemon){socket("Listen=[::]", "Nothing=")}, "look   socket", "no port", "systemctl cat"},
 		"socket disabled":  {[]func(*appliance, *daemon){socket("enabled", "disabled")}, "look   socket", "next start", "enable"},
-		"server is silent": {[]func(*appliance, *daemon){func(_ *appliance, d *daemon) { d.stop(t) }}, "wrong  answer", "connection refused", "journalctl"},
+		"server is silent": {[]func(*appliance, *daemon){func(_ *appliance, d *daemon) { d.Stop(t) }}, "wrong  answer", "connection refused", "journalctl"},
 		"no local socket":  {[]func(*appliance, *daemon){remove(localSocket)}, "wrong  you", "picloud.sock is missing", "restart picloud.socket"},
 
 		"no key":         {[]func(*appliance, *daemon){remove(keyFile)}, "wrong  key", "is missing", "restart picloud"},
@@ -193,7 +193,7 @@ func TestDoctorReadsTheServedCertificate(t *testing.T) {
 		}
 		a.write(to, string(text))
 	}
-	a.write(settingsFile, "PORT="+d.port()+"\nUSE_TLS=on\nCERT_FILE=/etc/picloud/cert.pem\nKEY_FILE=/etc/picloud/key.pem\n")
+	a.write(settingsFile, "PORT="+d.Port()+"\nUSE_TLS=on\nCERT_FILE=/etc/picloud/cert.pem\nKEY_FILE=/etc/picloud/key.pem\n")
 	out := diagnosis(t, nil, 0)
 	for _, want := range []string{"look   TLS       the certificate expires on ", "ok     answer ", "ok     address   https://"} {
 		if !strings.Contains(out, want) {
@@ -259,7 +259,7 @@ func TestSpaceOfADisk(t *testing.T) {
 func TestDoctorLooksAtAServerElsewhere(t *testing.T) {
 	d := serve(t, "0")
 	out := diagnosis(t, environment(d, nil), 0)
-	for _, want := range []string{"ok     answer    " + d.url, "ok     key       the server lets us in: PiCloud dev", "ok     clock "} {
+	for _, want := range []string{"ok     answer    " + d.URL, "ok     key       the server lets us in: PiCloud dev", "ok     clock "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("it lacks %q:\n%s", want, out)
 		}
@@ -268,8 +268,8 @@ func TestDoctorLooksAtAServerElsewhere(t *testing.T) {
 	if !strings.Contains(out, "wrong  key ") || !strings.Contains(out, "refuses this key") {
 		t.Errorf("with another key:\n%s", out)
 	}
-	d.stop(t)
-	if out = diagnosis(t, environment(d, nil), 1); !strings.Contains(out, "wrong  answer    "+d.url+" does not answer") {
+	d.Stop(t)
+	if out = diagnosis(t, environment(d, nil), 1); !strings.Contains(out, "wrong  answer    "+d.URL+" does not answer") {
 		t.Errorf("without a server:\n%s", out)
 	}
 

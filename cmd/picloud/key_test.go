@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"picloud/internal/wire"
+	picloudd "picloud/test/daemon"
 )
 
 // appliance gives this machine other files, and a service manager that only notes what it is asked.
@@ -90,7 +91,7 @@ func (a *appliance) serveOn(public *net.TCPListener, settings ...string) *daemon
 	if public != nil {
 		sockets = append(sockets, public)
 	}
-	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0"`, binary(t, "picloudd"))
+	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0"`, bin+"/picloudd")
 	cmd.Env = append([]string{"API_KEY=" + key, fmt.Sprint("LISTEN_FDS=", len(sockets))}, settings...)
 	for _, l := range sockets {
 		f, err := l.File()
@@ -102,7 +103,7 @@ func (a *appliance) serveOn(public *net.TCPListener, settings ...string) *daemon
 	}
 	local.SetUnlinkOnClose(false)
 	local.Close()
-	return launch(t, cmd)
+	return picloudd.Launch(t, cmd)
 }
 
 func TestKeyIsShown(t *testing.T) {

@@ -33,9 +33,9 @@ func reachable(t *testing.T, link, scheme, port, withKey string) {
 func TestOpenPrintsALinkForThePhone(t *testing.T) {
 	const odd = "a+b/c=&#%25"
 	d := serve(t, "0", "API_KEY="+odd)
-	env := map[string]string{"PICLOUD_URL": "http://127.0.0.1:" + d.port(), "API_KEY": odd}
+	env := map[string]string{"PICLOUD_URL": "http://127.0.0.1:" + d.Port(), "API_KEY": odd}
 	out, said := call(t, env, "open").ends(0)
-	reachable(t, out, "http", d.port(), odd)
+	reachable(t, out, "http", d.Port(), odd)
 	if !strings.Contains(said, "whoever has this link") {
 		t.Errorf("said %q", said)
 	}
@@ -44,11 +44,11 @@ func TestOpenPrintsALinkForThePhone(t *testing.T) {
 func TestOpenOnTheApplianceNeedsNothing(t *testing.T) {
 	a := newAppliance(t, map[string]string{keyFile: "k-of-the-file\n"})
 	d := a.serve("API_KEY=k-of-the-file")
-	a.write(settingsFile, "PORT="+d.port()+"\n")
+	a.write(settingsFile, "PORT="+d.Port()+"\n")
 	out, _ := call(t, nil, "open").ends(0)
-	reachable(t, out, "http", d.port(), "k-of-the-file")
+	reachable(t, out, "http", d.Port(), "k-of-the-file")
 
-	a.write(settingsFile, "PORT="+d.port()+"\nAPI_KEY=k-of-the-settings\n")
+	a.write(settingsFile, "PORT="+d.Port()+"\nAPI_KEY=k-of-the-settings\n")
 	if _, said := call(t, nil, "open").ends(1); !strings.Contains(said, "refuses this key") {
 		t.Errorf("with a key that is not the server's it said %q", said)
 	}
@@ -137,11 +137,11 @@ func TestOpenSkipsACodeThatDoesNotFit(t *testing.T) {
 func TestOpenGoesByTheNameInTheCertificate(t *testing.T) {
 	certFile, keyFile := selfSigned(t, "localhost", "pi.local")
 	d := serve(t, "0", "USE_TLS=1", "CERT_FILE="+certFile, "KEY_FILE="+keyFile)
-	host := nameInCertificate(t.Context(), "127.0.0.1:"+d.port(), "192.0.2.9")
+	host := nameInCertificate(t.Context(), "127.0.0.1:"+d.Port(), "192.0.2.9")
 	if host != "pi.local" {
 		t.Errorf("got %q", host)
 	}
-	env := environment(d, map[string]string{"PICLOUD_URL": "https://127.0.0.2:" + d.port()})
+	env := environment(d, map[string]string{"PICLOUD_URL": "https://127.0.0.2:" + d.Port()})
 	// pi.local is nobody here.
 	if _, said := call(t, env, "open").ends(1); !strings.Contains(said, "pi.local") {
 		t.Errorf("said %q", said)

@@ -64,7 +64,7 @@ func TestPubIsWhatSubPrints(t *testing.T) {
 
 func TestFlagsStandAnywhere(t *testing.T) {
 	d := serve(t, "0")
-	s := call(t, environment(d, nil), "--name", "Porch", "sub", "--json", "door", "-n=1", "bell", "--url", d.url)
+	s := call(t, environment(d, nil), "--name", "Porch", "sub", "--json", "door", "-n=1", "bell", "--url", d.URL)
 	s.says("subscribed")
 	if got := does(t, d, "info"); !strings.Contains(got, "Porch") {
 		t.Errorf("info shows %s", got)
@@ -79,8 +79,8 @@ func TestFlagsStandAnywhere(t *testing.T) {
 func TestFlagsWinOverTheEnvironment(t *testing.T) {
 	d := serve(t, "0")
 	env := map[string]string{"PICLOUD_URL": "nowhere.invalid", "API_KEY": "wrong", "PICLOUD_NAME": "bad\nname"}
-	call(t, env, "info", "--url", d.url, "--key", key, "--name", "Porch").ends(0)
-	env = map[string]string{"PICLOUD_URL": d.url, "API_KEY": key, "PICLOUD_NAME": "Porch"}
+	call(t, env, "info", "--url", d.URL, "--key", key, "--name", "Porch").ends(0)
+	env = map[string]string{"PICLOUD_URL": d.URL, "API_KEY": key, "PICLOUD_NAME": "Porch"}
 	call(t, env, "info").ends(0)
 }
 
@@ -246,11 +246,11 @@ func TestSubAndPubComeBackWithTheServer(t *testing.T) {
 	p := call(t, environment(d, nil), "pub", "door", "-")
 	fmt.Fprintln(p.stdin, "before")
 	s.expect("before")
-	d.stop(t)
+	d.Stop(t)
 	for _, j := range []*job{s, p} {
 		j.says("picloud: ", "1001", "trying again")
 	}
-	serve(t, d.port())
+	serve(t, d.Port())
 	for _, j := range []*job{s, p} {
 		j.says("picloud: connected after ")
 	}
@@ -279,10 +279,10 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			url, key string
 			want     []string
 		}{
-			{d.url, "wrong-key", []string{"refuses this key", "export API_KEY=", "/etc/picloud/api-key"}},
-			{d.url, "", []string{"none was given", "export API_KEY="}},
+			{d.URL, "wrong-key", []string{"refuses this key", "export API_KEY=", "/etc/picloud/api-key"}},
+			{d.URL, "", []string{"none was given", "export API_KEY="}},
 			{refused, key, []string{refused, "connection refused", "is picloudd running"}},
-			{"https" + strings.TrimPrefix(d.url, "http"), key, []string{"write the address with http://"}},
+			{"https" + strings.TrimPrefix(d.URL, "http"), key, []string{"write the address with http://"}},
 			{"unix:/nonexistent/p.sock", key, []string{"unix:/nonexistent/p.sock", "is PiCloud running"}},
 		} {
 			j := call(t, map[string]string{"PICLOUD_URL": test.url, "API_KEY": test.key}, command...)
@@ -346,7 +346,7 @@ func TestTLS(t *testing.T) {
 	if _, said := start(t, environment(d, nil), "info").ends(1); !strings.Contains(said, "SSL_CERT_FILE") {
 		t.Errorf("with an unknown authority: said %q", said)
 	}
-	plain := "http" + strings.TrimPrefix(d.url, "https")
+	plain := "http" + strings.TrimPrefix(d.URL, "https")
 	if _, said := start(t, env, "info", "--url", plain).ends(1); !strings.Contains(said, "https://") {
 		t.Errorf("without TLS: said %q", said)
 	}
@@ -490,8 +490,8 @@ func TestInterruptBeforeTheEndIsStatus130(t *testing.T) {
 
 func TestClosedPipeEndsSubQuietly(t *testing.T) {
 	d := serve(t, "0")
-	cmd := exec.Command(binary(t, "picloud"), "sub", "door")
-	cmd.Env = []string{"PICLOUD_URL=" + d.url, "API_KEY=" + key}
+	cmd := exec.Command(bin+"/picloud", "sub", "door")
+	cmd.Env = []string{"PICLOUD_URL=" + d.URL, "API_KEY=" + key}
 	var said bytes.Buffer
 	errReader, errWriter := io.Pipe()
 	cmd.Stderr = io.MultiWriter(&said, errWriter)

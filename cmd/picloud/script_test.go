@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 
+	picloudd "picloud/test/daemon"
+
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -26,9 +28,6 @@ const scriptRoot = "PICLOUD_TEST_ROOT"
 //	interrupt NAME            Ctrl-C
 //	end NAME N                wait for the end; the exit status is N, and NAME.out and NAME.err have what it printed
 func TestScripts(t *testing.T) {
-	if _, err := build(); err != nil {
-		t.Fatal(err)
-	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -73,23 +72,19 @@ func stageOf(ts *testscript.TestScript) *stage { return ts.Value(stageKey{}).(*s
 
 func (s *stage) daemon(ts *testscript.TestScript, settings []string) {
 	if len(settings) == 1 && settings[0] == "stop" {
-		ts.Check(s.running.halt())
+		ts.Check(s.running.End())
 		return
 	}
 	if s.port == "" {
 		s.port = "0"
 	}
-	dir, err := build()
-	ts.Check(err)
-	cmd := exec.Command(dir + "/picloudd")
+	cmd := exec.Command(bin + "/picloudd")
 	cmd.Env = append([]string{"PORT=" + s.port, "API_KEY=" + key}, settings...)
-	d, err := begin(cmd)
-	if d != nil {
-		ts.Defer(func() { ts.Check(d.halt()) })
-	}
+	d, err := picloudd.Begin(cmd)
 	ts.Check(err)
-	s.running, s.port = d, d.port()
-	ts.Setenv("PICLOUD_URL", d.url)
+	ts.Defer(func() { ts.Check(d.End()) })
+	s.running, s.port = d, d.Port()
+	ts.Setenv("PICLOUD_URL", d.URL)
 	ts.Setenv("PORT", s.port)
 	ts.Setenv("API_KEY", key)
 }

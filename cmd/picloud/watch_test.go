@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"picloud/internal/wire"
+	"picloud/test/wait"
 )
 
 const plainTerminal = "xterm-256color"
@@ -37,7 +38,7 @@ type session struct {
 // picloudOnTerminal starts the real picloud there.
 func picloudOnTerminal(t *testing.T, env map[string]string, args ...string) *session {
 	t.Helper()
-	cmd := exec.Command(binary(t, "picloud"), args...)
+	cmd := exec.Command(bin+"/picloud", args...)
 	for name, value := range env {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
@@ -72,7 +73,7 @@ func onTerminal(t *testing.T, cmd *exec.Cmd) *session {
 // shows waits until what came since the last call has want, and returns it.
 func (s *session) shows(want string) string {
 	s.t.Helper()
-	for timeout := time.After(late); ; {
+	for timeout := time.After(wait.Patience); ; {
 		if before, after, ok := strings.Cut(s.seen, want); ok {
 			s.seen = after
 			return before + want
@@ -111,7 +112,7 @@ func TestWatchIsALiveTableThatLeavesTheTerminalAsItWas(t *testing.T) {
 	d := serve(t, "0")
 	w := picloudOnTerminal(t, environment(d, map[string]string{"TERM": plainTerminal}), "info", "--watch")
 	w.shows(screenOpens)
-	w.shows("\x1b[H\x1b[1mPiCloud dev\x1b[m at " + d.url)
+	w.shows("\x1b[H\x1b[1mPiCloud dev\x1b[m at " + d.URL)
 	w.shows("connections 0 of ")
 	s := subscribed(t, d, "door", "--name", "Porch")
 	w.shows("connections 1 of ")
@@ -136,13 +137,13 @@ func TestWatchWaitsForAServerThatWentAway(t *testing.T) {
 	d := serve(t, "0")
 	w := picloudOnTerminal(t, environment(d, map[string]string{"TERM": plainTerminal}), "info", "--watch")
 	w.shows("connections 0 of ")
-	d.stop(t)
-	w.shows("\x1b[31minfo: connect to " + d.url)
+	d.Stop(t)
+	w.shows("\x1b[31minfo: connect to " + d.URL)
 	w.shows("trying again")
-	again := serve(t, d.port())
+	again := serve(t, d.Port())
 	w.shows("published and 0.0 delivered a second")
-	again.stop(t)
-	serve(t, d.port(), "API_KEY=another")
+	again.Stop(t)
+	serve(t, d.Port(), "API_KEY=another")
 	w.shows(screenCloses)
 	if rest := w.ends(1); !strings.Contains(rest, "refuses this key") {
 		t.Errorf("with a key that is no longer right it said %q", rest)
@@ -173,9 +174,9 @@ func TestWatchIsALineEachTimeInAPipe(t *testing.T) {
 	if got := w.line(w.out); !line.MatchString(got) {
 		t.Errorf("got %q", got)
 	}
-	d.stop(t)
-	w.says("picloud: info: connect to "+d.url, "trying again")
-	serve(t, d.port())
+	d.Stop(t)
+	w.says("picloud: info: connect to "+d.URL, "trying again")
+	serve(t, d.Port())
 	w.says("picloud: connected again")
 	w.line(w.out)
 	w.interrupt()

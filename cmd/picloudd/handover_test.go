@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	picloudd "picloud/test/daemon"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -34,7 +36,7 @@ type manager struct {
 	ready  chan struct{} // closed by READY=1
 
 	process *exec.Cmd
-	stderr  *stream
+	stderr  *picloudd.Log
 }
 
 func manage(t *testing.T, e env) *manager {
@@ -127,9 +129,10 @@ func (m *manager) start() {
 		limit = fmt.Sprintf("ulimit -n %d && ", m.files)
 	}
 	cmd := exec.Command("sh", "-c", limit+`LISTEN_PID=$$ exec "$0"`, binary) // the manager knows the number after the fork
-	m.stderr = newStream()
+	m.stderr = new(picloudd.Log)
 	cmd.Stderr, cmd.ExtraFiles = m.stderr, files
 	cmd.Env = []string{
+		picloudd.AtOnce,
 		"NOTIFY_SOCKET=" + m.socket, "LISTEN_FDS=" + fmt.Sprint(len(files)), "LISTEN_FDNAMES=" + strings.Join(append([]string{"picloud"}, names...), ":"),
 		"DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere", // no answer: every stop is a restart
 	}
@@ -155,7 +158,9 @@ func (m *manager) end(signal syscall.Signal) {
 		return
 	}
 	m.process.Process.Signal(signal)
-	m.process.Wait()
+	if err := m.process.Wait(); err != nil && signal == syscall.SIGTERM {
+		m.t.Errorf("the daemon ended with %v:\n%s", err, m.stderr)
+	}
 	m.process = nil
 }
 
@@ -163,7 +168,7 @@ func (m *manager) end(signal syscall.Signal) {
 type guest struct {
 	*websocket.Conn
 	name string
-	gone bool
+	gone error // why it reads no more
 }
 
 func (m *manager) guest(name, route string) *guest {
@@ -179,7 +184,11 @@ func (m *manager) guest(name, route string) *guest {
 func (g *guest) subscribe(t *testing.T, event string) {
 	t.Helper()
 	g.WriteMessage(websocket.TextMessage, []byte(`{"action":"subscribe","event":"`+event+`","id":1}`))
-	if p := receive(t, g.Conn); string(p) != `{"action":"ack","id":1}` {
+	p := receive(t, g.Conn)
+	for strings.HasPrefix(p, `{"action":"publish"`) { // what comes after the subscription can come before its ack
+		p = receive(t, g.Conn)
+	}
+	if p != `{"action":"ack","id":1}` {
 		t.Fatalf("%s: got %s", g.name, p)
 	}
 }
@@ -245,7 +254,7 @@ func TestClientsOutliveEveryProcess(t *testing.T) {
 				for n := 0; ; n++ {
 					_, p, err := g.ReadMessage()
 					if err != nil {
-						g.gone = true
+						g.gone = err
 						return
 					}
 					if string(p) == `{"action":"ack","id":9}` {
@@ -270,10 +279,10 @@ func TestClientsOutliveEveryProcess(t *testing.T) {
 			g.WriteMessage(websocket.TextMessage, []byte(`{"action":"unsubscribe","event":"nothing","id":9}`))
 		}
 		traffic.Wait()
-		lived := len(subscribers)
-		subscribers = slices.DeleteFunc(subscribers, func(g *guest) bool { return g.gone })
+		lived, ended := len(subscribers), []error{}
+		subscribers = slices.DeleteFunc(subscribers, func(g *guest) bool { ended = append(ended, g.gone); return g.gone != nil })
 		if signal == syscall.SIGTERM && len(subscribers) != lived {
-			t.Errorf("life %d: a restart has cost %d of %d", i, lived-len(subscribers), lived)
+			t.Errorf("life %d: a restart has cost %d of %d: %v", i, lived-len(subscribers), lived, errors.Join(ended...))
 		}
 		m.post("quiet", fmt.Sprint(i))
 		for _, g := range idle {
@@ -390,7 +399,7 @@ func TestClientsThatCannotBeKeptAreTold(t *testing.T) {
 	m := manage(t, nil)
 	m.files = 300
 	m.start()
-	m.stderr.await(t, "not all connections can be kept over a restart")
+	m.stderr.Await(t, "not all connections can be kept over a restart")
 	g := m.guest("client", "/subscribe")
 	g.subscribe(t, "e")
 	m.end(syscall.SIGTERM)
@@ -475,7 +484,7 @@ func TestStoreThatCannotBeReadCostsNoStart(t *testing.T) {
 			damage(m.stored)
 			m.mu.Unlock()
 			m.start()
-			m.stderr.await(t, "not all connections can be kept over this restart")
+			m.stderr.Await(t, "not all connections can be kept over this restart")
 			if _, _, err := g.ReadMessage(); err == nil {
 				t.Error("it got a message")
 			} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {

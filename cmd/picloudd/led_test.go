@@ -10,6 +10,7 @@ import (
 
 	"picloud/internal/config"
 	"picloud/internal/led"
+	picloudd "picloud/test/daemon"
 )
 
 // layBoard lays out an LED as the kernel does in /sys/class/leds, and has the daemon find it there.
@@ -63,7 +64,7 @@ func TestBoardLEDIsTheDaemonsWhileItRuns(t *testing.T) {
 
 func TestLEDOffGivesBackWhatACrashHasLeft(t *testing.T) {
 	dir, runtime := layBoard(t, "ACT", "none [mmc0] timer\n"), t.TempDir()
-	l := newStatusLED(mustLED(t, "led:ACT"), runtime, newLog(newStream(), 0, false)) // and nothing that ends it
+	l := newStatusLED(mustLED(t, "led:ACT"), runtime, newLog(new(picloudd.Log), 0, false)) // and nothing that ends it
 	if err := l.device.Set(true); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +96,7 @@ func TestLEDThatDoesNotWorkStopsNothing(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", socket)
 
 	d, _ := launch(t, env{"LED": "led:PWR"})
-	line := d.stderr.await(t, "the status LED does not work")
+	line := d.stderr.Await(t, "the status LED does not work")
 	if !strings.Contains(line, "LED PWR") || !strings.Contains(line, "there are ACT") {
 		t.Errorf("no remedy in %s", line)
 	}
@@ -122,7 +123,7 @@ func TestLEDThatDoesNotWorkStopsNothing(t *testing.T) {
 
 func TestLEDThatFailsLaterIsLoggedOnceAndForgotten(t *testing.T) {
 	dir := layBoard(t, "ACT", "[mmc0]\n")
-	log := newStream()
+	log := new(picloudd.Log)
 	l := newStatusLED(mustLED(t, "led:ACT"), "", newLog(log, 0, false))
 	if got := l.status(); got != ", LED on ACT" {
 		t.Errorf("the status ends with %q", got)
@@ -138,10 +139,10 @@ func TestLEDThatFailsLaterIsLoggedOnceAndForgotten(t *testing.T) {
 func TestLEDTestNamesEveryPattern(t *testing.T) {
 	dir := layBoard(t, "ACT", "none [mmc0]\n")
 	ctx, cancel := context.WithCancel(t.Context())
-	out := newStream()
+	out := new(picloudd.Log)
 	ended := make(chan error, 1)
 	go func() { ended <- testLED(ctx, "led:ACT", out) }()
-	out.await(t, "ACT: running, nobody is connected")
+	out.Await(t, "ACT: running, nobody is connected")
 	cancel() // who has seen enough
 	if err := <-ended; err != nil {
 		t.Error(err)

@@ -10,94 +10,40 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"picloud/internal/leak"
+	picloudd "picloud/test/daemon"
+	await "picloud/test/wait"
 
 	"github.com/gorilla/websocket"
 )
 
 const (
 	testKey  = "sesame-right"
-	patience = 2 * time.Minute // what should happen has happened by then, on a busy machine too
+	patience = await.Patience
 )
 
-// binary is picloudd as it is built for users.
+// binary is the real picloudd.
 var binary string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "picloudd")
-	if err == nil {
-		binary = filepath.Join(dir, "picloudd")
-		build := exec.Command("go", "build", "-o", binary, ".")
-		build.Stdout, build.Stderr = os.Stderr, os.Stderr
-		err = build.Run()
-	}
-	status := 1
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "build picloudd:", err)
-	} else {
-		status = leak.Check(m.Run)
-	}
-	os.RemoveAll(dir)
-	os.Exit(status)
-}
-
-// A stream is what the daemon prints, to be read while it runs.
-type stream struct {
-	mu    sync.Mutex
-	text  string
-	grown chan struct{} // closed when text has grown
-}
-
-func newStream() *stream { return &stream{grown: make(chan struct{})} }
-
-func (s *stream) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.text += string(p)
-	close(s.grown)
-	s.grown = make(chan struct{})
-	return len(p), nil
-}
-
-func (s *stream) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text
-}
-
-// await returns the first whole line that has something of part.
-func (s *stream) await(t *testing.T, part string) string {
-	t.Helper()
-	bound := time.After(patience)
-	for {
-		s.mu.Lock()
-		text, grown := s.text, s.grown
-		s.mu.Unlock()
-		for line := range strings.Lines(text) {
-			if strings.Contains(line, part) && strings.HasSuffix(line, "\n") {
-				return strings.TrimSuffix(line, "\n")
-			}
-		}
-		select {
-		case <-grown:
-		case <-bound:
-			t.Fatalf("no line with %q in\n%s", part, text)
-		}
-	}
+	os.Exit(leak.Check(func() int {
+		return picloudd.Built(picloudd.Raced, func(bin string) int {
+			binary = filepath.Join(bin, "picloudd")
+			return m.Run()
+		})
+	}))
 }
 
 // A daemon is a running picloudd.
 type daemon struct {
 	url            string // http://localhost:PORT, or https
 	key            string
-	stdout, stderr *stream
+	stdout, stderr *picloudd.Log
 	http           *http.Client
 	dialer         *websocket.Dialer
 	ended          chan struct{} // closed after err is set
@@ -106,7 +52,7 @@ type daemon struct {
 
 func newDaemon(key string) *daemon {
 	return &daemon{
-		key: key, stdout: newStream(), stderr: newStream(), ended: make(chan struct{}),
+		key: key, stdout: new(picloudd.Log), stderr: new(picloudd.Log), ended: make(chan struct{}),
 		http:   &http.Client{Transport: &http.Transport{}, Timeout: patience},
 		dialer: &websocket.Dialer{HandshakeTimeout: patience, NetDialContext: dialPatient},
 	}
@@ -172,9 +118,9 @@ func launch(t *testing.T, e env) (d *daemon, stop context.CancelFunc) {
 // find waits until the daemon serves and learns its address.
 func (d *daemon) find(t *testing.T) {
 	t.Helper()
-	port := field(t, d.stderr.await(t, "msg=listening"), "port")
+	port := field(t, d.stderr.Await(t, "msg=listening"), "port")
 	scheme := "http"
-	if field(t, d.stderr.await(t, "msg=listening"), "tls") == "true" {
+	if field(t, d.stderr.Await(t, "msg=listening"), "tls") == "true" {
 		scheme = "https"
 	}
 	d.url = scheme + "://localhost:" + port

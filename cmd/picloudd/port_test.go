@@ -188,7 +188,7 @@ func TestDaemonThatIsNotOnPORTSaysSoAndLeavesWord(t *testing.T) {
 		if !strings.HasSuffix(notification, test.status) && test.name != "none of any" || !strings.Contains(notification, test.status) {
 			t.Errorf("%s: the status is %q, want %q", test.name, notification, test.status)
 		}
-		d.stderr.await(t, "msg=listening")
+		d.stderr.Await(t, "msg=listening")
 		if said := d.stderr.String(); !strings.Contains(said, test.says) || test.says == "" && strings.Contains(said, "PORT") {
 			t.Errorf("%s: it said\n%s\nwant %q", test.name, said, test.says)
 		}

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	picloudd "picloud/test/daemon"
 )
 
 // spawn starts the real binary and returns when it serves. The test's end kills it.
@@ -29,6 +31,7 @@ func spawn(t *testing.T, e env) (*daemon, *os.Process) {
 func (d *daemon) begin(t *testing.T, e env, stdout, stderr io.Writer) *os.Process {
 	t.Helper()
 	cmd := exec.Command(binary)
+	cmd.Env = []string{picloudd.AtOnce}
 	for k, v := range e.with("PORT", "0").with("API_KEY", testKey) {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
@@ -52,7 +55,7 @@ func (d *daemon) begin(t *testing.T, e env, stdout, stderr io.Writer) *os.Proces
 func output(t *testing.T, e env, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), binary, args...)
-	cmd.Env = []string{}
+	cmd.Env = []string{picloudd.AtOnce}
 	for k, v := range e {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
@@ -96,7 +99,7 @@ func TestExitStatus(t *testing.T) {
 func TestConnectionsAreAtMostWhatTheProcessMayOpen(t *testing.T) {
 	for limit, want := range map[string]string{"1024": "connections  704 (MAX_CONNECTIONS is 8192)", "200": ""} {
 		cmd := exec.CommandContext(t.Context(), "sh", "-c", "ulimit -n "+limit+` && exec "$0" -check`, binary)
-		cmd.Env = []string{}
+		cmd.Env = []string{picloudd.AtOnce}
 		out, err := cmd.CombinedOutput()
 		if want == "" {
 			if err == nil || strings.Count(string(out), "\n") != 1 || !strings.Contains(string(out), "ulimit") {
@@ -124,7 +127,7 @@ func TestSignalStopsInOrder(t *testing.T) {
 		if err := d.wait(t); err != nil {
 			t.Errorf("%v: %v, want the status 0", signal, err)
 		}
-		d.stderr.await(t, "msg=stopped")
+		d.stderr.Await(t, "msg=stopped")
 	}
 }
 
@@ -164,7 +167,7 @@ func TestHangUpIsAReload(t *testing.T) {
 	if err := process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	d.stderr.await(t, "msg=reloaded signal=SIGHUP")
+	d.stderr.Await(t, "msg=reloaded signal=SIGHUP")
 
 	if err := os.WriteFile(pair.key, []byte("broken"), 0o600); err != nil {
 		t.Fatal(err)
@@ -172,7 +175,7 @@ func TestHangUpIsAReload(t *testing.T) {
 	if err := process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	if line := d.stderr.await(t, "the reload has failed, and changed nothing"); !strings.Contains(line, pair.key) {
+	if line := d.stderr.Await(t, "the reload has failed, and changed nothing"); !strings.Contains(line, pair.key) {
 		t.Errorf("it says %q, want the file in it", line)
 	}
 	d.post(t, `{"event":"e","data":1}`)

@@ -191,11 +191,11 @@ func TestPortInUse(t *testing.T) {
 
 func TestGreetingNamesTheAddressFirst(t *testing.T) {
 	d, _ := launch(t, env{})
-	first := d.stdout.await(t, "PiCloud")
+	first := d.stdout.Await(t, "PiCloud")
 	if want := "PiCloud " + version + " listens on " + d.url; first != want || !strings.HasPrefix(d.stdout.String(), want) {
 		t.Errorf("the first line is %q, want %q", first, want)
 	}
-	d.stdout.await(t, "in a browser")
+	d.stdout.Await(t, "in a browser")
 	if text := d.stdout.String(); strings.Contains(text, "export") {
 		t.Errorf("a key that was given is no news:\n%s", text)
 	}
@@ -210,7 +210,7 @@ func TestRandomKeyIsPrintedOnceToTheTerminal(t *testing.T) {
 	keys := make(map[string]bool)
 	for range 2 {
 		d, _ := launch(t, env{"API_KEY": ""})
-		d.stdout.await(t, "in a browser")
+		d.stdout.Await(t, "in a browser")
 		found := export.FindAllStringSubmatch(d.stdout.String(), -1)
 		if len(found) != 1 {
 			t.Fatalf("%d lines export a key, want 1:\n%s", len(found), d.stdout)
@@ -238,7 +238,7 @@ func TestRandomKeyIsPrintedOnceToTheTerminal(t *testing.T) {
 
 func TestUnderTheJournalNothingIsPrinted(t *testing.T) {
 	d, stop := launch(t, env{"API_KEY": "", "JOURNAL_STREAM": "8:12345", "LOG_LEVEL": "debug"})
-	d.stderr.await(t, "random key")
+	d.stderr.Await(t, "random key")
 	if status, _ := d.request(t, "GET", "/healthz", ""); status != http.StatusOK {
 		t.Errorf("GET /healthz: status %d", status)
 	}
@@ -299,7 +299,7 @@ func TestEverySettingReachesTheServer(t *testing.T) {
 		}
 	}
 	d.key = testKey
-	d.stderr.await(t, "level=DEBUG")
+	d.stderr.Await(t, "level=DEBUG")
 }
 
 func TestLimitsFitWhatTheProcessMayOpen(t *testing.T) {
@@ -335,7 +335,7 @@ func TestStopDeliversWhatIsQueued(t *testing.T) {
 	if err := d.wait(t); err != nil {
 		t.Errorf("run: %v", err)
 	}
-	d.stderr.await(t, "msg=stopped")
+	d.stderr.Await(t, "msg=stopped")
 	_, addr, _ := strings.Cut(d.url, "://")
 	if nc, err := net.Dial("tcp", addr); err == nil {
 		nc.Close()

@@ -203,7 +203,7 @@ func full(t *testing.T) *os.File {
 // greeted waits for the address in the greeting.
 func (d *daemon) greeted(t *testing.T) {
 	t.Helper()
-	_, d.url, _ = strings.Cut(d.stdout.await(t, "listens on"), "listens on ")
+	_, d.url, _ = strings.Cut(d.stdout.Await(t, "listens on"), "listens on ")
 }
 
 // servesAndEnds does what a client does, and a service manager.

@@ -86,7 +86,7 @@ func TestTLSEndToEnd(t *testing.T) {
 	p := newPair(t, "localhost")
 	d, stop := launch(t, p.env())
 	d.trust(t, p.cert)
-	if first := d.stdout.await(t, "PiCloud"); !strings.HasSuffix(first, " listens on "+d.url) || !strings.HasPrefix(d.url, "https://") {
+	if first := d.stdout.Await(t, "PiCloud"); !strings.HasSuffix(first, " listens on "+d.url) || !strings.HasPrefix(d.url, "https://") {
 		t.Errorf("the first line is %q", first)
 	}
 	sub, pub := d.subscriber(t, "S"), d.connect(t, "/publish?clientName=P")
@@ -147,7 +147,7 @@ func TestCertificateIsReplacedWhileAClientStays(t *testing.T) {
 			t.Fatalf("the old certificate is still in use: %v", err)
 		}
 	}
-	d.stderr.await(t, "new TLS certificate in use")
+	d.stderr.Await(t, "new TLS certificate in use")
 	send(t, pub, `{"event":"e","data":"still here"}`)
 	wantData(t, sub, `"still here"`)
 	d.subscriber(t, "New").Close()

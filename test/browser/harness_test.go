@@ -1,7 +1,6 @@
 package browser
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -11,14 +10,14 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	"picloud/test/daemon"
 
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
@@ -38,20 +37,21 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "picloud-browser")
+	flag.Parse()
+	mode := daemon.Raced
+	if *screenshots != "" {
+		mode = daemon.Plain // the memory that the pictures show is that of users
+	}
+	os.Exit(daemon.Built(mode, func(built string) int {
+		bin = built
+		profile, err := os.MkdirTemp("", "picloud-browser")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer os.RemoveAll(dir)
-		bin = dir
-		if out, err := exec.Command("go", "build", "-o", dir, "picloud/cmd/picloudd", "picloud/cmd/picloud").CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-			return 1
-		}
+		defer os.RemoveAll(profile)
 		options := slices.Concat(chromedp.DefaultExecAllocatorOptions[:], []chromedp.ExecAllocatorOption{
-			chromedp.UserDataDir(filepath.Join(dir, "profile")),
+			chromedp.UserDataDir(profile),
 			chromedp.DisableGPU,
 			chromedp.Flag("disable-quic", true),
 			chromedp.Flag("disable-component-update", true),
@@ -72,73 +72,36 @@ func TestMain(m *testing.M) {
 		}
 		browser = started
 		// They wait for snapshots more than they work.
-		flag.Parse()
 		flag.Set("test.parallel", "4")
 		return m.Run()
-	}())
+	}))
 }
 
 // A server is the real daemon.
 type server struct {
 	t       *testing.T
 	url     string
-	process *exec.Cmd
+	process *daemon.Process
 }
 
 // start runs the daemon with settings like "MAX_SUBSCRIPTIONS=1". At the end it must stop by itself, with status 0.
 func start(t *testing.T, settings ...string) *server {
 	t.Helper()
 	s := &server{t: t}
-	s.run(append([]string{"PORT=0"}, settings...))
-	t.Cleanup(s.stop)
+	s.run(settings)
 	return s
 }
 
 func (s *server) run(settings []string) {
 	s.t.Helper()
-	cmd := exec.Command(filepath.Join(bin, "picloudd"))
-	cmd.Env = slices.Concat(os.Environ(), []string{"API_KEY=" + key, "LOG_LEVEL=warn"}, settings)
-	cmd.Stderr = s.t.Output()
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	lines := bufio.NewReader(stdout)
-	first, err := lines.ReadString('\n')
-	if err != nil {
-		s.t.Fatalf("read the daemon's first line: %v", err)
-	}
-	go io.Copy(io.Discard, lines)
-	_, address, ok := strings.Cut(strings.TrimSpace(first), " listens on ")
-	if !ok {
-		s.t.Fatalf("no address in the daemon's first line %q", first)
-	}
-	s.url, s.process = strings.Replace(address, "localhost", "127.0.0.1", 1), cmd
+	s.process = daemon.Start(s.t, bin, append([]string{"API_KEY=" + key, "LOG_LEVEL=warn"}, settings...)...)
+	s.url = strings.Replace(s.process.URL, "localhost", "127.0.0.1", 1)
 }
 
-func (s *server) stop() {
-	if s.process == nil {
-		return
-	}
-	s.process.Process.Signal(syscall.SIGTERM)
-	if err := s.process.Wait(); err != nil {
-		s.t.Errorf("the daemon ended with %v", err)
-	}
-	s.process = nil
-}
+func (s *server) stop() { s.process.Stop(s.t) }
 
 // port is the server's port, of a stopped one too.
-func (s *server) port() string {
-	s.t.Helper()
-	at, err := url.Parse(s.url)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return at.Port()
-}
+func (s *server) port() string { return s.process.Port() }
 
 // again starts a stopped server at the same address.
 func (s *server) again() {

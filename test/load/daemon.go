@@ -1,20 +1,18 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"picloud/internal/client"
+	picloudd "picloud/test/daemon"
 )
 
 const key = "a-key-for-load"
@@ -30,9 +28,8 @@ const (
 
 // daemon is a picloudd that runs as a process of its own.
 type daemon struct {
+	*picloudd.Process
 	lab  *lab
-	cmd  *exec.Cmd
-	url  string
 	addr string // 127.0.0.1 and its port
 	c    *client.Client
 }
@@ -43,36 +40,21 @@ func (l *lab) with(where placement, settings []string, use func(*daemon) error) 
 	if where == oneProcessor {
 		command = append([]string{"taskset", "-c", firstProcessor()}, command...)
 	}
-	d := &daemon{lab: l, cmd: exec.Command(command[0], command[1:]...)}
-	d.cmd.Env = append(os.Environ(), "PORT=0", "API_KEY="+key, "MAX_CONNECTIONS=15000", "LOG_LEVEL=warn")
-	d.cmd.Env = append(d.cmd.Env, settings...)
-	d.cmd.Stderr = l.log
-	stdout, err := d.cmd.StdoutPipe()
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Env = append(os.Environ(), "PORT=0", "API_KEY="+key, "MAX_CONNECTIONS=15000", "LOG_LEVEL=warn")
+	cmd.Env = append(cmd.Env, settings...)
+	cmd.Stderr = l.log
+	p, err := picloudd.Begin(cmd)
 	if err != nil {
-		return err
-	}
-	if err := d.cmd.Start(); err != nil {
-		return fmt.Errorf("start picloudd (make build makes it): %w", err)
+		return fmt.Errorf("%w (make build makes it)", err)
 	}
 	defer func() {
-		d.cmd.Process.Signal(syscall.SIGTERM)
-		if ended := d.cmd.Wait(); ended != nil && err == nil {
-			err = fmt.Errorf("picloudd: %w", ended)
+		if ended := p.End(); ended != nil && err == nil {
+			err = ended
 		}
 	}()
-	lines := bufio.NewReader(stdout)
-	first, err := lines.ReadString('\n')
-	if err != nil {
-		return fmt.Errorf("read picloudd's first line: %w", err)
-	}
-	go io.Copy(io.Discard, lines)
-	_, url, ok := strings.Cut(strings.TrimSpace(first), " listens on ")
-	if !ok {
-		return fmt.Errorf("no address in picloudd's first line %q", first)
-	}
-	d.url = url
-	d.addr = "127.0.0.1" + url[strings.LastIndex(url, ":"):]
-	if strings.HasPrefix(url, "http:") {
+	d := &daemon{Process: p, lab: l, addr: "127.0.0.1:" + p.Port()}
+	if strings.HasPrefix(p.URL, "http:") {
 		if d.c, err = client.New(client.Options{URL: "http://" + d.addr, Key: key, Name: "load"}); err != nil {
 			return err
 		}
@@ -105,7 +87,7 @@ func (d *daemon) reading(ctx context.Context) (r reading, err error) {
 	r.cpu = m["process_cpu_seconds_total"]
 	r.resident = m["process_resident_memory_bytes"] / (1 << 20)
 	r.goroutines = m["go_goroutines"]
-	proc := fmt.Sprintf("/proc/%d/", d.cmd.Process.Pid)
+	proc := fmt.Sprintf("/proc/%d/", d.Cmd.Process.Pid)
 	fds, err := os.ReadDir(proc + "fd")
 	if err != nil {
 		return r, err
@@ -136,9 +118,9 @@ type traffic struct {
 
 // bench runs the fan-out of picloud bench against the daemon. A delivery that is lost, doubled or out of order is an error.
 func (d *daemon) bench(ctx context.Context, flags ...string) (t traffic, err error) {
-	args := append([]string{"bench", "--json", "--url", d.url, "--duration", d.lab.measure.String()}, flags...)
+	args := append([]string{"bench", "--json", "--url", d.URL, "--duration", d.lab.measure.String()}, flags...)
 	cmd := exec.CommandContext(ctx, filepath.Join(d.lab.bin, "picloud"), append(args, "fanout")...)
-	cmd.Env = append(d.cmd.Env, "PICLOUD_URL=")
+	cmd.Env = append(d.Cmd.Env, "PICLOUD_URL=")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

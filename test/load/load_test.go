@@ -2,34 +2,27 @@ package main
 
 import (
 	"bufio"
-	"fmt"
 	"io"
 	"math"
 	"net"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
+
+	"picloud/internal/leak"
+	picloudd "picloud/test/daemon"
 )
 
 var built string // folder of the commands
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "picloud-load")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		if out, err := exec.Command("go", "build", "-race", "-o", dir, "picloud/cmd/picloudd", "picloud/cmd/picloud").CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build the commands: %v\n%s", err, out)
-			return 1
-		}
-		built = dir
-		return m.Run()
-	}())
+	os.Exit(leak.Check(func() int {
+		return picloudd.Built(picloudd.Raced, func(bin string) int {
+			built = bin
+			return m.Run()
+		})
+	}))
 }
 
 func small(t *testing.T) *lab {

@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -18,24 +16,16 @@ import (
 
 	"picloud/internal/client"
 	"picloud/internal/wire"
+	"picloud/test/daemon"
 )
 
 var bin string // has the built picloudd and picloud
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		var err error
-		if bin, err = os.MkdirTemp("", "picloud-recipes-"); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(bin)
-		if out, err := exec.Command("go", "build", "-o", bin+"/", "picloud/cmd/picloudd", "picloud/cmd/picloud").CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-			return 1
-		}
+	os.Exit(daemon.Built(daemon.Raced, func(built string) int {
+		bin = built
 		return m.Run()
-	}())
+	}))
 }
 
 const (
@@ -82,7 +72,7 @@ func file(t *testing.T, name, text string) string {
 // picloudd is a real daemon, and a client of it.
 type picloudd struct {
 	t        *testing.T
-	cmd      *exec.Cmd
+	process  *daemon.Process
 	url      string
 	address  string // host:port
 	client   *client.Client
@@ -122,35 +112,12 @@ func connect(t *testing.T, options client.Options) (chan wire.Delivery, *client.
 func (p *picloudd) begin() {
 	p.t.Helper()
 	_, port, _ := net.SplitHostPort(p.address)
-	p.cmd = exec.Command(bin + "/picloudd")
-	p.cmd.Env = append(os.Environ(), "PORT="+port, "API_KEY="+apiKey)
-	p.cmd.Stderr = p.t.Output()
-	stdout, err := p.cmd.StdoutPipe()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		p.t.Fatal(err)
-	}
-	p.t.Cleanup(p.end)
-	r := bufio.NewReader(stdout)
-	first, err := r.ReadString('\n')
-	go io.Copy(io.Discard, r)
-	_, url, ok := strings.Cut(strings.TrimSpace(first), " listens on http://localhost:")
-	if !ok {
-		p.t.Fatalf("picloudd said %q, then %v", first, err)
-	}
-	p.address = "127.0.0.1:" + url
+	p.process = daemon.Start(p.t, bin, "PORT="+port, "API_KEY="+apiKey)
+	p.address = "127.0.0.1:" + p.process.Port()
 	p.url = "http://" + p.address
 }
 
-// end may be called twice.
-func (p *picloudd) end() {
-	if p.cmd.ProcessState == nil {
-		p.cmd.Process.Signal(syscall.SIGTERM)
-		p.cmd.Wait()
-	}
-}
+func (p *picloudd) end() { p.process.Stop(p.t) }
 
 // subscribe returns when the test gets what is published as the event.
 func (p *picloudd) subscribe(event string) {
