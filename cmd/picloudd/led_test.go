@@ -65,6 +65,7 @@ func TestBoardLEDIsTheDaemonsWhileItRuns(t *testing.T) {
 func TestLEDOffGivesBackWhatACrashHasLeft(t *testing.T) {
 	dir, runtime := layBoard(t, "ACT", "none [mmc0] timer\n"), t.TempDir()
 	l := newStatusLED(mustLED(t, "led:ACT"), runtime, newLog(new(picloudd.Log), 0, false)) // and nothing that ends it
+	t.Cleanup(func() { l.device.Close() })                                                 // when all is over
 	if err := l.device.Set(true); err != nil {
 		t.Fatal(err)
 	}

@@ -132,6 +132,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 
 	theLED := newStatusLED(cfg.LED, getenv("RUNTIME_DIRECTORY"), log) // before sockets are opened: led.OpenGPIO
+	isHanded := len(listeners) > 0
+	if !isHanded {
+		l, err := listen(ctx, cfg.Port)
+		if err != nil {
+			return err
+		}
+		listeners = []net.Listener{l}
+	}
 	key, isMadeUp := cfg.APIKey, false
 	if key == "" {
 		key, isMadeUp = rand.Text(), true
@@ -161,14 +169,6 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 	srv.Restore(left.conns, left.general)
-	isHanded := len(listeners) > 0
-	if !isHanded {
-		l, err := listen(ctx, cfg.Port)
-		if err != nil {
-			return err
-		}
-		listeners = []net.Listener{l}
-	}
 	ports := secure(listeners, pair)
 	switch i := slices.Index(ports, cfg.Port); {
 	case i >= 0:
