@@ -5,11 +5,8 @@ import (
 	"time"
 )
 
-// before is what comes in front of each step, which may be one to be gentle in, and one in which no long post is half in.
-func (l *load) before(gentle, halves bool) {
-	if gentle {
-		l.calls.calm(l.ctx)
-	}
+// before is what comes in front of each step, which may be one in which no long post is half in.
+func (l *load) before(halves bool) {
 	for _, pc := range l.inPieces {
 		if err := pc.step(); err != nil {
 			l.tally.count(&l.tally.strange, 1, "%s: %v", pc.peer.name, err)
@@ -26,9 +23,6 @@ func (l *load) before(gentle, halves bool) {
 	}
 	l.step = make(chan struct{})
 	for _, b := range l.brinks {
-		if gentle {
-			continue
-		}
 		if err := l.approach(b, max(0, b.fits-floodShort)); err != nil {
 			l.tally.count(&l.tally.strange, 1, "%s: %v", b.name, err)
 			continue
@@ -36,16 +30,14 @@ func (l *load) before(gentle, halves bool) {
 		l.overflow(b)
 	}
 	if l.unhurt() { // last: a request has its time to become whole
-		l.beginHalves(gentle || l.plain || !halves)
+		l.beginHalves(l.plain || !halves)
 	}
 }
 
 // after is what comes behind each step.
-func (l *load) after(gentle bool) {
+func (l *load) after() {
 	close(l.step)
-	if !gentle {
-		l.stepped = time.Now()
-	}
+	l.stepped = time.Now()
 	l.endHalves()
 	for _, g := range l.laggards {
 		g.takeTurn()
@@ -55,9 +47,6 @@ func (l *load) after(gentle bool) {
 	}
 	if l.ends {
 		l.makeRoom()
-	}
-	if gentle {
-		l.calls.stir()
 	}
 	if !l.toldAll() {
 		l.between()

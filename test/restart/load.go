@@ -75,7 +75,7 @@ type load struct {
 	endPass   context.CancelFunc
 	calls     *calls
 	step      chan struct{}  // closed when the step that is being done has been
-	stepped   time.Time      // when the last step had been done that was not to be gentle
+	stepped   time.Time      // when the last step had been done
 	sending   sync.WaitGroup // of publishers
 	coming    sync.WaitGroup // of posters, newcomers, and all that come and go
 	reading   sync.WaitGroup // of clients that stay

@@ -87,8 +87,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p.unix.network = "unix"
 	var steps []step
 	for _, command := range flags.Args()[1:] {
-		command, gentle := strings.CutPrefix(command, "gently: ")
-		s := step{name: command, gentle: gentle, do: func(ctx context.Context, _ *load) error {
+		s := step{name: command, do: func(ctx context.Context, _ *load) error {
 			_, err := shell(ctx, command)
 			return err
 		}}
@@ -113,9 +112,8 @@ func shell(ctx context.Context, command string) (string, error) {
 
 // A step is what is done to the server.
 type step struct {
-	name   string
-	gentle bool // nobody leaves, overflows, or is idle meanwhile
-	do     func(context.Context, *load) error
+	name string
+	do   func(context.Context, *load) error
 }
 
 // kill kills the process whose number a command prints when a publisher has just got its ack, or soon after.
@@ -192,19 +190,19 @@ func drive(ctx context.Context, p plan, steps []step, w watched, stdout, stderr 
 	took := make(map[string]*durations)
 	for i, s := range steps {
 		halves := i%3 != 1
-		l.before(s.gentle, halves)
+		l.before(halves)
 		r.SilentElse = max(r.SilentElse, l.pulse.silence().Milliseconds())
 		stepped := time.Now()
 		if err := s.do(ctx, l); err != nil {
 			return errors.Join(err, context.Cause(ctx))
 		}
-		if !s.gentle && l.unhurt() && !l.plain {
+		if l.unhurt() && !l.plain {
 			if took[s.name] == nil {
 				took[s.name] = new(durations)
 			}
 			took[s.name].add(halves, time.Since(stepped))
 		}
-		l.after(s.gentle)
+		l.after()
 		r.Silent = append(r.Silent, l.pulse.silence().Milliseconds())
 		if !l.toldAll() {
 			l.between()

@@ -197,7 +197,7 @@ func TestSeedIsTold(t *testing.T) {
 	}
 }
 
-// Idlers come back to the connection that they have kept, and rest before a step that is to be gentle.
+// Idlers come back to the connection that they have kept, and rest before the load is at its end.
 func TestIdlersKeepTheirConnection(t *testing.T) {
 	addr, stop := serve(t, "127.0.0.1:0")
 	defer stop()
