@@ -17,6 +17,7 @@ import (
 	"time"
 
 	picloudd "picloud/test/daemon"
+	ws "picloud/test/peer"
 
 	"github.com/gorilla/websocket"
 )
@@ -173,7 +174,7 @@ type guest struct {
 
 func (m *manager) guest(name, route string) *guest {
 	m.t.Helper()
-	c, _, err := (&websocket.Dialer{NetDialContext: dialPatient}).Dial(strings.Replace(m.url, "http", "ws", 1)+route+"?clientName="+name, http.Header{"X-Api-Key": {testKey}})
+	c, _, err := (&websocket.Dialer{NetDialContext: ws.DialPatient}).Dial(strings.Replace(m.url, "http", "ws", 1)+route+"?clientName="+name, http.Header{"X-Api-Key": {testKey}})
 	if err != nil {
 		m.t.Fatalf("%v\n%s", err, m.stderr)
 	}

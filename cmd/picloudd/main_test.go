@@ -17,6 +17,7 @@ import (
 
 	"picloud/internal/leak"
 	picloudd "picloud/test/daemon"
+	ws "picloud/test/peer"
 	await "picloud/test/wait"
 
 	"github.com/gorilla/websocket"
@@ -54,29 +55,8 @@ func newDaemon(key string) *daemon {
 	return &daemon{
 		key: key, stdout: new(picloudd.Log), stderr: new(picloudd.Log), ended: make(chan struct{}),
 		http:   &http.Client{Transport: &http.Transport{}, Timeout: patience},
-		dialer: &websocket.Dialer{HandshakeTimeout: patience, NetDialContext: dialPatient},
+		dialer: &websocket.Dialer{HandshakeTimeout: patience, NetDialContext: ws.DialPatient},
 	}
-}
-
-// A patient connection has patience each time it reads or writes.
-type patient struct{ net.Conn }
-
-func dialPatient(ctx context.Context, network, addr string) (net.Conn, error) {
-	nc, err := new(net.Dialer).DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	return patient{nc}, nil
-}
-
-func (c patient) Read(b []byte) (int, error) {
-	c.SetReadDeadline(time.Now().Add(patience))
-	return c.Conn.Read(b)
-}
-
-func (c patient) Write(b []byte) (int, error) {
-	c.SetWriteDeadline(time.Now().Add(patience))
-	return c.Conn.Write(b)
 }
 
 // env is an environment; what is not in it is not set.
@@ -260,7 +240,7 @@ func (d *daemon) fill(t *testing.T) {
 func (d *daemon) raw(t *testing.T) net.Conn {
 	t.Helper()
 	_, addr, _ := strings.Cut(d.url, "://")
-	nc, err := dialPatient(t.Context(), "tcp", addr)
+	nc, err := ws.DialPatient(t.Context(), "tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,9 +50,10 @@ var arrows = map[string][]string{
 	"test/benchmarks":    {},
 	"test/browser":       {},
 	"test/daemon":        {"test/wait"},
-	"test/load":          {"internal/client", "test/daemon"},
+	"test/load":          {"internal/client", "test/daemon", "test/peer"},
+	"test/peer":          {"test/wait"},
 	"test/recipes":       {},
-	"test/restart":       {},
+	"test/restart":       {"test/peer"},
 	"test/sandbox":       {},
 	"test/wait":          {},
 }

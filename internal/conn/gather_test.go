@@ -17,36 +17,14 @@ import (
 	"unicode/utf8"
 
 	"picloud/internal/poll"
+	ws "picloud/test/peer"
 
 	"github.com/gorilla/websocket"
 	"golang.org/x/sys/unix"
 )
 
 // masked is one frame as a client sends it. The first byte is given whole: FIN, reserved bits and opcode.
-func masked(first byte, payload string) []byte {
-	return maskedForm(first, payload, 0)
-}
-
-// maskedForm is masked with a length form of at least form: 126 and 127 are longer than they have to be.
-func maskedForm(first byte, payload string, form byte) []byte {
-	b := []byte{first}
-	switch n := len(payload); {
-	case n <= 125 && form < 126:
-		b = append(b, maskBit|byte(n))
-	case n <= 0xffff && form < 127:
-		b = append(b, maskBit|126)
-		b = binary.BigEndian.AppendUint16(b, uint16(n))
-	default:
-		b = append(b, maskBit|127)
-		b = binary.BigEndian.AppendUint64(b, uint64(n))
-	}
-	key := [4]byte{0x37, 0xfa, byte(len(payload)), first}
-	b = append(b, key[:]...)
-	for i := range len(payload) {
-		b = append(b, payload[i]^key[i%4])
-	}
-	return b
-}
+func masked(first byte, payload string) []byte { return ws.Frame(first, payload) }
 
 // First bytes of frames, RFC 6455 §5.2.
 const (
@@ -359,25 +337,25 @@ func compose(program []byte) []byte {
 		}
 		switch op % 16 {
 		case 0, 1, 2, 3:
-			stream = append(stream, maskedForm(text, payload, form)...)
+			stream = append(stream, ws.LongFrame(text, payload, form)...)
 		case 4:
-			stream = append(stream, maskedForm(binaryFrame, payload, form)...)
+			stream = append(stream, ws.LongFrame(binaryFrame, payload, form)...)
 		case 5, 6:
-			stream = append(stream, maskedForm(startText, payload, form)...)
+			stream = append(stream, ws.LongFrame(startText, payload, form)...)
 		case 7:
-			stream = append(stream, maskedForm(startBinary, payload, form)...)
+			stream = append(stream, ws.LongFrame(startBinary, payload, form)...)
 		case 8, 9:
-			stream = append(stream, maskedForm(goOn, payload, form)...)
+			stream = append(stream, ws.LongFrame(goOn, payload, form)...)
 		case 10:
-			stream = append(stream, maskedForm(last, payload, form)...)
+			stream = append(stream, ws.LongFrame(last, payload, form)...)
 		case 11:
-			stream = append(stream, maskedForm(pingByte, payload[:len(payload)/2], form)...)
+			stream = append(stream, ws.LongFrame(pingByte, payload[:len(payload)/2], form)...)
 		case 12:
-			stream = append(stream, maskedForm(pongByte, payload[:len(payload)/2], form)...)
+			stream = append(stream, ws.LongFrame(pongByte, payload[:len(payload)/2], form)...)
 		case 13:
 			stream = append(stream, masked(closeByte, closePayload(990+n, "bye"))...)
 		case 14:
-			stream = append(stream, maskedForm(op>>4<<4|x&0xf, payload, form)...)
+			stream = append(stream, ws.LongFrame(op>>4<<4|x&0xf, payload, form)...)
 		case 15:
 			stream = append(stream, op, byte(n), x)
 		}
@@ -442,7 +420,7 @@ var streamCases = []struct {
 	{name: "three in one", stream: join(masked(text, "a"), masked(binaryFrame, "b"), masked(text, "c")), messages: []string{"false a", "true b", "false c"}},
 	{name: "fragments", stream: join(masked(startText, "a"), masked(goOn, ""), masked(goOn, "b"), masked(last, "c"), masked(text, "d")), messages: []string{"false abc", "false d"}},
 	{name: "a character in two fragments", stream: join(masked(startText, "\xe2\x82"), masked(last, "\xac")), messages: []string{"false €"}},
-	{name: "lengths in longer forms", stream: join(maskedForm(text, "a", 126), maskedForm(text, "b", 127), maskedForm(pingByte, "", 0)), messages: []string{"false a", "false b"}, pongs: []string{""}},
+	{name: "lengths in longer forms", stream: join(ws.LongFrame(text, "a", 126), ws.LongFrame(text, "b", 127), ws.LongFrame(pingByte, "", 0)), messages: []string{"false a", "false b"}, pongs: []string{""}},
 	{name: "message of 126", stream: masked(text, strings.Repeat("x", 126)), messages: []string{"false " + strings.Repeat("x", 126)}},
 
 	{name: "unmasked", stream: appendFrame(nil, opText, []byte("hello")), code: 1002},
@@ -472,7 +450,7 @@ var streamCases = []struct {
 	{name: "ping of 126", stream: masked(pingByte, strings.Repeat("p", 126)), code: 1002},
 	{name: "pong of 126", stream: masked(pongByte, strings.Repeat("p", 126)), code: 1002},
 	{name: "close of 126", stream: masked(closeByte, closePayload(1000, strings.Repeat("p", 124))), code: 1002},
-	{name: "ping in a longer form", stream: maskedForm(pingByte, "a", 126), code: 1002},
+	{name: "ping in a longer form", stream: ws.LongFrame(pingByte, "a", 126), code: 1002},
 
 	{name: "goodbye", stream: masked(closeByte, closePayload(1000, "bye")), code: 1000, goodbye: true},
 	{name: "goodbye of 125", stream: masked(closeByte, closePayload(4999, strings.Repeat("p", 123))), code: 4999, goodbye: true},
@@ -491,7 +469,7 @@ var streamCases = []struct {
 
 	{name: "at the limit", stream: masked(text, strings.Repeat("x", limitOfCases)), messages: []string{"false " + strings.Repeat("x", limitOfCases)}},
 	{name: "one over the limit", stream: masked(text, strings.Repeat("x", limitOfCases+1)), code: 1009},
-	{name: "one over the limit, in 8 bytes", stream: maskedForm(text, strings.Repeat("x", limitOfCases+1), 127), code: 1009},
+	{name: "one over the limit, in 8 bytes", stream: ws.LongFrame(text, strings.Repeat("x", limitOfCases+1), 127), code: 1009},
 	{name: "fragments at the limit", stream: join(masked(startText, strings.Repeat("x", 100)), masked(goOn, strings.Repeat("x", 100)), masked(pingByte, strings.Repeat("p", 125)), masked(last, strings.Repeat("x", 100))), messages: []string{"false " + strings.Repeat("x", 300)}, pongs: []string{strings.Repeat("p", 125)}},
 	{name: "fragments one over the limit", stream: join(masked(startText, strings.Repeat("x", 200)), masked(last, strings.Repeat("x", 101))), code: 1009},
 	{name: "limits start anew with each message", stream: join(masked(startText, strings.Repeat("x", 200)), masked(last, ""), masked(startText, strings.Repeat("y", 200)), masked(last, "")), messages: []string{"false " + strings.Repeat("x", 200), "false " + strings.Repeat("y", 200)}},

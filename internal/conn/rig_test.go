@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"picloud/internal/poll"
+	ws "picloud/test/peer"
 	"picloud/test/wait"
 
 	"golang.org/x/sys/unix"
@@ -321,22 +321,10 @@ func (p *publisher) publish(text string, to ...*session) {
 	p.arena.Flushed(free)
 }
 
-// A peer is the client's end of a connection, written by hand: it can do what no library would.
+// A peer is the client's end of a connection.
 type peer struct {
-	net.Conn
-	t    testing.TB
+	*ws.Peer
 	bare net.Conn // below TLS
-	br   *bufio.Reader
-}
-
-func (p *peer) Read(b []byte) (int, error) {
-	p.SetReadDeadline(time.Now().Add(wait.Patience))
-	return p.Conn.Read(b)
-}
-
-func (p *peer) Write(b []byte) (int, error) {
-	p.SetWriteDeadline(time.Now().Add(wait.Patience))
-	return p.Conn.Write(b)
 }
 
 // dial connects and says hello; early is sent in one piece with the handshake.
@@ -349,27 +337,25 @@ func (r *rig) dial(id string, early ...byte) (*peer, error) {
 	if tc, ok := bare.(*net.TCPConn); ok && r.buffers > 0 {
 		tc.SetReadBuffer(r.buffers)
 	}
-	p := &peer{Conn: bare, bare: bare, t: r.t}
+	nc := bare
 	if r.network == "tls" {
 		cfg := r.server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 		cfg.ServerName = "example.com"
-		p.Conn = tls.Client(bare, cfg)
+		nc = tls.Client(bare, cfg)
 	}
-	p.br = bufio.NewReaderSize(p, 512)
-	hello := fmt.Sprintf("GET /?id=%s HTTP/1.1\r\nHost: example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", id)
-	if _, err := p.Write(append([]byte(hello), early...)); err != nil {
+	p := &peer{ws.New(r.t, nc), bare}
+	p.In = bufio.NewReaderSize(p, 512)
+	if _, err := p.Write(append([]byte(ws.Handshake("/?id="+id, ws.Nonce)), early...)); err != nil {
 		bare.Close()
 		return nil, err
 	}
-	answer, err := http.ReadResponse(p.br, nil)
+	answer, err := p.Answer("GET")
+	if err == nil && answer.Status != http.StatusSwitchingProtocols {
+		err = fmt.Errorf("handshake: status %d", answer.Status)
+	}
 	if err != nil {
 		bare.Close()
 		return nil, err
-	}
-	if answer.StatusCode != http.StatusSwitchingProtocols {
-		bare.Close()
-		return nil, fmt.Errorf("handshake: %s", answer.Status)
 	}
 	return p, nil
 }
@@ -387,9 +373,9 @@ func (r *rig) connect(early ...byte) (*peer, *session) {
 
 // send sends frames, or anything else.
 func (p *peer) send(frames ...[]byte) {
-	p.t.Helper()
+	p.T.Helper()
 	if _, err := p.Write(join(frames...)); err != nil {
-		p.t.Error(err)
+		p.T.Error(err)
 	}
 }
 
@@ -399,69 +385,39 @@ type received struct {
 	payload string
 }
 
-// next reads one frame, which has to be as a server's are.
 func (p *peer) next() (received, error) {
-	var header [10]byte
-	if _, err := io.ReadFull(p.br, header[:2]); err != nil {
-		return received{}, err
-	}
-	if header[0]&(finBit|rsvBits) != finBit || header[1]&maskBit != 0 {
-		return received{}, fmt.Errorf("a frame begins % x", header[:2])
-	}
-	n := int(header[1])
-	switch n {
-	case 126:
-		if _, err := io.ReadFull(p.br, header[2:4]); err != nil {
-			return received{}, err
-		}
-		n = int(binary.BigEndian.Uint16(header[2:]))
-	case 127:
-		if _, err := io.ReadFull(p.br, header[2:10]); err != nil {
-			return received{}, err
-		}
-		n = int(binary.BigEndian.Uint64(header[2:]))
-	}
-	payload := make([]byte, n)
-	if _, err := io.ReadFull(p.br, payload); err != nil {
-		return received{}, fmt.Errorf("in a frame of %d bytes: %w", n, err)
-	}
-	return received{header[0] &^ finBit, string(payload)}, nil
+	op, payload, err := p.Next()
+	return received{op, string(payload)}, err
 }
 
 // want reads one frame and says what it has to be.
 func (p *peer) want(op byte, payload string) {
-	p.t.Helper()
+	p.T.Helper()
 	got, err := p.next()
 	if err != nil {
-		p.t.Fatalf("waiting for %.40q: %v", payload, err)
+		p.T.Fatalf("waiting for %.40q: %v", payload, err)
 	}
 	if want := (received{op, payload}); got != want {
-		p.t.Fatalf("got frame %d %.40q (%d bytes), want %d %.40q (%d bytes)", got.op, got.payload, len(got.payload), op, payload, len(payload))
+		p.T.Fatalf("got frame %d %.40q (%d bytes), want %d %.40q (%d bytes)", got.op, got.payload, len(got.payload), op, payload, len(payload))
 	}
 }
 
 // wantEnd reads the server's close frame, answers it, and reads the end of the connection.
 func (p *peer) wantEnd(code int, reason string) {
-	p.t.Helper()
+	p.T.Helper()
 	p.want(opClose, closePayload(code, reason))
 	p.send(masked(closeByte, closePayload(code, "")))
 	p.wantEOF()
 }
 
 func (p *peer) wantEOF() {
-	p.t.Helper()
+	p.T.Helper()
 	if got, err := p.next(); err != io.EOF {
-		p.t.Errorf("got frame %+v, error %v, want the end", got, err)
+		p.T.Errorf("got frame %+v, error %v, want the end", got, err)
 	}
 }
 
-// vanish ends the connection without a word, on TCP with a reset.
-func (p *peer) vanish() {
-	if tc, ok := p.bare.(*net.TCPConn); ok {
-		tc.SetLinger(0)
-	}
-	p.bare.Close()
-}
+func (p *peer) vanish() { ws.Reset(p.bare) }
 
 // wantEnded waits until the session has ended, and says why it has to.
 func (s *session) wantEnded(why error) {

@@ -23,17 +23,17 @@ func numbered(n int) string { return strconv.Itoa(n) + ":" + strings.Repeat("x",
 
 // wantNumbered reads frames of a stream, from the n-th on, up to one that is none of it.
 func (p *peer) wantNumbered(n int) (next int, end received) {
-	p.t.Helper()
+	p.T.Helper()
 	for ; ; n++ {
 		got, err := p.next()
 		if err != nil {
-			p.t.Fatalf("waiting for frame %d: %v", n, err)
+			p.T.Fatalf("waiting for frame %d: %v", n, err)
 		}
 		if got.op != opText {
 			return n, got
 		}
 		if got.payload != numbered(n) {
-			p.t.Fatalf("got %.20q (%d bytes), want frame %d", got.payload, len(got.payload), n)
+			p.T.Fatalf("got %.20q (%d bytes), want frame %d", got.payload, len(got.payload), n)
 		}
 	}
 }
@@ -288,7 +288,7 @@ func TestSlowButSteadyReaderIsNotTakenForStalled(t *testing.T) {
 			for range 5 {
 				s.ping()
 				for before := taken(); taken() == before; {
-					if _, err := io.CopyN(io.Discard, p.br, 1000); err != nil {
+					if _, err := io.CopyN(io.Discard, p.In, 1000); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -330,7 +330,7 @@ func TestKernelDoesNotTakeAStalledClientForGone(t *testing.T) {
 		if got := timeout(); got != 0 {
 			t.Errorf("the kernel waits %v for a stalled client", got)
 		}
-		if _, err := io.CopyN(io.Discard, p.br, 8<<20+10); err != nil {
+		if _, err := io.CopyN(io.Discard, p.In, 8<<20+10); err != nil {
 			t.Fatal(err)
 		}
 		wait.Until(t, "all is written", func() bool { return locked(s.Conn, func(c *Conn) bool { return !c.writing && c.out.size == 0 }) })

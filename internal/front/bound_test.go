@@ -229,7 +229,7 @@ func TestMoreClientsThanPlaces(t *testing.T) {
 							c.read("POST")
 						}
 						if i%3 == 0 {
-							c.br.ReadByte() // until it is told to go
+							c.In.ReadByte() // until it is told to go
 						}
 						c.Close()
 					}

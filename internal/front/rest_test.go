@@ -204,7 +204,7 @@ func TestNothingIsLeftOfConnections(t *testing.T) {
 						case 1:
 							c.send("%s", what)
 							if len(what) >= len(plainPost(1)) {
-								io.CopyN(io.Discard, c.br, random.Int64N(50))
+								io.CopyN(io.Discard, c.In, random.Int64N(50))
 							}
 							c.Close()
 						case 2: // by the server

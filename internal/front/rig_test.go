@@ -1,7 +1,6 @@
 package front
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"picloud/internal/poll"
+	ws "picloud/test/peer"
 	"picloud/test/wait"
 )
 
@@ -339,38 +339,14 @@ func (r *rig) atRest() {
 }
 
 // A client is one connection.
-type client struct {
-	net.Conn
-	t  testing.TB
-	br *bufio.Reader
-}
+type client struct{ *ws.Peer }
 
 func dial(t testing.TB, addr net.Addr) *client {
 	t.Helper()
-	nc, err := net.Dial(addr.Network(), addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { nc.Close() })
-	return newClient(t, nc)
+	return &client{ws.Dial(t, addr.Network(), addr.String())}
 }
 
-// newClient is a client that has patience each time it reads or writes.
-func newClient(t testing.TB, nc net.Conn) *client {
-	c := &client{Conn: nc, t: t}
-	c.br = bufio.NewReader(c)
-	return c
-}
-
-func (c *client) Read(b []byte) (int, error) {
-	c.SetReadDeadline(time.Now().Add(wait.Patience))
-	return c.Conn.Read(b)
-}
-
-func (c *client) Write(b []byte) (int, error) {
-	c.SetWriteDeadline(time.Now().Add(wait.Patience))
-	return c.Conn.Write(b)
-}
+func newClient(t testing.TB, nc net.Conn) *client { return &client{ws.New(t, nc)} }
 
 func (r *rig) dial() *client {
 	r.t.Helper()
@@ -383,9 +359,9 @@ func (r *rig) dial() *client {
 }
 
 func (c *client) send(format string, args ...any) {
-	c.t.Helper()
+	c.T.Helper()
 	if _, err := fmt.Fprintf(c, format, args...); err != nil {
-		c.t.Error(err)
+		c.T.Error(err)
 	}
 }
 
@@ -398,30 +374,26 @@ type answer struct {
 }
 
 func (c *client) read(method string) (answer, error) {
-	res, err := http.ReadResponse(c.br, &http.Request{Method: method})
-	if err != nil {
-		return answer{}, err
-	}
-	body, err := io.ReadAll(res.Body)
-	return answer{res.StatusCode, res.Header.Get("X-Body"), string(body), res.Close}, err
+	a, err := c.Answer(method)
+	return answer{a.Status, a.Header.Get("X-Body"), a.Body, a.Last}, err
 }
 
 func (c *client) want(method string, status int, body string) {
-	c.t.Helper()
+	c.T.Helper()
 	got, err := c.read(method)
 	if err != nil {
-		c.t.Fatalf("no answer: %v", err)
+		c.T.Fatalf("no answer: %v", err)
 	}
 	if got.status != status || !strings.Contains(got.xBody+got.body, body) {
-		c.t.Fatalf("got %+v, want %d with %q", got, status, body)
+		c.T.Fatalf("got %+v, want %d with %q", got, status, body)
 	}
 }
 
 // wantEnd reads the end of the connection.
 func (c *client) wantEnd() {
-	c.t.Helper()
-	if b, err := c.br.ReadByte(); !ended(err) {
-		c.t.Errorf("got %q, error %v, want the end", b, err)
+	c.T.Helper()
+	if b, err := c.In.ReadByte(); !ended(err) {
+		c.T.Errorf("got %q, error %v, want the end", b, err)
 	}
 }
 
@@ -431,12 +403,7 @@ func ended(err error) bool {
 }
 
 // vanish ends the connection without a word, on TCP with a reset.
-func (c *client) vanish() {
-	if tc, ok := c.Conn.(*net.TCPConn); ok {
-		tc.SetLinger(0)
-	}
-	c.Close()
-}
+func (c *client) vanish() { ws.Reset(c.Conn) }
 
 // The requests of which most tests are made.
 const (

@@ -217,7 +217,7 @@ func (tk talk) with(c *client, cut func(int, *rand.Rand) int) string {
 	for i, p := range tk.parts {
 		if i > 0 {
 			for !strings.HasSuffix(said.String(), "\r\n\r\n") {
-				b, err := c.br.ReadByte()
+				b, err := c.In.ReadByte()
 				if err != nil {
 					return said.String() + err.Error()
 				}
@@ -241,7 +241,7 @@ func (tk talk) with(c *client, cut func(int, *rand.Rand) int) string {
 			}
 		}()
 	}
-	rest, err := io.ReadAll(c.br)
+	rest, err := io.ReadAll(c.In)
 	if err != nil && !ended(err) {
 		return said.String() + err.Error()
 	}

@@ -56,10 +56,10 @@ func TestDrainAnswersWhatHasBegun(t *testing.T) {
 
 // wantLast reads an answer that says it is the last one, and the end.
 func (c *client) wantLast(method string, status int) {
-	c.t.Helper()
+	c.T.Helper()
 	got, err := c.read(method)
 	if err != nil || got.status != status || !got.last {
-		c.t.Errorf("got %+v, error %v, want %d and that it is the last", got, err, status)
+		c.T.Errorf("got %+v, error %v, want %d and that it is the last", got, err, status)
 	}
 	c.wantEnd()
 }
@@ -126,7 +126,7 @@ func TestCloseEndsEveryConnection(t *testing.T) {
 			r.http.Close()
 			r.Close()
 			for _, c := range append(clients, held) {
-				if _, err := io.Copy(io.Discard, c.br); err != nil && !ended(err) {
+				if _, err := io.Copy(io.Discard, c.In); err != nil && !ended(err) {
 					t.Error(err)
 				}
 			}

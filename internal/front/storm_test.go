@@ -130,7 +130,7 @@ func (st *storm) live(id string, random *rand.Rand) error {
 				if err := st.read(c, owed); err != nil {
 					return err
 				}
-				said, err := io.ReadAll(c.br)
+				said, err := io.ReadAll(c.In)
 				if want := fmt.Sprintf("behind: %q", mine); err == nil && len(said) > 0 && string(said) != want {
 					return fmt.Errorf("got %q, want %q", said, want)
 				}

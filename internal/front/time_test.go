@@ -80,7 +80,7 @@ func TestTimesAreKept(t *testing.T) {
 			if tt.drip != 0 {
 				dripping.Go(func() { c.drip(tt.drip) })
 			}
-			said, err := io.ReadAll(c.br) // net/http or a handler may have a word for it
+			said, err := io.ReadAll(c.In) // net/http or a handler may have a word for it
 			if err != nil && !ended(err) {
 				t.Fatal(err)
 			}

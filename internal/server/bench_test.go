@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	ws "picloud/test/peer"
 )
 
 // A crowd is subscribers who count what they get and do nothing else.
@@ -58,7 +60,7 @@ func (c *crowd) all() {
 
 // skip reads one frame without looking at it, and without allocating.
 func (p *peer) skip() error {
-	head, err := p.in.Peek(4)
+	head, err := p.In.Peek(4)
 	if err != nil {
 		return err
 	}
@@ -66,7 +68,7 @@ func (p *peer) skip() error {
 	if head[1] == 126 {
 		n = 4 + int(binary.BigEndian.Uint16(head[2:]))
 	}
-	_, err = p.in.Discard(n)
+	_, err = p.In.Discard(n)
 	return err
 }
 
@@ -76,7 +78,7 @@ func burst(n int, name func(i int) string) []byte {
 	for i := range n {
 		text := fmt.Sprintf(`{"action":"publish","event":%q,"data":"`, name(i))
 		text += strings.Repeat("x", 126-len(text)) + `"}`
-		all = append(all, frame(fin|opText, []byte(text))...)
+		all = append(all, ws.Frame(ws.Fin|ws.Text, text)...)
 	}
 	return all
 }
@@ -97,7 +99,7 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			for range messages / 32 {
-				pub.raw(input)
+				pub.Raw(input)
 				c.all()
 			}
 			runtime.ReadMemStats(&after)
@@ -143,7 +145,7 @@ func BenchmarkFanOut(b *testing.B) {
 			b.ReportAllocs()
 			deliveries := 0
 			for b.Loop() {
-				pub.raw(input)
+				pub.Raw(input)
 				c.all()
 				deliveries += window * subscribers
 			}
@@ -164,7 +166,7 @@ func BenchmarkOneToOne(b *testing.B) {
 	pub.SetDeadline(time.Time{})
 	b.ReportAllocs()
 	for b.Loop() {
-		pub.raw(input)
+		pub.Raw(input)
 		c.all()
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/subscribers, "ns/delivery")
@@ -182,10 +184,10 @@ func BenchmarkPost(b *testing.B) {
 	end := []byte("\r\n\r\n")
 	b.ReportAllocs()
 	for b.Loop() {
-		p.raw(request)
+		p.Raw(request)
 		c.all()
 		for { // the answer, without allocating
-			head, err := p.in.Peek(max(1, p.in.Buffered()))
+			head, err := p.In.Peek(max(1, p.In.Buffered()))
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -193,10 +195,10 @@ func BenchmarkPost(b *testing.B) {
 				if !bytes.HasPrefix(head, []byte("HTTP/1.1 201 ")) {
 					b.Fatalf("answer %q", head)
 				}
-				p.in.Discard(i + len(end))
+				p.In.Discard(i + len(end))
 				break
 			}
-			if _, err := p.in.Peek(len(head) + 1); err != nil {
+			if _, err := p.In.Peek(len(head) + 1); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	ws "picloud/test/peer"
 )
 
 // Sixteen publishers at once, by both ways: each subscriber gets every message once, each publisher's in its order, and
@@ -28,7 +30,7 @@ func TestSixteenPublishersShareOneOrder(t *testing.T) {
 			p := sv.publisher(t, "P")
 			publishing.Go(func() {
 				for n := range each {
-					if _, err := p.Write(frame(fin|opText, []byte(message(n)))); err != nil {
+					if _, err := p.Write(ws.Frame(ws.Fin|ws.Text, []byte(message(n)))); err != nil {
 						t.Error(err)
 						return
 					}
@@ -101,7 +103,7 @@ func TestCrowdWakesAndLeavesAtOnce(t *testing.T) {
 		for _, p := range peers {
 			asking.Go(func() {
 				<-ready
-				p.Write(frame(fin|opText, []byte(text)))
+				p.Write(ws.Frame(ws.Fin|ws.Text, text))
 				if m, err := p.message(); err != nil || string(m) != `{"action":"ack","id":1}` {
 					t.Errorf("round %d: got %q, %v", round, m, err)
 					return

@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"picloud/internal/wire"
+	ws "picloud/test/peer"
 )
 
 const fuzzLimit = 2 << 10 // so that messages over the limit are found, too
@@ -100,8 +101,8 @@ func FuzzPost(f *testing.F) {
 		if w.Body.Len() > 0 || len(sub.frames) != 1 {
 			t.Fatalf("status 201 %q, %d messages were delivered, want 1", w.Body, len(sub.frames))
 		}
-		op, text, err := (&peer{in: bufio.NewReader(bytes.NewReader(sub.frames[0]))}).read()
-		if err != nil || op != opText {
+		op, text, err := (&ws.Peer{In: bufio.NewReader(bytes.NewReader(sub.frames[0]))}).Next()
+		if err != nil || op != ws.Text {
 			t.Fatalf("delivered a frame of opcode %d (%v)", op, err)
 		}
 		d, err := parseDelivery(text)
@@ -130,7 +131,7 @@ func FuzzMessage(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := &peer{Conn: nc, t: t, in: bufio.NewReader(nc)}
+		p := &peer{ws.New(t, nc)}
 		target := "/subscribe?clientName=a"
 		if publishOnly {
 			target = "/publish?clientName=a"
@@ -159,13 +160,12 @@ func FuzzMessage(f *testing.F) {
 			*which = connect(t, publishOnly)
 		}
 		p := *which
-		p.t = t
-		p.SetDeadline(time.Now().Add(patience))
-		opcode := byte(fin | opText)
+		p.T = t
+		opcode := byte(ws.Fin | ws.Text)
 		if binary {
-			opcode = fin | opBinary
+			opcode = ws.Fin | ws.Binary
 		}
-		p.raw(bytes.Join([][]byte{frame(fin|opText, []byte(before)), frame(opcode, message), frame(fin|opText, []byte(after))}, nil))
+		p.Raw(bytes.Join([][]byte{ws.Frame(ws.Fin|ws.Text, before), ws.Frame(opcode, message), ws.Frame(ws.Fin|ws.Text, after)}, nil))
 
 		closes := 0
 		switch {

@@ -13,6 +13,8 @@ import (
 
 	"picloud/internal/handover"
 	"picloud/internal/wire"
+	ws "picloud/test/peer"
+	"picloud/test/wait"
 )
 
 // A lineage is a service whose processes follow each other, each a Server of its own on the same sockets. The test
@@ -51,7 +53,7 @@ func found(t *testing.T, set ...func(*Config)) *lineage {
 		t.Cleanup(func() { f.Close() })
 		l.listeners = append(l.listeners, f)
 	}
-	l.service = &service{addr: tcp.Addr().String(), path: dir + "/sock", log: new(book), http: &http.Client{Transport: &http.Transport{}, Timeout: patience}}
+	l.service = &service{addr: tcp.Addr().String(), path: dir + "/sock", log: new(book), http: &http.Client{Transport: &http.Transport{}, Timeout: wait.Patience}}
 	tcp.Close()
 	if l.store, err = handover.New(16 << 20); err != nil {
 		t.Fatal(err)
@@ -162,19 +164,19 @@ func TestRestartKeepsEveryConnection(t *testing.T) {
 	sub.ask(`{"action":"subscribe","event":"gone","id":1}`)
 	sub.ask(`{"action":"unsubscribe","event":"gone","id":1}`)
 	message := `{"event":"e","data":"in pieces","id":7}`
-	half := frame(fin|opText, []byte(message))
-	pub.raw(half[:9])
+	half := ws.Frame(ws.Fin|ws.Text, message)
+	pub.Raw(half[:9])
 	fragments := l.subscriber(t, "Fragments")
-	fragments.raw(append(frame(opText, []byte(`{"action":"pub`)), frame(fin|opPing, []byte("x"))...))
-	if op, _, err := fragments.read(); err != nil || op != opPong {
+	fragments.Raw(append(ws.Frame(ws.Text, `{"action":"pub`), ws.Frame(ws.Fin|ws.Ping, "x")...))
+	if op, _, err := fragments.Next(); err != nil || op != ws.Pong {
 		t.Fatalf("opcode %d (%v), want a pong", op, err)
 	}
 	idle, silent, begun := dial(t, "tcp", l.addr), dial(t, "tcp", l.addr), dial(t, "unix", l.path)
-	idle.raw([]byte("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))
+	idle.Raw([]byte("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))
 	idle.response("GET")
 	post := fmt.Sprintf("POST /publish?clientName=P HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\nContent-Length: 24\r\n\r\n{\"event\":\"e\",\"data\":true}", testKey)
 	post = strings.Replace(post, "24", fmt.Sprint(len(post)-strings.Index(post, "\r\n\r\n")-4), 1)
-	begun.raw([]byte(post[:len(post)-9]))
+	begun.Raw([]byte(post[:len(post)-9]))
 
 	for n := range 3 {
 		before := l.watch(t).info()
@@ -183,15 +185,15 @@ func TestRestartKeepsEveryConnection(t *testing.T) {
 		if len(after.AllConnections) != 4 || len(after.Subscriptions) != 1 || fmt.Sprint(after.AllConnections) != fmt.Sprint(before.AllConnections) {
 			t.Fatalf("restart %d: before %+v, after %+v", n, before, after)
 		}
-		pub.raw(half[9+n : 10+n]) // one byte for each process
-		fragments.raw(append(frame(opMore, nil), frame(fin|opPing, nil)...))
-		if op, _, err := fragments.read(); err != nil || op != opPong {
+		pub.Raw(half[9+n : 10+n]) // one byte for each process
+		fragments.Raw(append(ws.Frame(ws.More, ""), ws.Frame(ws.Fin|ws.Ping, "")...))
+		if op, _, err := fragments.Next(); err != nil || op != ws.Pong {
 			t.Fatalf("opcode %d (%v), want a pong", op, err)
 		}
 	}
-	pub.raw(half[12:])
+	pub.Raw(half[12:])
 	pub.acked(message)
-	fragments.raw(frame(fin|opMore, []byte(`lish","event":"e","data":"in fragments"}`)))
+	fragments.Raw(ws.Frame(ws.Fin|ws.More, `lish","event":"e","data":"in fragments"}`))
 	for _, want := range []string{`"in pieces"`, `"in fragments"`} {
 		for _, p := range []*peer{sub, local} {
 			if d := p.delivery(); d.data != want {
@@ -199,9 +201,9 @@ func TestRestartKeepsEveryConnection(t *testing.T) {
 			}
 		}
 	}
-	begun.raw([]byte(post[len(post)-9:]))
+	begun.Raw([]byte(post[len(post)-9:]))
 	for _, p := range []*peer{idle, silent} {
-		p.raw([]byte(post))
+		p.Raw([]byte(post))
 	}
 	for _, p := range []*peer{idle, silent, begun} {
 		if a := p.response("POST"); a.status != http.StatusCreated {
@@ -214,7 +216,7 @@ func TestRestartKeepsEveryConnection(t *testing.T) {
 		}
 	}
 	info.until("the state by the last process", func(i wire.Info) bool { return len(i.AllConnections) == 4 })
-	sub.raw(frame(fin|opClose, []byte{3, 232}))
+	sub.Raw(ws.Frame(ws.Fin|ws.Close, []byte{3, 232}))
 	sub.wantClose(1000)
 	l.watch(t).untilClients(3)
 	local.Close()
@@ -277,8 +279,8 @@ func TestNothingIsLostDoubledOrRefusedOverRestarts(t *testing.T) {
 					}
 				default: // bytes that net/http answers, in two pieces
 					raw := fmt.Sprintf("POST /publish?clientName=P HTTP/1.1\r\nHost: x\r\nX-Other: y\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s", testKey, len(body), body)
-					p.raw([]byte(raw[:40]))
-					p.raw([]byte(raw[40:]))
+					p.Raw([]byte(raw[:40]))
+					p.Raw([]byte(raw[40:]))
 					if a := p.response("POST"); a.status != http.StatusCreated {
 						t.Errorf("way %d: status %d", way, a.status)
 						return

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +25,7 @@ import (
 	"picloud/internal/conn"
 	"picloud/internal/leak"
 	"picloud/internal/wire"
+	"picloud/test/wait"
 )
 
 func TestMain(m *testing.M) { os.Exit(leak.Check(m.Run)) }
@@ -35,8 +35,6 @@ const (
 	wrongKey = "sesame-wrong"
 	keyMark  = "sesame"    // in every key: no log line may have it
 	payload  = "swordfish" // in the data of many messages: no log line may have it
-
-	patience = 2 * time.Minute // what should happen has happened by then, on a busy machine too
 )
 
 // A service is a server on real sockets: 127.0.0.1 and a Unix socket. It logs everything, debug lines too; when the test
@@ -131,15 +129,13 @@ func serveOn(t testing.TB, s *Server, log *book, lc net.ListenConfig) *service {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(patience):
-			var stacks bytes.Buffer
-			pprof.Lookup("goroutine").WriteTo(&stacks, 1)
-			t.Errorf("Run does not return\n%s", stacks.String())
+		case <-time.After(wait.Patience):
+			t.Errorf("Run does not return\n%s", wait.Stacks())
 		}
 	})
 	sv.http = &http.Client{
 		Transport:     &http.Transport{},
-		Timeout:       patience,
+		Timeout:       wait.Patience,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	t.Cleanup(func() {
@@ -351,17 +347,17 @@ func (sv *service) watch(t *testing.T) watcher {
 
 // info returns the next snapshot; of a watcher that has just come it is the state as it is.
 func (w watcher) info() wire.Info {
-	w.t.Helper()
+	w.T.Helper()
 	var info wire.Info
 	if err := json.Unmarshal([]byte(w.text()), &info); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return info
 }
 
 // until waits for a state that is seen after it is called.
 func (w watcher) until(what string, is func(wire.Info) bool) wire.Info {
-	w.t.Helper()
+	w.T.Helper()
 	begin := time.Now()
 	var info wire.Info
 	for {
@@ -370,7 +366,7 @@ func (w watcher) until(what string, is func(wire.Info) bool) wire.Info {
 			err = json.Unmarshal(p, &info)
 		}
 		if err != nil {
-			w.t.Fatalf("waited for %s: %v; last seen: %+v", what, err, info.Server)
+			w.T.Fatalf("waited for %s: %v; last seen: %+v", what, err, info.Server)
 		}
 		if info.CreatedAt.After(begin) && is(info) {
 			return info
@@ -379,6 +375,6 @@ func (w watcher) until(what string, is func(wire.Info) bool) wire.Info {
 }
 
 func (w watcher) untilClients(n int) wire.Info {
-	w.t.Helper()
+	w.T.Helper()
 	return w.until(fmt.Sprintf("%d clients", n), func(i wire.Info) bool { return len(i.AllConnections) == n })
 }

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"picloud/internal/wire"
+	ws "picloud/test/peer"
+	"picloud/test/wait"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,9 +27,9 @@ import (
 func TestBrokenFramesEndTheConnection(t *testing.T) {
 	sv := start(t)
 	subscribe := []byte(`{"action":"subscribe","event":"e"}`)
-	unmasked := append([]byte{fin | opText, byte(len(subscribe))}, subscribe...)
+	unmasked := append([]byte{ws.Fin | ws.Text, byte(len(subscribe))}, subscribe...)
 	closeWith := func(code int, reason string) []byte {
-		return frame(fin|opClose, append([]byte{byte(code >> 8), byte(code)}, reason...))
+		return ws.Frame(ws.Fin|ws.Close, append([]byte{byte(code >> 8), byte(code)}, reason...))
 	}
 	for _, tt := range []struct {
 		name string
@@ -35,44 +37,44 @@ func TestBrokenFramesEndTheConnection(t *testing.T) {
 		sent []byte
 	}{
 		{"unmasked", 1002, unmasked},
-		{"first reserved bit", 1002, frame(fin|rsv1|opText, subscribe)},
-		{"second reserved bit", 1002, frame(fin|rsv2|opText, subscribe)},
-		{"third reserved bit", 1002, frame(fin|rsv3|opText, subscribe)},
-		{"reserved bit on a ping", 1002, frame(fin|rsv1|opPing, nil)},
-		{"reserved data opcode 3", 1002, frame(fin|0x3, subscribe)},
-		{"reserved data opcode 7", 1002, frame(fin|0x7, subscribe)},
-		{"reserved control opcode 11", 1002, frame(fin|0xB, nil)},
-		{"reserved control opcode 15", 1002, frame(fin|0xF, nil)},
-		{"continuation of nothing", 1002, frame(fin|opMore, subscribe)},
-		{"text inside a fragmented message", 1002, append(frame(opText, subscribe[:3]), frame(fin|opText, subscribe)...)},
-		{"binary inside a fragmented message", 1002, append(frame(opText, subscribe[:3]), frame(opBinary, subscribe)...)},
-		{"unmasked inside a fragmented message", 1002, append(frame(opText, subscribe[:3]), unmasked...)},
-		{"fragmented ping", 1002, frame(opPing, nil)},
-		{"fragmented close", 1002, frame(opClose, nil)},
-		{"ping of 126 bytes", 1002, frame(fin|opPing, make([]byte, 126))},
-		{"pong of 126 bytes", 1002, frame(fin|opPong, make([]byte, 126))},
+		{"first reserved bit", 1002, ws.Frame(ws.Fin|ws.Rsv1|ws.Text, subscribe)},
+		{"second reserved bit", 1002, ws.Frame(ws.Fin|ws.Rsv2|ws.Text, subscribe)},
+		{"third reserved bit", 1002, ws.Frame(ws.Fin|ws.Rsv3|ws.Text, subscribe)},
+		{"reserved bit on a ping", 1002, ws.Frame(ws.Fin|ws.Rsv1|ws.Ping, "")},
+		{"reserved data opcode 3", 1002, ws.Frame(ws.Fin|0x3, subscribe)},
+		{"reserved data opcode 7", 1002, ws.Frame(ws.Fin|0x7, subscribe)},
+		{"reserved control opcode 11", 1002, ws.Frame(ws.Fin|0xB, "")},
+		{"reserved control opcode 15", 1002, ws.Frame(ws.Fin|0xF, "")},
+		{"continuation of nothing", 1002, ws.Frame(ws.Fin|ws.More, subscribe)},
+		{"text inside a fragmented message", 1002, append(ws.Frame(ws.Text, subscribe[:3]), ws.Frame(ws.Fin|ws.Text, subscribe)...)},
+		{"binary inside a fragmented message", 1002, append(ws.Frame(ws.Text, subscribe[:3]), ws.Frame(ws.Binary, subscribe)...)},
+		{"unmasked inside a fragmented message", 1002, append(ws.Frame(ws.Text, subscribe[:3]), unmasked...)},
+		{"fragmented ping", 1002, ws.Frame(ws.Ping, "")},
+		{"fragmented close", 1002, ws.Frame(ws.Close, "")},
+		{"ping of 126 bytes", 1002, ws.Frame(ws.Fin|ws.Ping, make([]byte, 126))},
+		{"pong of 126 bytes", 1002, ws.Frame(ws.Fin|ws.Pong, make([]byte, 126))},
 		{"close of 126 bytes", 1002, closeWith(1000, strings.Repeat("x", 124))},
 		{"close with a code that is reserved", 1002, closeWith(1005, "")},
 		{"close with a code that does not exist", 1002, closeWith(999, "")},
 		{"close with a reason that is not UTF-8", 1002, closeWith(1000, "\xff")},
-		{"text that is not UTF-8", 1007, frame(fin|opText, []byte("\xff"))},
-		{"text that ends inside a character", 1007, append(frame(opText, []byte(`{"event":"`)), frame(fin|opMore, []byte("\xf0\x9f"))...)},
-		{"over the limit", 1009, frameHeader(fin|opText, 64<<10+1)},
-		{"a length of 2^62", 1009, []byte{fin | opText, 0x80 | 127, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4}},
-		{"a length of 2^63", 1009, []byte{fin | opText, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4}},
-		{"fragments over the limit", 1009, append(frame(opText, make([]byte, 64<<10)), frame(fin|opMore, []byte(" "))...)},
+		{"text that is not UTF-8", 1007, ws.Frame(ws.Fin|ws.Text, "\xff")},
+		{"text that ends inside a character", 1007, append(ws.Frame(ws.Text, `{"event":"`), ws.Frame(ws.Fin|ws.More, "\xf0\x9f")...)},
+		{"over the limit", 1009, ws.Header(ws.Fin|ws.Text, 64<<10+1)},
+		{"a length of 2^62", 1009, []byte{ws.Fin | ws.Text, 0x80 | 127, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4}},
+		{"a length of 2^63", 1009, []byte{ws.Fin | ws.Text, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4}},
+		{"fragments over the limit", 1009, append(ws.Frame(ws.Text, make([]byte, 64<<10)), ws.Frame(ws.Fin|ws.More, " ")...)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, path := range []string{"/subscribe?clientName=a", "/publish?clientName=a", "/socket/info"} {
 				p := sv.connect(t, path, "X-API-Key", testKey)
-				p.raw(tt.sent)
+				p.Raw(tt.sent)
 				p.wantClose(tt.code)
 				// Byte for byte it is the same.
 				p = sv.connect(t, path, "X-API-Key", testKey)
 				for _, b := range tt.sent {
-					p.raw([]byte{b})
+					p.Raw([]byte{b})
 					if len(tt.sent) > 200 {
-						p.raw(tt.sent[1:])
+						p.Raw(tt.sent[1:])
 						break
 					}
 				}
@@ -91,7 +93,7 @@ func TestCloseIsAnswered(t *testing.T) {
 	for _, sent := range []string{"", "\x03\xe8", "\x03\xe8bye", "\x03\xe9", "\x0f\xa0private"} {
 		p := sv.subscriber(t, "a")
 		p.ask(`{"action":"subscribe","event":"e","id":1}`)
-		p.raw(frame(fin|opClose, []byte(sent)))
+		p.Raw(ws.Frame(ws.Fin|ws.Close, sent))
 		want := 0
 		if sent != "" {
 			want = int(sent[0])<<8 | int(sent[1])
@@ -109,24 +111,24 @@ func TestControlFramesInsideFragments(t *testing.T) {
 	message := `{"action":"subscribe","event":"e","id":1}`
 	pong := func(want string) {
 		t.Helper()
-		if op, got, err := p.read(); err != nil || op != opPong || string(got) != want {
+		if op, got, err := p.Next(); err != nil || op != ws.Pong || string(got) != want {
 			t.Fatalf("opcode %d %q (%v), want the pong %q", op, got, err, want)
 		}
 	}
-	p.raw(frame(opText, nil))
+	p.Raw(ws.Frame(ws.Text, ""))
 	for i := range len(message) {
-		p.raw(frame(opMore, []byte(message[i:i+1])))
-		p.raw(frame(fin|opPong, []byte("nobody asked")))
-		p.raw(frame(fin|opPing, []byte{byte(i)}))
+		p.Raw(ws.Frame(ws.More, []byte(message[i:i+1])))
+		p.Raw(ws.Frame(ws.Fin|ws.Pong, "nobody asked"))
+		p.Raw(ws.Frame(ws.Fin|ws.Ping, []byte{byte(i)}))
 		pong(string(rune(i)))
 	}
-	p.raw(frame(fin|opMore, nil))
+	p.Raw(ws.Frame(ws.Fin|ws.More, ""))
 	p.acked(message)
-	p.raw(frame(fin|opPing, bytes.Repeat([]byte("x"), 125)))
+	p.Raw(ws.Frame(ws.Fin|ws.Ping, bytes.Repeat([]byte("x"), 125)))
 	pong(strings.Repeat("x", 125))
 
-	p.raw(frame(opText, []byte(message[:5])))
-	p.raw(frame(fin|opClose, []byte{0x03, 0xe8}))
+	p.Raw(ws.Frame(ws.Text, []byte(message[:5])))
+	p.Raw(ws.Frame(ws.Fin|ws.Close, []byte{0x03, 0xe8}))
 	p.wantClose(1000)
 	sv.stillServes(t)
 }
@@ -134,13 +136,13 @@ func TestControlFramesInsideFragments(t *testing.T) {
 func TestFragmentsWithoutEnd(t *testing.T) {
 	sv := start(t)
 	for name, fragment := range map[string][]byte{
-		"empty": frame(opMore, nil),
-		"small": frame(opMore, []byte("x")),
-		"large": frame(opMore, make([]byte, 10_000)),
-		"pings": append(frame(opMore, nil), frame(fin|opPing, nil)...),
+		"empty": ws.Frame(ws.More, ""),
+		"small": ws.Frame(ws.More, "x"),
+		"large": ws.Frame(ws.More, make([]byte, 10_000)),
+		"pings": append(ws.Frame(ws.More, ""), ws.Frame(ws.Fin|ws.Ping, "")...),
 	} {
 		p := sv.subscriber(t, name)
-		p.raw(frame(opText, nil))
+		p.Raw(ws.Frame(ws.Text, ""))
 		burst := bytes.Repeat(fragment, max(1, 1000/len(fragment)))
 		var sending sync.WaitGroup
 		sending.Go(func() {
@@ -151,12 +153,12 @@ func TestFragmentsWithoutEnd(t *testing.T) {
 			}
 		})
 		for {
-			op, body, err := p.read()
+			op, body, err := p.Next()
 			if err != nil {
 				t.Fatalf("%s: %v, want a close frame", name, err)
 			}
-			if op == opClose {
-				if got := closeText(body); !strings.HasPrefix(got, "1009") {
+			if op == ws.Close {
+				if got := ws.CloseText(body); !strings.HasPrefix(got, "1009") {
 					t.Errorf("%s: closed with %s, want 1009", name, got)
 				}
 				break
@@ -167,8 +169,8 @@ func TestFragmentsWithoutEnd(t *testing.T) {
 		sv.stillServes(t)
 	}
 	// Nobody has to wait for one who stops in the middle.
-	for _, sent := range [][]byte{frame(opText, []byte("{")), frameHeader(fin|opText, 60_000), {fin | opText}, frame(fin|opText, make([]byte, 50))[:30]} {
-		sv.subscriber(t, "unfinished").raw(sent)
+	for _, sent := range [][]byte{ws.Frame(ws.Text, "{"), ws.Header(ws.Fin|ws.Text, 60_000), {ws.Fin | ws.Text}, ws.Frame(ws.Fin|ws.Text, make([]byte, 50))[:30]} {
+		sv.subscriber(t, "unfinished").Raw(sent)
 	}
 	sv.stillServes(t)
 }
@@ -179,7 +181,7 @@ func TestHalfSentHeadersAreCutOff(t *testing.T) {
 	sv := start(t, func(c *Config) { c.HeaderTimeout = timeout })
 	cutOff := func(p *peer) {
 		t.Helper()
-		said, err := io.ReadAll(p.in)
+		said, err := io.ReadAll(p.In)
 		if errors.Is(err, syscall.ECONNRESET) { // p was still sending
 			err = nil
 		}
@@ -195,10 +197,10 @@ func TestHalfSentHeadersAreCutOff(t *testing.T) {
 		"GET /healthz HTTP/1.1\r\n",
 		"GET /healthz HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey,
 		"POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nContent-Length: 20\r\n",
-		strings.TrimSuffix(handshake("/subscribe?clientName=a", "AAAAAAAAAAAAAAAAAAAAAA==", "X-API-Key", testKey), "\r\n"),
+		strings.TrimSuffix(ws.Handshake("/subscribe?clientName=a", ws.Nonce, "X-API-Key", testKey), "\r\n"),
 	} {
 		p := dial(t, "tcp", sv.addr)
-		p.raw([]byte(sent))
+		p.Raw([]byte(sent))
 		halves = append(halves, p)
 	}
 	sv.stillServes(t)
@@ -210,11 +212,11 @@ func TestHalfSentHeadersAreCutOff(t *testing.T) {
 	}
 	// One byte now and then does not help, and a good request before does not either.
 	p := dial(t, "tcp", sv.addr)
-	p.raw([]byte("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"))
+	p.Raw([]byte("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"))
 	if a := p.response("GET"); a.status != http.StatusOK {
 		t.Fatalf("status %d", a.status)
 	}
-	p.raw([]byte("GET /healthz HTTP/1.1\r\nX: "))
+	p.Raw([]byte("GET /healthz HTTP/1.1\r\nX: "))
 	var dripping sync.WaitGroup
 	dripping.Go(func() {
 		tick := time.NewTicker(timeout / 10)
@@ -261,9 +263,9 @@ func TestSubscribingTo100000Events(t *testing.T) {
 	for i := 0; i < events; i += step {
 		var burst []byte
 		for n := i; n < i+step; n++ {
-			burst = append(burst, frame(fin|opText, fmt.Appendf(nil, `{"action":"subscribe","event":"%d","id":%d}`, n, n))...)
+			burst = append(burst, ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, `{"action":"subscribe","event":"%d","id":%d}`, n, n))...)
 		}
-		p.raw(burst)
+		p.Raw(burst)
 		for n := i; n < i+step; n++ {
 			want := fmt.Sprintf(`{"action":"ack","id":%d}`, n)
 			if n >= limit {
@@ -298,10 +300,10 @@ func TestSlowReaderIsClosed(t *testing.T) {
 		t.Helper()
 		var burst []byte
 		for range 63 {
-			burst = append(burst, frame(fin|opText, fmt.Appendf(nil, `{"event":"e","data":[%d,"%s"]}`, n, blob))...)
+			burst = append(burst, ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, `{"event":"e","data":[%d,"%s"]}`, n, blob))...)
 			n++
 		}
-		pub.raw(burst)
+		pub.Raw(burst)
 		pub.ask(fmt.Sprintf(`{"event":"e","data":[%d,"%s"],"id":1}`, n, blob))
 		n++
 		for i := n - 64; i < n; i++ {
@@ -325,17 +327,17 @@ func TestSlowReaderIsClosed(t *testing.T) {
 	// What it had of the socket comes in order and without a gap, then the code.
 	got := 0
 	for {
-		op, text, err := slow.read()
+		op, text, err := slow.Next()
 		if err != nil {
 			t.Fatalf("after %d messages: %v, want a close frame", got, err)
 		}
-		if op == opClose {
-			if code := closeText(text); !strings.HasPrefix(code, "1013 ") {
+		if op == ws.Close {
+			if code := ws.CloseText(text); !strings.HasPrefix(code, "1013 ") {
 				t.Errorf("closed with %s, want 1013", code)
 			}
 			break
 		}
-		if op == opPing {
+		if op == ws.Ping {
 			continue
 		}
 		if d, err := parseDelivery(text); err != nil || !strings.HasPrefix(d.data, fmt.Sprintf("[%d,", got)) {
@@ -349,7 +351,7 @@ func TestSlowReaderIsClosed(t *testing.T) {
 	if queue := (atLeast - got) * len(blob); queue < sv.cfg.Limits.QueueBytes/2 {
 		t.Errorf("it was closed with some %d bytes waiting, the limit is %d", queue, sv.cfg.Limits.QueueBytes)
 	}
-	slow.raw(frame(fin|opClose, []byte{0x03, 0xf5}))
+	slow.Raw(ws.Frame(ws.Fin|ws.Close, []byte{0x03, 0xf5}))
 	slow.ended()
 
 	for range 5 { // nobody else has lost anything, and it is counted and logged once
@@ -360,7 +362,7 @@ func TestSlowReaderIsClosed(t *testing.T) {
 	}
 	latest := sv.watch(t).info().Server.SlowClientsClosedLatest
 	if len(latest) != 1 || latest[0].ClientName != `Slow "reader"` || latest[0].IPAddress != slow.LocalAddr().String() ||
-		latest[0].Reason != "reads too slowly: its queue is full" || time.Since(latest[0].ClosedAt) > patience {
+		latest[0].Reason != "reads too slowly: its queue is full" || time.Since(latest[0].ClosedAt) > wait.Patience {
 		t.Errorf("slow_clients_closed_latest: %+v", latest)
 	}
 	if clients, incidents := sv.Load(); clients != 2 || incidents != 1 {
@@ -390,7 +392,7 @@ func TestPingFloodWithoutReading(t *testing.T) {
 	})
 	w := sv.watch(t)
 	p := sv.subscriber(t, "flood")
-	burst := bytes.Repeat(frame(fin|opPing, bytes.Repeat([]byte("x"), 125)), 100)
+	burst := bytes.Repeat(ws.Frame(ws.Fin|ws.Ping, bytes.Repeat([]byte("x"), 125)), 100)
 	var flooding sync.WaitGroup
 	flooding.Go(func() {
 		for {
@@ -448,11 +450,11 @@ func TestSlowBodyDelaysNobody(t *testing.T) {
 		{"Content-Length: 100\r\n\r\n", ""},
 	} {
 		p := dial(t, "tcp", sv.addr)
-		p.raw([]byte(head + tt.framing))
+		p.Raw([]byte(head + tt.framing))
 		if a := p.response("POST"); a.status != http.StatusContinue { // the body is being read
 			t.Fatalf("status %d %q, want 100", a.status, a.body)
 		}
-		p.raw([]byte(tt.begin))
+		p.Raw([]byte(tt.begin))
 		sv.stillServes(t)
 		p.response("POST").refuses(t, http.StatusBadRequest, "body could not be read")
 		p.ended()
@@ -467,12 +469,12 @@ func TestHugeBodiesAreRefusedEarly(t *testing.T) {
 	// The length alone is enough, asked for or not.
 	for _, expect := range []string{"", "Expect: 100-continue\r\n"} {
 		p := dial(t, "tcp", sv.addr)
-		p.raw([]byte(head + expect + "Content-Length: " + strconv.Itoa(size) + "\r\n\r\n"))
+		p.Raw([]byte(head + expect + "Content-Length: " + strconv.Itoa(size) + "\r\n\r\n"))
 		p.response("POST").refuses(t, http.StatusRequestEntityTooLarge, "limit")
 		p.ended()
 	}
 	p := dial(t, "tcp", sv.addr)
-	p.raw([]byte(head + "Content-Length: 99999999999999999999\r\n\r\n"))
+	p.Raw([]byte(head + "Content-Length: 99999999999999999999\r\n\r\n"))
 	if a := p.response("POST"); a.status != http.StatusBadRequest {
 		t.Errorf("a length beyond all integers: status %d, want 400", a.status)
 	}
@@ -483,7 +485,7 @@ func TestHugeBodiesAreRefusedEarly(t *testing.T) {
 		{"Transfer-Encoding: chunked\r\n\r\n", "8000\r\n" + chunk + "\r\n"},
 	} {
 		p := dial(t, "tcp", sv.addr)
-		p.raw([]byte(head + tt.framing))
+		p.Raw([]byte(head + tt.framing))
 		var sending sync.WaitGroup
 		sent := 0
 		sending.Go(func() {
@@ -536,16 +538,16 @@ func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 		return fmt.Sprintf("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s", testKey, len(body), body)
 	}
 	p := dial(t, "tcp", sv.addr)
-	upgrade := handshake("/subscribe?clientName=a", "AAAAAAAAAAAAAAAAAAAAAA==", "X-API-Key", testKey)
+	upgrade := ws.Handshake("/subscribe?clientName=a", ws.Nonce, "X-API-Key", testKey)
 	subscribe, publish := `{"action":"subscribe","event":"e","id":4}`, `{"action":"publish","event":"e","data":5,"id":5}`
-	p.raw(bytes.Join([][]byte{
+	p.Raw(bytes.Join([][]byte{
 		[]byte(post(`{"event":"e","data":1}`)),
 		[]byte(post(`{"event":`)),
 		[]byte(post(`{"event":"e","data":3}`)),
 		[]byte("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"),
 		[]byte(upgrade), // and frames that do not wait for its answer
-		frame(fin|opText, []byte(subscribe)),
-		frame(fin|opText, []byte(publish)),
+		ws.Frame(ws.Fin|ws.Text, subscribe),
+		ws.Frame(ws.Fin|ws.Text, publish),
 	}, nil))
 	for _, want := range []int{201, 400, 201, 200, 101} {
 		if a := p.response("POST"); a.status != want {
@@ -605,7 +607,7 @@ func TestRequestsThatAreNoHTTP(t *testing.T) {
 		"POST /publish?clientName=a&clientName=b&apiKey=&apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n" + `{}`: 401,
 	} {
 		p := dial(t, "tcp", sv.addr)
-		p.raw([]byte(request))
+		p.Raw([]byte(request))
 		if a := p.response("GET"); a.status != status {
 			t.Errorf("%q: status %d %q, want %d", request, a.status, a.body, status)
 		}
@@ -641,14 +643,14 @@ func TestWrongKeysFromOneAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	elsewhere := newPeer(t, nc)
-	elsewhere.raw([]byte("POST /publish?clientName=Neighbour HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`))
+	elsewhere.Raw([]byte("POST /publish?clientName=Neighbour HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`))
 	if a := elsewhere.response("POST"); a.status != http.StatusCreated {
 		t.Errorf("from another address: status %d %q", a.status, a.body)
 	}
 	if d := connected.delivery(); d.name != "Neighbour" {
 		t.Errorf("got %+v", d)
 	}
-	elsewhere.raw([]byte("GET /info HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\n\r\n"))
+	elsewhere.Raw([]byte("GET /info HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\n\r\n"))
 	if a := elsewhere.response("GET"); !strings.Contains(a.body, `"wrong_keys":30,`) {
 		t.Errorf("info says %s, want 30 wrong keys", a.body)
 	}
@@ -666,7 +668,7 @@ func TestNamesCannotForgeLogLines(t *testing.T) {
 	}
 	for _, name := range names {
 		p := sv.subscriber(t, name)
-		p.raw(frame(fin|opClose, append([]byte{0x03, 0xe8}, "a reason\nmsg=forged"...)))
+		p.Raw(ws.Frame(ws.Fin|ws.Close, append([]byte{0x03, 0xe8}, "a reason\nmsg=forged"...)))
 		p.wantClose(1000)
 	}
 	for _, name := range []string{"a\nmsg=forged", "\x1b[31mred", "\x9b31m", "\u009b31m", "\xff"} {
@@ -709,17 +711,17 @@ func TestNeitherKeyNorPayloadIsLogged(t *testing.T) {
 	// Handshakes that fail, at the limit and before it.
 	q := sv.connect(t, "/publish?clientName=b&apiKey="+testKey)
 	sv.call(t, "GET", "/subscribe", true, "clientName=c&apiKey="+testKey, "").refuses(t, http.StatusServiceUnavailable, "limit")
-	q.raw(frame(fin|opText, []byte(payload+"\xff")))
+	q.Raw(ws.Frame(ws.Fin|ws.Text, []byte(payload+"\xff")))
 	q.wantClose(1007)
 	w.until("a free place", func(i wire.Info) bool { return i.Server.Connections == 2 })
 	sv.call(t, "GET", "/subscribe", true, "clientName=c&apiKey="+testKey, "", "Sec-WebSocket-Key", testKey).refuses(t, http.StatusBadRequest, "websocket")
 	q = sv.connect(t, "/publish?clientName=b&apiKey="+testKey)
-	q.raw(frame(fin|opClose, append([]byte{0x03, 0xe8}, payload...)))
+	q.Raw(ws.Frame(ws.Fin|ws.Close, append([]byte{0x03, 0xe8}, payload...)))
 	q.wantClose(1000)
 	w.until("a free place", func(i wire.Info) bool { return i.Server.Connections == 2 })
 	// HTTP that fails before any handler.
 	x := dial(t, "tcp", sv.addr)
-	x.raw([]byte("GET /" + payload + "?apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\n" + payload + testKey + "\r\n\r\n"))
+	x.Raw([]byte("GET /" + payload + "?apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\n" + payload + testKey + "\r\n\r\n"))
 	x.response("GET")
 	// A slow reader.
 	slow := sv.subscriber(t, "slow")
@@ -777,7 +779,7 @@ func TestHTTPConnectionsAreBounded(t *testing.T) {
 	// answer may not be at rest yet, on a busy machine: so others come until it has gone.)
 	for _, begin := range []string{string(post), "", "POST /publ", head} {
 		first := dial(t, "tcp", sv.addr)
-		first.raw([]byte(begin))
+		first.Raw([]byte(begin))
 		if begin == string(post) {
 			published(first)
 		}
@@ -788,7 +790,7 @@ func TestHTTPConnectionsAreBounded(t *testing.T) {
 		}()
 		for alone := true; alone; {
 			p := dial(t, "tcp", sv.addr)
-			p.raw(post)
+			p.Raw(post)
 			published(p)
 			select {
 			case <-gone:
@@ -803,15 +805,15 @@ func TestHTTPConnectionsAreBounded(t *testing.T) {
 	for range 2 {
 		p := dial(t, "tcp", sv.addr)
 		busy = append(busy, p)
-		p.raw([]byte(head + "Expect: 100-continue\r\nContent-Length: 22\r\n\r\n"))
+		p.Raw([]byte(head + "Expect: 100-continue\r\nContent-Length: 22\r\n\r\n"))
 		if a := p.response("POST"); a.status != http.StatusContinue {
 			t.Fatalf("status %d %q, want 100", a.status, a.body)
 		}
 	}
 	late := dial(t, "tcp", sv.addr) // waits in the backlog
-	late.raw(post)
+	late.Raw(post)
 	for _, p := range busy {
-		p.raw([]byte(body))
+		p.Raw([]byte(body))
 		published(p)
 	}
 	published(late)

@@ -27,6 +27,8 @@ import (
 
 	"picloud/internal/hub"
 	"picloud/internal/wire"
+	ws "picloud/test/peer"
+	"picloud/test/wait"
 )
 
 func TestInfoHasTheSeedsShape(t *testing.T) {
@@ -221,16 +223,16 @@ func TestInfoConnectionIgnoresWhatItIsSent(t *testing.T) {
 	for _, message := range []string{`{"action":"subscribe","event":"e","id":1}`, `{"action":"publish","event":"e"}`, `[]`, ``} {
 		w.send(message)
 	}
-	w.raw(frame(fin|opBinary, []byte{0xff}))
-	w.raw(frame(fin|opPing, []byte("seen")))
+	w.Raw(ws.Frame(ws.Fin|ws.Binary, []byte{0xff}))
+	w.Raw(ws.Frame(ws.Fin|ws.Ping, "seen"))
 	for seen := false; !seen; { // what came before the ping has been handled
-		op, text, err := w.read()
+		op, text, err := w.Next()
 		switch {
 		case err != nil:
 			t.Fatal(err)
-		case op == opPong:
+		case op == ws.Pong:
 			seen = string(text) == "seen"
-		case op != opText || !strings.HasPrefix(string(text), `{"subscriptions":[],"all_connections":[],`):
+		case op != ws.Text || !strings.HasPrefix(string(text), `{"subscriptions":[],"all_connections":[],`):
 			t.Fatalf("opcode %d: %s", op, text)
 		}
 	}
@@ -270,7 +272,7 @@ func TestInfoShowsTheTrafficOfEventsAndConnections(t *testing.T) {
 	}
 	wholes := (hub.PreviewBytes - 1) / len("ü")
 	last := wire.LastMessage{CreatedAt: heat.Last.CreatedAt, ClientName: "Poster", Preview: `"` + strings.Repeat("ü", wholes), DataBytes: 2002}
-	if *heat.Last != last || time.Since(last.CreatedAt) > patience {
+	if *heat.Last != last || time.Since(last.CreatedAt) > wait.Patience {
 		t.Errorf("last of heat: %+v, want %+v", *heat.Last, last)
 	}
 	if rain.Published != 0 || rain.Last != nil {

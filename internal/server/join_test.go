@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"picloud/internal/conn"
+	ws "picloud/test/peer"
 )
 
 // A handshake that succeeds is answered without net/http's server. It gets the same answer and does the same as one that front
@@ -44,8 +45,8 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 		t.Helper()
 		p := sv.dial(t, a.network)
 		defer p.Close()
-		request := handshake(a.target, a.nonce, append(a.header, more...)...)
-		p.raw([]byte(strings.Replace(request, "GET", a.method, 1)))
+		request := ws.Handshake(a.target, a.nonce, append(a.header, more...)...)
+		p.Raw([]byte(strings.Replace(request, "GET", a.method, 1)))
 		got = p.response(a.method)
 		got.header.Del("Date")
 		if after := got.header.Get("Retry-After"); a.status == http.StatusTooManyRequests && after != "" {
@@ -54,7 +55,7 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 		if got.status != http.StatusSwitchingProtocols {
 			return got, ""
 		}
-		p.raw(frame(fin|opText, []byte(`{"action":"subscribe","event":"e","id":1}`)))
+		p.Raw(ws.Frame(ws.Fin|ws.Text, `{"action":"subscribe","event":"e","id":1}`))
 		text, err := p.message()
 		if err != nil {
 			t.Fatalf("%s: %v", a.what, err)
@@ -104,7 +105,7 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 			a.method = "GET"
 		}
 		if a.nonce == "" {
-			a.nonce = "AAAAAAAAAAAAAAAAAAAAAA=="
+			a.nonce = ws.Nonce
 		}
 		if a.then != nil {
 			a.then(short.Server)

@@ -13,6 +13,7 @@ import (
 
 	"picloud/internal/hub"
 	"picloud/internal/wire"
+	ws "picloud/test/peer"
 )
 
 // ways are how a client can leave.
@@ -26,7 +27,7 @@ var ways = []struct {
 	}},
 	{"end", func(p *peer) { p.Close() }},
 	{"half an end", func(p *peer) { p.Conn.(*net.TCPConn).CloseWrite() }},
-	{"goodbye", func(p *peer) { p.Write(frame(fin|opClose, []byte{3, 232})) }},
+	{"goodbye", func(p *peer) { p.Write(ws.Frame(ws.Fin|ws.Close, []byte{3, 232})) }},
 	{"nonsense", func(p *peer) { p.Write([]byte{0xff, 0xff}) }},
 }
 
@@ -65,7 +66,7 @@ func TestClientsLeaveWhileOneProcessFollowsTheOther(t *testing.T) {
 					pub.send(fmt.Sprintf(`{"event":"e","data":%d,"id":%d}`, n, n))
 				}
 				body := `{"event":"e","data":"post"}`
-				post.raw(fmt.Appendf(nil, "POST /publish?clientName=P HTTP/1.1\r\nHost: x\r\nX-Other: 1\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s", testKey, len(body), body))
+				post.Raw(fmt.Appendf(nil, "POST /publish?clientName=P HTTP/1.1\r\nHost: x\r\nX-Other: 1\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s", testKey, len(body), body))
 			}
 			l.restart()
 			if a := post.response("POST"); a.status != http.StatusCreated {
@@ -169,7 +170,7 @@ func TestStormOfRestarts(t *testing.T) {
 					text := fmt.Sprintf(`{"event":"e%d","data":[%d,%d],"id":"%d.%d"}`, e, n, published[e][n], e, published[e][n])
 					published[e][n]++
 					sent = append(sent, text)
-					burst = append(burst, frame(fin|opText, []byte(text))...)
+					burst = append(burst, ws.Frame(ws.Fin|ws.Text, text)...)
 				}
 				cut := random.IntN(len(burst))
 				p.Write(burst[:cut])
@@ -252,8 +253,8 @@ func live(l *lineage, random *rand.Rand) error {
 	}
 	p := newPeer(l.t, nc)
 	defer p.Close()
-	p.Write([]byte(handshake("/subscribe?clientName=Other", "AAAAAAAAAAAAAAAAAAAAAA==", "X-API-Key", testKey)))
-	res, err := http.ReadResponse(p.in, nil)
+	p.Write([]byte(ws.Handshake("/subscribe?clientName=Other", ws.Nonce, "X-API-Key", testKey)))
+	res, err := http.ReadResponse(p.In, nil)
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		return fmt.Errorf("handshake: %v, %v", res, err)
 	}
@@ -264,7 +265,7 @@ func live(l *lineage, random *rand.Rand) error {
 		if random.IntN(3) == 0 {
 			action = "unsubscribe"
 		}
-		fmt.Fprintf(p, "%s", frame(fin|opText, fmt.Appendf(nil, `{"action":"%s","event":"%s","id":%d}`, action, event, i)))
+		fmt.Fprintf(p, "%s", ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, `{"action":"%s","event":"%s","id":%d}`, action, event, i)))
 		for acked := false; !acked; {
 			m, err := p.message()
 			if err != nil {

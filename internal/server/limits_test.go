@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"picloud/internal/wire"
+	ws "picloud/test/peer"
 )
 
 func TestMessageLimit(t *testing.T) {
@@ -66,14 +67,14 @@ func TestMessageLimit(t *testing.T) {
 			p.send(over)
 			p.wantClose(1009)
 			p = connect()
-			p.raw(frame(opText, []byte(fits)))
-			p.raw(frame(fin|opMore, nil))
+			p.Raw(ws.Frame(ws.Text, fits))
+			p.Raw(ws.Frame(ws.Fin|ws.More, ""))
 			sub.delivery()
-			p.raw(frame(opText, []byte(fits)))
-			p.raw(frame(fin|opMore, []byte(" ")))
+			p.Raw(ws.Frame(ws.Text, fits))
+			p.Raw(ws.Frame(ws.Fin|ws.More, " "))
 			p.wantClose(1009)
 			p = connect() // the length alone is enough
-			p.raw(frameHeader(fin|opBinary, limit+1))
+			p.Raw(ws.Header(ws.Fin|ws.Binary, limit+1))
 			p.wantClose(1009)
 		}
 		sub.ask(`{"action":"unsubscribe:all","id":"end"}`)
@@ -130,8 +131,8 @@ func TestPingsAreSent(t *testing.T) {
 	sv := start(t, func(c *Config) { c.Limits.PingEvery = 50 * time.Millisecond })
 	p := sv.subscriber(t, "A")
 	for range 3 { // no pong is demanded
-		op, body, err := p.read()
-		if err != nil || op != opPing {
+		op, body, err := p.Next()
+		if err != nil || op != ws.Ping {
 			t.Fatalf("got opcode %d %q (%v), want a ping", op, body, err)
 		}
 	}
@@ -146,7 +147,7 @@ func TestPermessageDeflateIsOff(t *testing.T) {
 		t.Fatalf("status %d, extensions %q, want 101 and none", a.status, a.header.Get("Sec-WebSocket-Extensions"))
 	}
 	p.ask(`{"action":"subscribe","event":"e","id":1}`)
-	p.raw(frame(fin|rsv1|opText, []byte{0xaa, 0x56, 0x4a}))
+	p.Raw(ws.Frame(ws.Fin|ws.Rsv1|ws.Text, []byte{0xaa, 0x56, 0x4a}))
 	p.wantClose(1002)
 }
 

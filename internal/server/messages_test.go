@@ -27,6 +27,7 @@ import (
 	"testing"
 
 	"picloud/internal/wire"
+	ws "picloud/test/peer"
 )
 
 func TestSubscribeConnectionSubscribesPublishesAndReceives(t *testing.T) {
@@ -171,13 +172,13 @@ func TestBinaryFramesAreMessagesToo(t *testing.T) {
 	sv := start(t)
 	sub, pub := sv.subscriber(t, "S"), sv.publisher(t, "P")
 	subscribe := `{"action":"subscribe","event":"e","id":1}`
-	sub.raw(frame(fin|opBinary, []byte(subscribe)))
+	sub.Raw(ws.Frame(ws.Fin|ws.Binary, subscribe))
 	sub.acked(subscribe)
-	pub.raw(frame(fin|opBinary, []byte(`{"event":"e","data":"é"}`)))
+	pub.Raw(ws.Frame(ws.Fin|ws.Binary, `{"event":"e","data":"é"}`))
 	if d := sub.delivery(); d.data != `"é"` { // as text: delivery takes no other frame
 		t.Errorf("got %+v", d)
 	}
-	pub.raw(frame(fin|opBinary, []byte("{\"event\":\"e\",\"data\":\"\xff\",\"id\":1}")))
+	pub.Raw(ws.Frame(ws.Fin|ws.Binary, []byte("{\"event\":\"e\",\"data\":\"\xff\",\"id\":1}")))
 	pub.failed("UTF-8", "")
 	pub.ask(`{"event":"e","id":2}`)
 }
@@ -301,12 +302,12 @@ func TestInvalidUTF8IsRefusedEverywhere(t *testing.T) {
 		sv.post(t, body).refuses(t, http.StatusBadRequest, "UTF-8")
 
 		p := sv.subscriber(t, "binary")
-		p.raw(frame(fin|opBinary, []byte(body)))
+		p.Raw(ws.Frame(ws.Fin|ws.Binary, body))
 		p.failed("UTF-8", "")
 		p.ask(`{"action":"subscribe","event":"e","id":1}`)
 
 		p = sv.subscriber(t, "text")
-		p.raw(frame(fin|opText, []byte(body)))
+		p.Raw(ws.Frame(ws.Fin|ws.Text, body))
 		p.wantClose(1007)
 
 		withKey := []string{"X-API-Key", testKey}
@@ -323,8 +324,8 @@ func TestInvalidUTF8IsRefusedEverywhere(t *testing.T) {
 	p := sv.subscriber(t, "split")
 	message := []byte(`{"action":"subscribe","event":"🐞","id":1}`)
 	i := bytes.IndexByte(message, 0xf0) + 2
-	p.raw(frame(opText, message[:i]))
-	p.raw(frame(fin|opMore, message[i:]))
+	p.Raw(ws.Frame(ws.Text, message[:i]))
+	p.Raw(ws.Frame(ws.Fin|ws.More, message[i:]))
 	p.acked(string(message))
 }
 
@@ -343,7 +344,7 @@ func TestOrderOfOnePublisher(t *testing.T) {
 		running.Go(func() {
 			var burst []byte
 			for n := range messages {
-				burst = append(burst, frame(fin|opText, fmt.Appendf(nil, `{"event":"e","data":%d}`, n))...)
+				burst = append(burst, ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, `{"event":"e","data":%d}`, n))...)
 				if n%50 == 0 || n == messages-1 {
 					if _, err := p.Write(burst); err != nil {
 						t.Error(err)

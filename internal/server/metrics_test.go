@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"picloud/test/wait"
+
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -105,7 +107,7 @@ func TestMetricsOfTheProcessAreThoseOfTheOfficialClients(t *testing.T) {
 		t.Error("go_memstats_heap_released_bytes is missing")
 	}
 	const began = "process_start_time_seconds"
-	if age := float64(time.Now().UnixMilli())/1000 - samples[began]; age < 0 || age > patience.Seconds() {
+	if age := float64(time.Now().UnixMilli())/1000 - samples[began]; age < 0 || age > wait.Patience.Seconds() {
 		t.Errorf("it began %v s ago", age)
 	}
 	if again := read()[began]; again != samples[began] { // a change is a restart to those who watch it

@@ -1,11 +1,6 @@
 package server
 
 import (
-	"bufio"
-	"bytes"
-	"crypto/rand"
-	"crypto/sha1"
-	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -20,57 +15,23 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unicode/utf8"
+
+	ws "picloud/test/peer"
 )
 
-// Bits and opcodes of a frame, RFC 6455 §5.2, as the tests write them.
-const (
-	fin  = 0x80
-	rsv1 = 0x40
-	rsv2 = 0x20
-	rsv3 = 0x10
-
-	opMore   = 0x0
-	opText   = 0x1
-	opBinary = 0x2
-	opClose  = 0x8
-	opPing   = 0x9
-	opPong   = 0xA
-)
-
-// A peer is the client's end of a WebSocket, written from RFC 6455 alone, so that it can also say what no library would.
-// It has patience each time it reads or writes. The methods without an error end the test, so they are for its own goroutine.
-type peer struct {
-	net.Conn
-	t  testing.TB
-	in *bufio.Reader
-}
+// A peer is the client's end of a WebSocket. The methods without an error end the test, so they are for its own goroutine.
+type peer struct{ *ws.Peer }
 
 // dial opens a connection that has said nothing.
 func dial(t testing.TB, network, addr string) *peer {
 	t.Helper()
-	nc, err := net.DialTimeout(network, addr, patience)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newPeer(t, nc)
+	return &peer{ws.Dial(t, network, addr)}
 }
 
+// newPeer is a peer whose connection is closed at the end of the test.
 func newPeer(t testing.TB, nc net.Conn) *peer {
 	t.Cleanup(func() { nc.Close() })
-	p := &peer{Conn: nc, t: t}
-	p.in = bufio.NewReader(p)
-	return p
-}
-
-func (p *peer) Read(b []byte) (int, error) {
-	p.SetReadDeadline(time.Now().Add(patience))
-	return p.Conn.Read(b)
-}
-
-func (p *peer) Write(b []byte) (int, error) {
-	p.SetWriteDeadline(time.Now().Add(patience))
-	return p.Conn.Write(b)
+	return &peer{ws.New(t, nc)}
 }
 
 // dial opens a connection that has said nothing, over "unix" or else TCP.
@@ -104,169 +65,52 @@ func (sv *service) publisher(t testing.TB, name string) *peer {
 
 // upgrade asks for a WebSocket on a fresh connection and checks the answer if it is 101.
 func (p *peer) upgrade(target string, header ...string) answer {
-	p.t.Helper()
-	nonce := make([]byte, 16)
-	rand.Read(nonce)
-	key := base64.StdEncoding.EncodeToString(nonce)
-	p.raw([]byte(handshake(target, key, header...)))
-	a := p.response("GET")
-	if a.status == http.StatusSwitchingProtocols {
-		sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-		if got, want := a.header.Get("Sec-WebSocket-Accept"), base64.StdEncoding.EncodeToString(sum[:]); got != want {
-			p.t.Errorf("Sec-WebSocket-Accept %q, want %q", got, want)
-		}
+	p.T.Helper()
+	a, err := p.Upgrade(target, header...)
+	if err != nil {
+		p.T.Fatalf("handshake for %s: %v", target, err)
 	}
-	return a
-}
-
-// handshake is a WebSocket request; a name of header with an empty value is left out, a default too.
-func handshake(target, key string, header ...string) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: test\r\n", target)
-	fields := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", key}
-	for i := 0; i < len(fields); i += 2 {
-		if !slices.Contains(header, fields[i]) {
-			fmt.Fprintf(&b, "%s: %s\r\n", fields[i], fields[i+1])
-		}
-	}
-	for i := 0; i < len(header); i += 2 {
-		if header[i+1] != "" {
-			fmt.Fprintf(&b, "%s: %s\r\n", header[i], header[i+1])
-		}
-	}
-	b.WriteString("\r\n")
-	return b.String()
+	return answer{a.Status, a.Header, a.Body, a.Last}
 }
 
 // response reads an HTTP response to a request with that method.
 func (p *peer) response(method string) answer {
-	p.t.Helper()
-	res, err := http.ReadResponse(p.in, &http.Request{Method: method})
+	p.T.Helper()
+	a, err := p.Answer(method)
 	if err != nil {
-		p.t.Fatalf("read response: %v", err)
+		p.T.Fatalf("read response: %v", err)
 	}
-	a := answer{status: res.StatusCode, header: res.Header, last: res.Close}
-	if a.status == http.StatusSwitchingProtocols {
-		return a
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		p.t.Fatalf("read response's body: %v", err)
-	}
-	a.body = string(body)
-	return a
-}
-
-// raw writes bytes as they are.
-func (p *peer) raw(b []byte) {
-	p.t.Helper()
-	if _, err := p.Write(b); err != nil {
-		p.t.Fatalf("write: %v", err)
-	}
-}
-
-// frame is a whole, masked frame.
-func frame(first byte, payload []byte) []byte {
-	return append(frameHeader(first, len(payload)), masked(payload)...)
-}
-
-var mask = [4]byte{0x37, 0xfa, 0x21, 0x3d}
-
-// frameHeader announces a masked payload of n bytes.
-func frameHeader(first byte, n int) []byte {
-	b := []byte{first}
-	switch {
-	case n <= 125:
-		b = append(b, 0x80|byte(n))
-	case n <= 0xffff:
-		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
-	default:
-		b = binary.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
-	}
-	return append(b, mask[:]...)
-}
-
-func masked(payload []byte) []byte {
-	p := bytes.Clone(payload)
-	for i := range p {
-		p[i] ^= mask[i%4]
-	}
-	return p
+	return answer{a.Status, a.Header, a.Body, a.Last}
 }
 
 // send sends one text message.
 func (p *peer) send(text string) {
-	p.t.Helper()
-	p.raw(frame(fin|opText, []byte(text)))
-}
-
-// read reads one frame and checks that it is one a server may send: whole, unmasked, no reserved bit, the shortest form of
-// its length, text that is UTF-8.
-func (p *peer) read() (op byte, payload []byte, err error) {
-	var head [10]byte
-	if _, err := io.ReadFull(p.in, head[:2]); err != nil {
-		return 0, nil, err
-	}
-	op = head[0] & 0xf
-	if head[0]&^0xf != fin || head[1]&0x80 != 0 {
-		return 0, nil, fmt.Errorf("a server's frame begins with %x", head[:2])
-	}
-	n := uint64(head[1])
-	least := uint64(0)
-	switch n {
-	case 126:
-		_, err = io.ReadFull(p.in, head[2:4])
-		n, least = uint64(binary.BigEndian.Uint16(head[2:])), 126
-	case 127:
-		_, err = io.ReadFull(p.in, head[2:10])
-		n, least = binary.BigEndian.Uint64(head[2:]), 1<<16
-	}
-	if err != nil {
-		return 0, nil, err
-	}
-	if n < least || n > 1<<30 {
-		return 0, nil, fmt.Errorf("a server's frame says its length is %d, in the form for %d and more", n, least)
-	}
-	payload = make([]byte, n)
-	if _, err := io.ReadFull(p.in, payload); err != nil {
-		return 0, nil, err
-	}
-	if op == opText && !utf8.Valid(payload) {
-		return 0, nil, fmt.Errorf("a server's text is not UTF-8: %q", payload)
-	}
-	return op, payload, nil
+	p.T.Helper()
+	p.Raw(ws.Frame(ws.Fin|ws.Text, text))
 }
 
 // message reads the next text message; pings are passed over.
 func (p *peer) message() ([]byte, error) {
 	for {
-		op, payload, err := p.read()
+		op, payload, err := p.Next()
 		switch {
 		case err != nil:
 			return nil, err
-		case op == opText:
+		case op == ws.Text:
 			return payload, nil
-		case op == opClose:
-			return nil, fmt.Errorf("closed: %s", closeText(payload))
-		case op != opPing:
+		case op == ws.Close:
+			return nil, fmt.Errorf("closed: %s", ws.CloseText(payload))
+		case op != ws.Ping:
 			return nil, fmt.Errorf("a frame with opcode %d where a text is due", op)
 		}
 	}
 }
 
-func closeText(payload []byte) string {
-	if len(payload) < 2 {
-		return "no code"
-	}
-	return fmt.Sprintf("%d %s", binary.BigEndian.Uint16(payload), payload[2:])
-}
-
 func (p *peer) text() string {
-	p.t.Helper()
+	p.T.Helper()
 	m, err := p.message()
 	if err != nil {
-		p.t.Fatalf("read: %v", err)
+		p.T.Fatalf("read: %v", err)
 	}
 	return string(m)
 }
@@ -279,10 +123,10 @@ type delivered struct {
 
 // delivery reads the next text message, which has to be a publish with exactly its five keys.
 func (p *peer) delivery() delivered {
-	p.t.Helper()
+	p.T.Helper()
 	d, err := parseDelivery([]byte(p.text()))
 	if err != nil {
-		p.t.Fatal(err)
+		p.T.Fatal(err)
 	}
 	return d
 }
@@ -315,29 +159,29 @@ func parseTime(s string) (time.Time, error) {
 
 // ask sends a message with an id and reads its ack.
 func (p *peer) ask(text string) {
-	p.t.Helper()
+	p.T.Helper()
 	p.send(text)
 	p.acked(text)
 }
 
 // acked reads the ack for a message that has been sent.
 func (p *peer) acked(sent string) {
-	p.t.Helper()
+	p.T.Helper()
 	var m struct{ ID json.RawMessage }
 	if err := json.Unmarshal([]byte(sent), &m); err != nil {
-		p.t.Fatal(err)
+		p.T.Fatal(err)
 	}
 	want := map[string]string{"action": `"ack"`, "id": string(m.ID)}
-	if got := rawKeys(p.t, p.text()); !maps.Equal(got, want) {
-		p.t.Fatalf("%s was answered with %v, want %v", sent, got, want)
+	if got := rawKeys(p.T, p.text()); !maps.Equal(got, want) {
+		p.T.Fatalf("%s was answered with %v, want %v", sent, got, want)
 	}
 }
 
 // failed reads an error for the id, "" for none, and checks that its reason has something of reason.
 func (p *peer) failed(reason, id string) {
-	p.t.Helper()
+	p.T.Helper()
 	text := p.text()
-	got := rawKeys(p.t, text)
+	got := rawKeys(p.T, text)
 	want := []string{"action", "error"}
 	if id != "" {
 		want = append(want, "id")
@@ -345,7 +189,7 @@ func (p *peer) failed(reason, id string) {
 	var said string
 	json.Unmarshal([]byte(got["error"]), &said)
 	if !slices.Equal(slices.Sorted(maps.Keys(got)), want) || got["action"] != `"error"` || got["id"] != id || !strings.Contains(said, reason) || said == "" {
-		p.t.Fatalf("got %s, want an error with something of %q and the id %s", text, reason, id)
+		p.T.Fatalf("got %s, want an error with something of %q and the id %s", text, reason, id)
 	}
 }
 
@@ -366,16 +210,16 @@ func rawKeys(t testing.TB, text string) map[string]string {
 // closed reads on until the server's close frame, answers it, and sees the connection end. It returns the code, 0 for
 // none.
 func (p *peer) closed() int {
-	p.t.Helper()
+	p.T.Helper()
 	for {
-		op, payload, err := p.read()
+		op, payload, err := p.Next()
 		if err != nil {
-			p.t.Fatalf("want a close frame: %v", err)
+			p.T.Fatalf("want a close frame: %v", err)
 		}
-		if op != opClose {
+		if op != ws.Close {
 			continue
 		}
-		p.Write(frame(fin|opClose, payload)) // the server may have gone
+		p.Write(ws.Frame(ws.Fin|ws.Close, payload)) // the server may have gone
 		p.ended()
 		if len(payload) < 2 {
 			return 0
@@ -386,19 +230,19 @@ func (p *peer) closed() int {
 
 // ended reads the connection's end. It may come as a reset when the server has not read all that was sent.
 func (p *peer) ended() {
-	p.t.Helper()
-	if b, err := p.in.ReadByte(); err == nil {
-		rest, _ := p.in.Peek(p.in.Buffered())
-		p.t.Fatalf("%q comes where the connection should end", append([]byte{b}, rest...))
+	p.T.Helper()
+	if b, err := p.In.ReadByte(); err == nil {
+		rest, _ := p.In.Peek(p.In.Buffered())
+		p.T.Fatalf("%q comes where the connection should end", append([]byte{b}, rest...))
 	} else if err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
-		p.t.Fatalf("want the end of the connection: %v", err)
+		p.T.Fatalf("want the end of the connection: %v", err)
 	}
 }
 
 // wantClose checks the code that the server closes with.
 func (p *peer) wantClose(code int) {
-	p.t.Helper()
+	p.T.Helper()
 	if got := p.closed(); got != code {
-		p.t.Errorf("closed with %d, want %d", got, code)
+		p.T.Errorf("closed with %d, want %d", got, code)
 	}
 }

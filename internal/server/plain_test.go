@@ -45,7 +45,7 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 		for line := range strings.Lines(p.headers) {
 			head.WriteString(strings.TrimSpace(line) + "\r\n")
 		}
-		conn.raw(fmt.Appendf(nil, "%sContent-Length: %d\r\n\r\n%s", head.String(), len(p.body), p.body))
+		conn.Raw(fmt.Appendf(nil, "%sContent-Length: %d\r\n\r\n%s", head.String(), len(p.body), p.body))
 		a := conn.response("POST")
 		a.header.Del("Date")
 		if after := a.header.Get("Retry-After"); p.status == http.StatusTooManyRequests && after != "" {
@@ -57,7 +57,7 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 		// What was delivered lies between here and what comes over the local socket.
 		end := sv.dial(t, "unix")
 		defer end.Close()
-		end.raw([]byte("POST /publish?clientName=x HTTP/1.1\r\nHost: pi\r\nX-Other: 1\r\nContent-Length: 15\r\n\r\n" + `{"event":"end"}`))
+		end.Raw([]byte("POST /publish?clientName=x HTTP/1.1\r\nHost: pi\r\nX-Other: 1\r\nContent-Length: 15\r\n\r\n" + `{"event":"end"}`))
 		if a := end.response("POST"); a.status != http.StatusCreated {
 			t.Fatalf("status %d %q", a.status, a.body)
 		}
@@ -186,8 +186,8 @@ func TestPlainPostAllocatesLittle(t *testing.T) {
 	for range 2000 { // the runtime allocates now and then, too
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		p.raw(request)
-		if _, err := io.ReadFull(p.in, answer); err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 201 ")) {
+		p.Raw(request)
+		if _, err := io.ReadFull(p.In, answer); err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 201 ")) {
 			t.Fatalf("got %q, error %v", answer, err)
 		}
 		runtime.ReadMemStats(&after)
@@ -205,8 +205,8 @@ func BenchmarkPlainPost(b *testing.B) {
 	answer := make([]byte, n)
 	b.ReportAllocs()
 	for b.Loop() {
-		p.raw(request)
-		if _, err := io.ReadFull(p.in, answer); err != nil {
+		p.Raw(request)
+		if _, err := io.ReadFull(p.In, answer); err != nil {
 			b.Fatal(err)
 		}
 	}

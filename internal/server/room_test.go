@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +14,8 @@ import (
 	"picloud/internal/conn"
 	"picloud/internal/handover"
 	"picloud/internal/wire"
+	ws "picloud/test/peer"
+	"picloud/test/wait"
 )
 
 // What the records of one connection take at most is what StoreBytes counts with, and all together fit in, for every number of connections
@@ -179,11 +180,11 @@ func (l *lineage) holds(p *peer) int {
 
 // gone reads up to the end of the connection, with a close frame or without.
 func (p *peer) gone() {
-	p.t.Helper()
+	p.T.Helper()
 	for {
-		if _, _, err := p.read(); err != nil {
+		if _, _, err := p.Next(); err != nil {
 			if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
-				p.t.Fatalf("the connection does not end: %v", err)
+				p.T.Fatalf("the connection does not end: %v", err)
 			}
 			return
 		}
@@ -264,17 +265,14 @@ func TestProcessThatEndsEarlyLosesNothing(t *testing.T) {
 				sub.delivery()
 			}
 			message := fmt.Sprintf(`{"event":"e","data":[%d,"in pieces"],"id":7}`, sent)
-			half := frame(fin|opText, []byte(message))
-			pub.raw(half[:9])
-			for deadline := time.Now().Add(patience); l.holds(pub) != 9; runtime.Gosched() { // else it is the kernel's, and nothing is lost
-				if time.Now().After(deadline) {
-					t.Fatal("what was sent is never read")
-				}
-			}
+			half := ws.Frame(ws.Fin|ws.Text, message)
+			pub.Raw(half[:9])
+			// Else it is the kernel's, and nothing is lost.
+			wait.Until(t, "what was sent is read", func() bool { return l.holds(pub) == 9 })
 			body := fmt.Sprintf(`{"event":"e","data":[%d,"%s"]}`, sent+1, blob)
 			post := fmt.Sprintf("POST /publish?clientName=P HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s", testKey, len(body), body)
 			poster := dial(t, "tcp", l.addr)
-			poster.raw([]byte(post[:len(post)-9]))
+			poster.Raw([]byte(post[:len(post)-9]))
 			l.between = func() {
 				for range 3 {
 					l.dies(moment.live)
@@ -291,9 +289,9 @@ func TestProcessThatEndsEarlyLosesNothing(t *testing.T) {
 				}
 				return
 			}
-			pub.raw(half[9:])
+			pub.Raw(half[9:])
 			pub.acked(message)
-			poster.raw([]byte(post[len(post)-9:]))
+			poster.Raw([]byte(post[len(post)-9:]))
 			if a := poster.response("POST"); a.status != http.StatusCreated {
 				t.Errorf("status %d %q, want 201", a.status, a.body)
 			}

@@ -251,16 +251,16 @@ func TestUnixSocketNeedsNoKey(t *testing.T) {
 	}
 
 	p := sv.dial(t, "unix")
-	p.raw([]byte("POST /publish?clientName=Post HTTP/1.1\r\nHost: local\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`))
+	p.Raw([]byte("POST /publish?clientName=Post HTTP/1.1\r\nHost: local\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`))
 	if a := p.response("POST"); a.status != http.StatusCreated {
 		t.Errorf("POST: status %d %q", a.status, a.body)
 	}
 	if d := sub.delivery(); d.name != "Post" {
 		t.Errorf("got %+v", d)
 	}
-	p.raw([]byte("POST /publish HTTP/1.1\r\nHost: local\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`))
+	p.Raw([]byte("POST /publish HTTP/1.1\r\nHost: local\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`))
 	p.response("POST").refuses(t, http.StatusBadRequest, "client name")
-	p.raw([]byte("GET /info HTTP/1.1\r\nHost: local\r\nX-API-Key: " + wrongKey + "\r\n\r\n"))
+	p.Raw([]byte("GET /info HTTP/1.1\r\nHost: local\r\nX-API-Key: " + wrongKey + "\r\n\r\n"))
 	a := p.response("GET")
 	var info wire.Info
 	if err := json.Unmarshal([]byte(a.body), &info); err != nil || len(info.AllConnections) != 2 {

@@ -11,6 +11,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	ws "picloud/test/peer"
+	"picloud/test/wait"
 )
 
 func TestStopDeliversWhatIsQueuedThenSays1001(t *testing.T) {
@@ -27,9 +30,9 @@ func TestStopDeliversWhatIsQueuedThenSays1001(t *testing.T) {
 	for i := 0; i < messages; i += step {
 		var burst []byte
 		for n := i; n < i+step; n++ {
-			burst = append(burst, frame(fin|opText, fmt.Appendf(nil, `{"event":"e","data":[%d,"%s"]}`, n, blob))...)
+			burst = append(burst, ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, `{"event":"e","data":[%d,"%s"]}`, n, blob))...)
 		}
-		pub.raw(burst)
+		pub.Raw(burst)
 		for range step {
 			prompt.delivery()
 		}
@@ -76,7 +79,7 @@ func TestEverythingAcceptedIsDeliveredDuringAStop(t *testing.T) {
 			})
 			p := sv.publisher(t, "P")
 			publish(3+i, func(message string) bool {
-				p.Write(frame(fin|opText, []byte(message)))
+				p.Write(ws.Frame(ws.Fin|ws.Text, message))
 				if text, err := p.message(); err != nil || string(text) != `{"action":"ack","id":1}` {
 					p.Close()
 					return false
@@ -87,11 +90,11 @@ func TestEverythingAcceptedIsDeliveredDuringAStop(t *testing.T) {
 		delivered := make(map[string]bool)
 		var stopping sync.WaitGroup
 		for {
-			op, text, err := sub.read()
+			op, text, err := sub.Next()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if op == opClose {
+			if op == ws.Close {
 				break
 			}
 			d, err := parseDelivery(text)
@@ -115,14 +118,14 @@ func TestEverythingAcceptedIsDeliveredDuringAStop(t *testing.T) {
 
 func TestAcceptedConnectionIsAnsweredDuringAStop(t *testing.T) {
 	s, log := newServer(t)
-	s.requestGrace = patience
+	s.requestGrace = wait.Patience
 	sv := serve(t, s, log)
 	early := sv.dial(t, "tcp")
 	half := sv.dial(t, "unix")
-	half.raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: te"))
+	half.Raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: te"))
 	idle := []*peer{sv.dial(t, "tcp"), sv.dial(t, "unix")} // accepted after those
 	for _, p := range idle {
-		p.raw([]byte("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"))
+		p.Raw([]byte("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"))
 		p.response("GET")
 	}
 
@@ -135,11 +138,11 @@ func TestAcceptedConnectionIsAnsweredDuringAStop(t *testing.T) {
 		}
 		p.Close()
 	}
-	if _, err := idle[0].in.ReadByte(); err != io.EOF { // from now on an answer is the last
+	if _, err := idle[0].In.ReadByte(); err != io.EOF { // from now on an answer is the last
 		t.Fatalf("a connection that is idle gets %v, want an end", err)
 	}
-	early.raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"))
-	half.raw([]byte("st\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"))
+	early.Raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"))
+	half.Raw([]byte("st\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"))
 	for _, p := range []*peer{early, half} {
 		if a := p.response("POST"); a.status != http.StatusCreated || !a.last {
 			t.Errorf("status %d %q, the last: %t; want 201, the last", a.status, a.body, a.last)
@@ -153,14 +156,14 @@ func TestStoppingServerIsUnavailable(t *testing.T) {
 	bystander := sv.subscriber(t, "S")
 	bystander.ask(`{"action":"subscribe","event":"e","id":1}`)
 	p := sv.dial(t, "tcp")
-	p.raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nExpect: 100-continue\r\nContent-Length: 13\r\n\r\n"))
+	p.Raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nExpect: 100-continue\r\nContent-Length: 13\r\n\r\n"))
 	if a := p.response("POST"); a.status != http.StatusContinue { // its body is being waited for
 		t.Fatalf("status %d %q, want 100", a.status, a.body)
 	}
 	var stopping sync.WaitGroup
 	stopping.Go(sv.stop)
 	bystander.wantClose(1001)
-	p.raw([]byte(`{"event":"e"}`))
+	p.Raw([]byte(`{"event":"e"}`))
 	a := p.response("POST")
 	a.refuses(t, http.StatusServiceUnavailable, "stopping")
 	wantRetryAfter(t, a.header)

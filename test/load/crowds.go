@@ -46,7 +46,7 @@ func wake(ctx context.Context, l *lab) error {
 			return err
 		}
 		half := l.crowd / 2
-		waking, err := spread(half, time.Second, func(i int) error { return c[i].send(opText, publish(event(half+i), i)) })
+		waking, err := spread(half, time.Second, func(i int) error { return c[i].send(publish(event(half+i), i)) })
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"picloud/internal/leak"
 	picloudd "picloud/test/daemon"
+	"picloud/test/peer"
 )
 
 var built string // folder of the commands
@@ -60,7 +61,7 @@ func TestAWrongMessageEndsTheLoad(t *testing.T) {
 	} {
 		ours, theirs := pair(t)
 		for _, text := range []string{first, second} {
-			if _, err := theirs.Write(append([]byte{0x80 | opText, byte(len(text))}, text...)); err != nil {
+			if _, err := theirs.Write(append([]byte{peer.Fin | peer.Text, byte(len(text))}, text...)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -153,7 +153,7 @@ func (d *daemon) exchange(ctx context.Context, n int) func() (float64, error) {
 			for start := time.Now(); time.Since(start) < lasts; sent += burst {
 				var p []byte
 				for k := sent; k < sent+burst; k++ {
-					p = appendFrame(p, opText, publish(events[k%n], k))
+					p = appendText(p, publish(events[k%n], k))
 				}
 				if _, err := publisher.Write(p); err != nil {
 					return err

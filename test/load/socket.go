@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"picloud/test/peer"
 )
 
 // patience bounds the life of every connection here, and so every wait for the daemon.
@@ -41,8 +42,7 @@ func (d *daemon) dial(i int) (*socket, error) {
 
 func (s *socket) upgrade() error {
 	s.SetDeadline(time.Now().Add(patience))
-	if _, err := io.WriteString(s, "GET /subscribe?clientName=load&apiKey="+key+" HTTP/1.1\r\nHost: load\r\nConnection: Upgrade\r\n"+
-		"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(s, peer.Handshake("/subscribe?clientName=load&apiKey="+key, peer.Nonce)); err != nil {
 		return err
 	}
 	for first := true; ; first = false {
@@ -58,53 +58,32 @@ func (s *socket) upgrade() error {
 	}
 }
 
-const (
-	opText  = 1
-	opClose = 8
-)
-
-// appendFrame appends a client's frame. Its mask is 0, so that the payload stands in it as it is.
-func appendFrame(p []byte, op byte, payload string) []byte {
-	p = append(p, 0x80|op)
-	if len(payload) < 126 {
-		p = append(p, 0x80|byte(len(payload)))
-	} else {
-		p = binary.BigEndian.AppendUint16(append(p, 0x80|126), uint16(len(payload)))
-	}
-	return append(append(p, 0, 0, 0, 0), payload...)
+// appendText appends a message. Its mask is 0, which costs nothing.
+func appendText(b []byte, text string) []byte {
+	return peer.AppendFrame(b, peer.Fin|peer.Text, [4]byte{}, text)
 }
 
-func (s *socket) send(op byte, payload string) error {
-	_, err := s.Write(appendFrame(nil, op, payload))
+func (s *socket) send(text string) error {
+	_, err := s.Write(appendText(nil, text))
 	return err
 }
 
 // read returns the next message, which is good until the next read. The end of the connection is io.EOF.
 func (s *socket) read() ([]byte, error) {
 	for {
-		var head [4]byte
-		if _, err := io.ReadFull(s.in, head[:2]); err != nil {
+		op, text, err := peer.ReadFrame(s.in, s.text)
+		if err != nil {
 			return nil, err
 		}
-		n := int(head[1])
-		if n == 126 {
-			if _, err := io.ReadFull(s.in, head[2:]); err != nil {
-				return nil, err
-			}
-			n = int(binary.BigEndian.Uint16(head[2:]))
-		}
-		s.text = append(s.text[:0], make([]byte, n)...)
-		if _, err := io.ReadFull(s.in, s.text); err != nil {
-			return nil, err
-		}
-		if head[0] == 0x80|opText {
-			return s.text, nil
+		s.text = text
+		if op == peer.Text {
+			return text, nil
 		}
 	}
 }
 
 func (s *socket) subscribe(event string) error {
-	if err := s.send(opText, `{"action":"subscribe","event":"`+event+`","id":1}`); err != nil {
+	if err := s.send(`{"action":"subscribe","event":"` + event + `","id":1}`); err != nil {
 		return err
 	}
 	answer, err := s.read()
@@ -123,7 +102,7 @@ func (s *socket) leave(orderly bool) error {
 	if !orderly {
 		return s.SetLinger(0)
 	}
-	if err := s.send(opClose, "\x03\xe8"); err != nil {
+	if _, err := s.Write(peer.Frame(peer.Fin|peer.Close, "\x03\xe8")); err != nil {
 		return err
 	}
 	for {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	ws "picloud/test/peer"
 )
 
 // A client is one WebSocket that subscribes, publishes, and keeps account of what it hears and of what it is answered.
@@ -144,7 +146,7 @@ func (c *client) ask(compose func(add func(kind questionKind, n int, text string
 	var b []byte
 	c.mu.Lock()
 	compose(func(kind questionKind, n int, text string, events ...*event) {
-		b = append(b, frame(final|opText, fmt.Appendf(nil, `%s,"id":%d}`, text, c.ids))...)
+		b = append(b, ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, `%s,"id":%d}`, text, c.ids))...)
 		c.asked = append(c.asked, &question{c.ids, kind, events, n})
 		c.ids++
 	})

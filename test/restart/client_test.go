@@ -7,6 +7,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	ws "picloud/test/peer"
 )
 
 // A script is a server that says what it is told to, whatever its client asks.
@@ -47,11 +49,13 @@ func (s *script) takes(n int) {
 	}
 }
 
-func (s *script) says(format string, args ...any) { s.frame(opText, fmt.Appendf(nil, format, args...)) }
+func (s *script) says(format string, args ...any) {
+	s.frame(ws.Text, fmt.Appendf(nil, format, args...))
+}
 
 func (s *script) frame(op byte, payload []byte) {
 	s.t.Helper()
-	if _, err := s.nc.Write(append([]byte{final | op, byte(len(payload))}, payload...)); err != nil {
+	if _, err := s.nc.Write(append([]byte{ws.Fin | op, byte(len(payload))}, payload...)); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -192,7 +196,7 @@ func TestOnlyWhoMayEndDoes(t *testing.T) {
 			c, s := scripted(t, tt.plan)
 			c.busy, c.slow = tt.busy, tt.slow
 			if tt.code != 0 {
-				s.frame(opClose, end(tt.code))
+				s.frame(ws.Close, end(tt.code))
 			}
 			s.nc.Close()
 			<-c.ended

@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	ws "picloud/test/peer"
 )
 
 // A leaver is a client that comes, subscribes, leaves in one way or another, and comes anew.
@@ -153,7 +155,7 @@ func (l *load) depart(v *leaver, c *client, how leaving) {
 		c.closeWrite() // and reading goes on until the server ends it
 	case byCloseFrame:
 		c.leave(normal)
-		c.write(frame(final|opClose, []byte{normal >> 8, normal & 0xFF}))
+		c.write(ws.Frame(ws.Fin|ws.Close, []byte{normal >> 8, normal & 0xFF}))
 	case bySilence:
 		c.hush()
 		v.silent = append(v.silent, c)

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	ws "picloud/test/peer"
 )
 
 // A meddler stands between the load and a server and changes what the server says over WebSockets.
@@ -75,12 +77,12 @@ func (m *meddler) serve(client net.Conn) {
 	}
 	p := &peer{br: br}
 	for {
-		op, payload, err := p.readFrame()
+		op, payload, err := ws.ReadFrame(p.br, nil)
 		if err != nil {
 			return
 		}
-		if op != opText {
-			client.Write(append([]byte{final | op, byte(len(payload))}, payload...))
+		if op != ws.Text {
+			client.Write(append([]byte{ws.Fin | op, byte(len(payload))}, payload...))
 			continue
 		}
 		m.mu.Lock()
@@ -96,9 +98,9 @@ func (m *meddler) serve(client net.Conn) {
 func unmasked(payload []byte) []byte {
 	switch n := len(payload); {
 	case n < 126:
-		return append([]byte{final | opText, byte(n)}, payload...)
+		return append([]byte{ws.Fin | ws.Text, byte(n)}, payload...)
 	default:
-		return append([]byte{final | opText, 126, byte(n >> 8), byte(n)}, payload...)
+		return append([]byte{ws.Fin | ws.Text, 126, byte(n >> 8), byte(n)}, payload...)
 	}
 }
 

@@ -13,17 +13,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-)
 
-// Opcodes, RFC 6455 §5.2. What is sent is final but for text that is said to go on.
-const (
-	opMore  = 0x0
-	opText  = 0x1
-	opClose = 0x8
-	opPing  = 0x9
-	opPong  = 0xA
-
-	final = 0x80
+	ws "picloud/test/peer"
 )
 
 // Codes of a connection's end, RFC 6455 §7.4.1 and 7.1.5.
@@ -138,8 +129,7 @@ func (t target) open(ctx context.Context, route, name string, receiveBytes int) 
 		return nil, err
 	}
 	p := &peer{name: name, secure: t.secure, nc: nc, br: bufio.NewReaderSize(nc, 1<<10)}
-	_, err = fmt.Fprintf(nc, "GET /%s HTTP/1.1\r\nHost: picloud\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
-		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nX-API-Key: %s\r\nX-API-Client-Name: %s\r\n\r\n", route, t.key, name)
+	_, err = io.WriteString(nc, ws.Handshake("/"+route, ws.Nonce, "X-API-Key", t.key, "X-API-Client-Name", name))
 	if err == nil {
 		err = p.switched()
 	}
@@ -162,25 +152,6 @@ func (p *peer) switched() error {
 	return nil
 }
 
-// frame is one whole frame as a client sends it. The mask is such that a wrong place in it shows.
-func frame(first byte, payload []byte) []byte {
-	mask := [4]byte{0x12, 0x34, 0x56, 0x78}
-	b := []byte{first}
-	switch n := len(payload); {
-	case n < 126:
-		b = append(b, 0x80|byte(n))
-	case n < 1<<16:
-		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
-	default:
-		b = binary.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
-	}
-	b = append(b, mask[:]...)
-	for i, c := range payload {
-		b = append(b, c^mask[i%4])
-	}
-	return b
-}
-
 // write sends bytes, whole frames or not.
 func (p *peer) write(b []byte) error {
 	p.mu.Lock()
@@ -190,53 +161,26 @@ func (p *peer) write(b []byte) error {
 }
 
 func (p *peer) text(format string, args ...any) error {
-	return p.write(frame(final|opText, fmt.Appendf(nil, format, args...)))
+	return p.write(ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, format, args...)))
 }
 
 // read returns the next message or pong, and a *closeError at the end.
 func (p *peer) read() (op byte, payload []byte, err error) {
 	for {
-		op, payload, err = p.readFrame()
+		op, payload, err = ws.ReadFrame(p.br, nil)
 		switch {
 		case err != nil:
 			return 0, nil, &closeError{abnormal, err}
-		case op == opClose && len(payload) >= 2:
+		case op == ws.Close && len(payload) >= 2:
 			return 0, nil, &closeError{int(binary.BigEndian.Uint16(payload)), errors.New(string(payload[2:]))}
-		case op == opClose:
+		case op == ws.Close:
 			return 0, nil, &closeError{1005, errors.New("no code")}
-		case op != opPing:
+		case op != ws.Ping:
 			return op, payload, nil
 		case !p.mute:
-			p.write(frame(final|opPong, payload)) // an error shows at the next read
+			p.write(ws.Frame(ws.Fin|ws.Pong, payload)) // an error shows at the next read
 		}
 	}
-}
-
-// readFrame reads one frame of a server: it masks nothing and, this one, fragments nothing.
-func (p *peer) readFrame() (op byte, payload []byte, err error) {
-	var head [10]byte
-	if _, err := io.ReadFull(p.br, head[:2]); err != nil {
-		return 0, nil, err
-	}
-	n := uint64(head[1])
-	switch n {
-	case 126:
-		if _, err := io.ReadFull(p.br, head[2:4]); err != nil {
-			return 0, nil, err
-		}
-		n = uint64(binary.BigEndian.Uint16(head[2:]))
-	case 127:
-		if _, err := io.ReadFull(p.br, head[2:10]); err != nil {
-			return 0, nil, err
-		}
-		n = binary.BigEndian.Uint64(head[2:])
-	}
-	if head[0]&0xF0 != final || n > 1<<20 {
-		return 0, nil, fmt.Errorf("no frame begins with % x", head)
-	}
-	payload = make([]byte, n)
-	_, err = io.ReadFull(p.br, payload)
-	return head[0] & 0x0F, payload, err
 }
 
 // ask sends a message that ends in an id and waits for the ack, past deliveries.

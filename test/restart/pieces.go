@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"strings"
+
+	ws "picloud/test/peer"
 )
 
 // Pieces is a client that is in the middle of one message all the time: of a frame, of which it sends one byte in each
@@ -20,7 +22,7 @@ func newPieces(l *load, p *peer, e *event, inFrame bool) *pieces {
 	pc := &pieces{peer: p, event: e, in: make(chan string, 1)}
 	message := fmt.Sprintf(`{"event":%q,"data":[0],"id":0}`, e.name)
 	if inFrame {
-		pc.rest = frame(final|opText, []byte(message))
+		pc.rest = ws.Frame(ws.Fin|ws.Text, message)
 	} else {
 		pc.parts = strings.Split(message, "")
 	}
@@ -47,13 +49,13 @@ func (pc *pieces) step() error {
 		pc.rest = pc.rest[1:]
 		return err
 	case len(pc.parts) > 1:
-		first := byte(opMore)
+		first := byte(ws.More)
 		if pc.pongs == 0 {
-			first = opText
+			first = ws.Text
 		}
 		ping := fmt.Sprint(pc.pongs)
 		pc.pongs++
-		err := pc.peer.write(append(frame(first, []byte(pc.parts[0])), frame(final|opPing, []byte(ping))...))
+		err := pc.peer.write(append(ws.Frame(first, pc.parts[0]), ws.Frame(ws.Fin|ws.Ping, ping)...))
 		pc.parts = pc.parts[1:]
 		if err == nil {
 			err = pc.expect(ping)
@@ -74,7 +76,7 @@ func (pc *pieces) expect(want string) error {
 func (pc *pieces) finish() error {
 	b := pc.rest
 	if b == nil {
-		b = frame(final|opMore, []byte(strings.Join(pc.parts, "")))
+		b = ws.Frame(ws.Fin|ws.More, strings.Join(pc.parts, ""))
 	}
 	pc.event.send(0)
 	if err := pc.peer.write(b); err != nil {
