@@ -26,11 +26,11 @@ import (
 	"time"
 
 	"picloud/internal/config"
-	"picloud/internal/conn"
 	"picloud/internal/dashboard"
 	"picloud/internal/hub"
 	"picloud/internal/server"
 	"picloud/internal/wire"
+	"picloud/internal/wsconn"
 )
 
 const root = ".."
@@ -679,7 +679,7 @@ func serve(t *testing.T) string {
 	s, err := server.New(server.Config{
 		Key:     key,
 		Version: "v0",
-		Limits: conn.Limits{
+		Limits: wsconn.Limits{
 			Connections: 8, MessageBytes: 1 << 10, QueueBytes: 4 << 10, PingEvery: time.Minute, PeerTimeout: time.Minute,
 		},
 		Subscriptions: 8,

@@ -7,10 +7,10 @@ import (
 	"os"
 	"time"
 
-	"picloud/internal/conn"
 	"picloud/internal/handover"
 	"picloud/internal/server"
 	"picloud/internal/systemd"
+	"picloud/internal/wsconn"
 )
 
 // askTimeout is how long systemd may think about whether a stop is a restart, while the server goes on serving. On a
@@ -27,7 +27,7 @@ type left struct {
 // openStore takes over what systemd has stored, or begins a store. Without a service manager, or when there can be
 // none, the connections end with the process, and the store is nil. Files that this version does not know are a later
 // version's: they stay stored, for the case that it comes back.
-func openStore(stored []*os.File, limits conn.Limits, files int, log *slog.Logger) (*handover.Store, left) {
+func openStore(stored []*os.File, limits wsconn.Limits, files int, log *slog.Logger) (*handover.Store, left) {
 	var l left
 	known := make([]*os.File, 0, len(stored))
 	for _, f := range stored {

@@ -22,11 +22,11 @@ import (
 
 	"picloud/internal/certs"
 	"picloud/internal/config"
-	"picloud/internal/conn"
 	"picloud/internal/handover"
 	"picloud/internal/led"
 	"picloud/internal/server"
 	"picloud/internal/systemd"
+	"picloud/internal/wsconn"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -289,8 +289,8 @@ func openFiles() (int, error) {
 func requests(files int) int { return min(4096, files/4) }
 
 // fit makes the limits of the settings fit what the process may open.
-func fit(cfg config.Config, files int) conn.Limits {
-	return conn.Limits{
+func fit(cfg config.Config, files int) wsconn.Limits {
+	return wsconn.Limits{
 		Connections:  min(cfg.MaxConnections, files-spareFiles-requests(files)),
 		MessageBytes: cfg.MaxMessageBytes,
 		QueueBytes:   cfg.MaxQueueBytes,
@@ -300,7 +300,7 @@ func fit(cfg config.Config, files int) conn.Limits {
 }
 
 // report says what a start with these settings would do.
-func report(w io.Writer, cfg config.Config, pair *certs.Pair, limits conn.Limits) error {
+func report(w io.Writer, cfg config.Config, pair *certs.Pair, limits wsconn.Limits) error {
 	key := "a random one for each run (no API_KEY, no credential api-key)"
 	if cfg.APIKey != "" {
 		key = "from " + cfg.APIKeyFrom

@@ -6,9 +6,9 @@ import (
 	"testing"
 
 	"picloud/internal/config"
-	"picloud/internal/conn"
 	"picloud/internal/handover"
 	"picloud/internal/server"
+	"picloud/internal/wsconn"
 )
 
 // Whatever the settings allow has room in the store, and the unit's open files suffice for the default.
@@ -27,7 +27,7 @@ func TestSettingsAndStoreFitTogether(t *testing.T) {
 			t.Errorf("MAX_CONNECTIONS can be %d, and a store has room for %d", most, server.MaxConnections)
 		}
 		for _, n := range []int{1, most} {
-			if bytes := server.StoreBytes(conn.Limits{Connections: n}, requests(1<<20)); bytes > handover.MaxJournal {
+			if bytes := server.StoreBytes(wsconn.Limits{Connections: n}, requests(1<<20)); bytes > handover.MaxJournal {
 				t.Errorf("for %d connections a store of %d bytes is needed, and there can be %d", n, bytes, handover.MaxJournal)
 			}
 		}

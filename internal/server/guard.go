@@ -14,7 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"picloud/internal/front"
+	"picloud/internal/httpconn"
 	"picloud/internal/wire"
 
 	"golang.org/x/time/rate"
@@ -132,7 +132,7 @@ type credentials struct {
 
 func credentialsOf(r *http.Request) credentials { return credentials{r.Header.Get, r.URL.RawQuery} }
 
-func plainCredentials(r *front.Request) credentials {
+func plainCredentials(r *httpconn.Request) credentials {
 	return credentials{func(name string) string { return string(r.Header(name)) }, string(r.Query)}
 }
 

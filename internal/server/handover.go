@@ -11,10 +11,10 @@ import (
 	"slices"
 	"time"
 
-	"picloud/internal/conn"
-	"picloud/internal/front"
 	"picloud/internal/handover"
+	"picloud/internal/httpconn"
 	"picloud/internal/wire"
+	"picloud/internal/wsconn"
 )
 
 // The kinds of records in the store; 'm' is the store's own. A version that does not know one ignores it; a change of
@@ -23,7 +23,7 @@ import (
 const (
 	recordClient       = 'c' // a WebSocket: a clientRecord
 	recordSubscription = 's' // its key is the event
-	recordRest         = 'r' // made by a hand-over: a conn.Saved
+	recordRest         = 'r' // made by a hand-over: a wsconn.Saved
 	recordRequest      = 'h' // made by a hand-over: an HTTP connection, a requestRecord
 	recordLongRequest  = 'H' // the same, with more of a request than older versions can take
 	recordHandedOver   = 'o' // of connection 0: a hand-over has come to its end
@@ -70,7 +70,7 @@ const (
 const encodedWaiting = (waitingBytes + 2) / 3 * 4
 
 // StoreBytes is what handover.New is to be given for a Server with these limits, and so many HTTP connections.
-func StoreBytes(limits conn.Limits, requests int) int {
+func StoreBytes(limits wsconn.Limits, requests int) int {
 	return subscriptionsBytes + limits.Connections*clientBytes + encodedWaiting + (limits.Connections+requests)*restBytes
 }
 
@@ -82,7 +82,7 @@ const MaxConnections = (handover.MaxJournal - subscriptionsBytes - encodedWaitin
 type budget struct{ subscriptions, clients, all int }
 
 // newBudget divides a journal, which another version may have made smaller.
-func newBudget(limit int, limits conn.Limits, requests int) budget {
+func newBudget(limit int, limits wsconn.Limits, requests int) budget {
 	handOver := min(encodedWaiting+(limits.Connections+requests)*restBytes, limit/2)
 	clients := min(limits.Connections*clientBytes, (limit-handOver)*4/5)
 	return budget{subscriptions: limit - handOver - clients, clients: limit - handOver, all: limit}
@@ -116,7 +116,7 @@ func keepClient(k *handover.Kept, within int, who clientRecord) error {
 }
 
 // keepSubscription records a subscription of a connection, if it is kept.
-func (s *Server) keepSubscription(c *conn.Conn, event string) error {
+func (s *Server) keepSubscription(c *wsconn.Conn, event string) error {
 	err := c.Kept().SetWithin(s.budget.subscriptions, recordSubscription, event, nil)
 	if err != nil && s.roomWarning.due() {
 		s.log.Warn("a subscription is refused: there is no room to keep it for the next process", "address", c.Addr(), "error", err)
@@ -146,7 +146,7 @@ func set(k *handover.Kept, within int, kind byte, value any) error {
 }
 
 // forget deletes a record of a connection, if it is kept.
-func (s *Server) forget(c *conn.Conn, kind byte, key string) {
+func (s *Server) forget(c *wsconn.Conn, kind byte, key string) {
 	s.forgotten(c.Kept().Delete(kind, key))
 }
 
@@ -161,10 +161,10 @@ func (s *Server) forgotten(err error) {
 func (s *Server) handOver(stopped func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), handoverTimeout)
 	defer cancel()
-	s.front.Freeze(ctx)
+	s.httpConns.Freeze(ctx)
 	s.joining.Lock()   // whoever has been answered is among conns, for whom Freeze is
 	s.joining.Unlock() //lint:ignore SA2001 to pass is the point
-	s.conns.Freeze(ctx, wire.CloseRestart, "server restarts")
+	s.wsConns.Freeze(ctx, wire.CloseRestart, "server restarts")
 	// From here on nobody publishes but who is in a TLS request.
 	s.gate.Lock()
 	s.stopping = true
@@ -173,8 +173,8 @@ func (s *Server) handOver(stopped func()) {
 	stopped()
 
 	saved, lost := s.save()
-	s.conns.Abandon()
-	s.front.Abandon()
+	s.wsConns.Abandon()
+	s.httpConns.Abandon()
 	s.log.Info("handed over", "connections", saved, "lost", lost)
 }
 
@@ -189,10 +189,10 @@ func (s *Server) save() (saved, lost int) {
 		record func() error
 	}
 	var items []item
-	for _, c := range s.conns.All() {
+	for _, c := range s.wsConns.All() {
 		items = append(items, item{c.Holds(), func() error { return s.saveSocket(c) }})
 	}
-	for _, sv := range s.front.Save() {
+	for _, sv := range s.httpConns.Save() {
 		items = append(items, item{len(sv.In), func() error { return s.saveRequest(sv) }})
 	}
 	slices.SortStableFunc(items, func(a, b item) int { return cmp.Compare(a.holds, b.holds) })
@@ -224,7 +224,7 @@ var (
 	errEnding = errors.New("it is being closed")
 )
 
-func (s *Server) saveSocket(c *conn.Conn) error {
+func (s *Server) saveSocket(c *wsconn.Conn) error {
 	sv, ok := c.Save()
 	switch {
 	case !ok:
@@ -239,7 +239,7 @@ func (s *Server) saveSocket(c *conn.Conn) error {
 	return set(c.Kept(), s.budget.all, recordRest, sv)
 }
 
-func (s *Server) saveRequest(sv front.Saved) error {
+func (s *Server) saveRequest(sv httpconn.Saved) error {
 	kept, err := s.cfg.Store.Keep(sv.FD)
 	if err != nil {
 		return err
@@ -297,7 +297,7 @@ func (s *Server) inherit(conns []handover.Connection, general []handover.Record)
 			continue
 		}
 		// Who has come in with another key than today's goes: whoever changes a key wants somebody out.
-		l.leaves = otherKey && l.request == nil && l.client.Addr != conn.Local
+		l.leaves = otherKey && l.request == nil && l.client.Addr != wsconn.Local
 		inh.left = append(inh.left, l)
 	}
 	// As they are listed: those of one process in the order in which they came.
@@ -308,7 +308,7 @@ func (s *Server) inherit(conns []handover.Connection, general []handover.Record)
 			continue
 		}
 		s.keptOverRestart++
-		if l.leaves || l.request != nil { // front does not keep connections
+		if l.leaves || l.request != nil { // httpconn does not keep connections
 			inh.forgotten[l.Kept] = true
 		}
 	}
@@ -347,7 +347,7 @@ type leftBehind struct {
 	handover.Connection
 	client  clientRecord // of a WebSocket
 	events  []string
-	rest    *conn.Saved    // nil: its process has not handed over
+	rest    *wsconn.Saved  // nil: its process has not handed over
 	request *requestRecord // of an HTTP connection
 	leaves  bool           // it is told to go
 }
@@ -384,7 +384,7 @@ func read(c handover.Connection) (leftBehind, error) {
 // the record of a client that an older version has left.
 func (s *Server) restore(l leftBehind, handedOver bool) error {
 	if l.request != nil {
-		s.requests = append(s.requests, front.Saved{FD: l.FD, Local: l.request.Local, Used: l.request.Used, In: l.request.In})
+		s.requests = append(s.requests, httpconn.Saved{FD: l.FD, Local: l.request.Local, Used: l.request.Used, In: l.request.In})
 		return nil
 	}
 	client, rest := l.client, l.rest
@@ -395,7 +395,7 @@ func (s *Server) restore(l leftBehind, handedOver bool) error {
 		if err := survived(l.Connection); err != nil {
 			return err
 		}
-		rest = new(conn.Saved)
+		rest = new(wsconn.Saved)
 	}
 	rest.Addr = client.Addr
 	if client.Place != noPlace {
@@ -406,7 +406,7 @@ func (s *Server) restore(l leftBehind, handedOver bool) error {
 		}
 	}
 	var begin func()
-	cn, err := s.conns.Restore(l.FD, l.Kept, *rest, func(c *conn.Conn) conn.Handler {
+	cn, err := s.wsConns.Restore(l.FD, l.Kept, *rest, func(c *wsconn.Conn) wsconn.Handler {
 		switch {
 		case l.leaves:
 			begin = func() { c.Close(wire.CloseRestart, "the key has changed") }
@@ -438,7 +438,7 @@ func (s *Server) restore(l leftBehind, handedOver bool) error {
 // leaving is the handler of a connection that is told to go.
 type leaving struct {
 	server *Server
-	conn   *conn.Conn
+	conn   *wsconn.Conn
 	name   string
 }
 
@@ -464,9 +464,9 @@ func (s *Server) beginRestored() {
 		begin()
 	}
 	// Those that are in the middle of a request first: there may be places for less than all.
-	slices.SortStableFunc(s.requests, func(a, b front.Saved) int { return cmp.Compare(len(b.In), len(a.In)) })
+	slices.SortStableFunc(s.requests, func(a, b httpconn.Saved) int { return cmp.Compare(len(b.In), len(a.In)) })
 	for _, r := range s.requests {
-		if err := s.front.Restore(r); err != nil {
+		if err := s.httpConns.Restore(r); err != nil {
 			s.log.Debug("an HTTP connection cannot be kept over the restart", "error", err)
 		}
 	}

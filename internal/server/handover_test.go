@@ -63,6 +63,9 @@ func found(t *testing.T, set ...func(*Config)) *lineage {
 		l.http.CloseIdleConnections()
 		l.stop()
 		l.log.check(t)
+		if err := l.store.Close(); err != nil {
+			t.Error(err)
+		}
 	})
 	return l
 }
@@ -128,7 +131,7 @@ func (l *lineage) restart() {
 // keptAs is how the store knows a client.
 func (l *lineage) keptAs(p *peer) *handover.Kept {
 	l.t.Helper()
-	for _, c := range l.conns.All() {
+	for _, c := range l.wsConns.All() {
 		if c.Addr() == p.LocalAddr().String() {
 			return c.Kept()
 		}

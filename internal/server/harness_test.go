@@ -22,9 +22,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"picloud/internal/conn"
 	"picloud/internal/leak"
 	"picloud/internal/wire"
+	"picloud/internal/wsconn"
 	"picloud/test/wait"
 )
 
@@ -72,7 +72,7 @@ func newServer(t testing.TB, set ...func(*Config)) (*Server, *book) {
 	cfg := Config{
 		Key:     testKey,
 		Version: "v0-test",
-		Limits: conn.Limits{
+		Limits: wsconn.Limits{
 			Connections:  8192,
 			MessageBytes: 64 << 10,
 			QueueBytes:   1 << 20,

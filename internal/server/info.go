@@ -9,14 +9,14 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"picloud/internal/conn"
 	"picloud/internal/hub"
 	"picloud/internal/wire"
+	"picloud/internal/wsconn"
 )
 
 // infoEither serves /info: a WebSocket to who asks for one, one snapshot to others.
 func (s *Server) infoEither(w http.ResponseWriter, r *http.Request) {
-	if conn.IsUpgrade(r) {
+	if wsconn.IsUpgrade(r) {
 		s.infoSocket(w, r)
 		return
 	}
@@ -35,7 +35,7 @@ func (s *Server) infoSocket(w http.ResponseWriter, r *http.Request) {
 	s.joining.RLock()
 	defer s.joining.RUnlock()
 	var is *infoSession
-	_, ok := s.upgrade(w, r, clientRecord{Route: routeInfo, At: time.Now().UTC()}, func(c *conn.Conn) conn.Handler {
+	_, ok := s.upgrade(w, r, clientRecord{Route: routeInfo, At: time.Now().UTC()}, func(c *wsconn.Conn) wsconn.Handler {
 		is = &infoSession{server: s, conn: c}
 		return is
 	})
@@ -57,7 +57,7 @@ func (is *infoSession) begin() {
 // An infoSession shows snapshots to one client.
 type infoSession struct {
 	server *Server
-	conn   *conn.Conn
+	conn   *wsconn.Conn
 
 	mu     sync.Mutex
 	timer  *time.Timer
@@ -65,7 +65,7 @@ type infoSession struct {
 }
 
 func (is *infoSession) show(snapshot []byte) {
-	var a conn.Arena
+	var a wsconn.Arena
 	is.conn.Queue(a.Text(snapshot), 0)
 	is.conn.Flush()
 }
@@ -82,13 +82,13 @@ func (is *infoSession) tick() {
 	}
 }
 
-// Receive implements conn.Handler: what an info client says is ignored.
+// Receive implements wsconn.Handler: what an info client says is ignored.
 func (is *infoSession) Receive(bool, []byte) {}
 
-// Rest implements conn.Handler.
+// Rest implements wsconn.Handler.
 func (is *infoSession) Rest() {}
 
-// Closed implements conn.Handler.
+// Closed implements wsconn.Handler.
 func (is *infoSession) Closed(why error) {
 	is.mu.Lock()
 	is.closed = true
@@ -186,7 +186,7 @@ func (s *Server) state() wire.ServerInfo {
 	return wire.ServerInfo{
 		Version:                s.cfg.Version,
 		UptimeSeconds:          int64(time.Since(s.began).Seconds()),
-		Connections:            s.conns.Len(),
+		Connections:            s.wsConns.Len(),
 		MaxConnections:         s.cfg.Limits.Connections,
 		Events:                 n.Events,
 		Subscriptions:          n.Subscriptions,
@@ -194,7 +194,7 @@ func (s *Server) state() wire.ServerInfo {
 		Delivered:              n.Delivered,
 		SlowClientsClosed:      s.slow.Load(),
 		WrongKeys:              s.guard.wrong.Load(),
-		ConnectionLimitReached: s.conns.Filled(),
+		ConnectionLimitReached: s.wsConns.Filled(),
 		KeptOverRestart:        s.keptOverRestart,
 		LostOverRestart:        s.lostOverRestart,
 		Port:                   about.Port,

@@ -320,7 +320,7 @@ func TestInfoMetricsAndLogTellWhoWasKeptOverARestart(t *testing.T) {
 	for range 3 {
 		l.subscriber(t, "A").ask(`{"action":"subscribe","event":"e","id":1}`)
 	}
-	unknown := l.conns.All()[0].Kept()
+	unknown := l.wsConns.All()[0].Kept()
 	l.between = func() {
 		if err := unknown.Delete(recordClient, ""); err != nil { // nothing tells who it is
 			t.Fatal(err)

@@ -8,11 +8,11 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"picloud/internal/conn"
+	"picloud/internal/wsconn"
 	ws "picloud/test/peer"
 )
 
-// A handshake that succeeds is answered without net/http's server. It gets the same answer and does the same as one that front
+// A handshake that succeeds is answered without net/http's server. It gets the same answer and does the same as one that httpconn
 // leaves to that, for a header beyond ASCII.
 func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 	const wrongKeys = 4
@@ -63,7 +63,7 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 		_, clients := sv.hub.Snapshot()
 		effect = string(text)
 		for _, c := range clients {
-			if c.Addr != p.LocalAddr().String() && (c.Addr != conn.Local || a.network != "unix") {
+			if c.Addr != p.LocalAddr().String() && (c.Addr != wsconn.Local || a.network != "unix") {
 				continue // one before this, who is still leaving
 			}
 			from, _, _ := strings.Cut(c.Addr, ":")

@@ -107,7 +107,7 @@ func TestQueueOverflowsWhileOneProcessFollowsTheOther(t *testing.T) {
 	other := l.subscriber(t, "Other")
 	other.ask(`{"action":"subscribe","event":"small","id":1}`)
 	waits := func() int {
-		for _, c := range l.conns.All() {
+		for _, c := range l.wsConns.All() {
 			if c.Addr() == slow.LocalAddr().String() {
 				return c.Holds()
 			}

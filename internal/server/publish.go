@@ -6,10 +6,10 @@ import (
 	"net/http"
 	"time"
 
-	"picloud/internal/conn"
-	"picloud/internal/front"
+	"picloud/internal/httpconn"
 	"picloud/internal/hub"
 	"picloud/internal/wire"
+	"picloud/internal/wsconn"
 )
 
 // A publisher is what publishing needs for a while: memory for the frames, and the list of those who are to be flushed.
@@ -17,7 +17,7 @@ import (
 type publisher struct {
 	batch hub.Batch
 	own   hub.Sink // of the client that publishes, whose acks go out last; nil for a POST
-	arena conn.Arena
+	arena wsconn.Arena
 	text  []byte
 	name  []byte // quoted
 	body  []byte // of a POST
@@ -49,7 +49,7 @@ func (s *Server) publish(p *publisher, m *wire.Message, from string) error {
 }
 
 // answer queues text for the client who is being served.
-func (p *publisher) answer(c *conn.Conn, text []byte) {
+func (p *publisher) answer(c *wsconn.Conn, text []byte) {
 	p.text = text
 	frame := p.arena.Text(text)
 	p.batch.Queue(c, frame)
@@ -103,7 +103,7 @@ func (s *Server) publishBody(p *publisher, w http.ResponseWriter, r *http.Reques
 
 // publishPlain is publishPost for a request of the plain kind that succeeds. Of others it says that it has no answer, and
 // has done nothing: net/http is asked, and publishPost finds the words.
-func (s *Server) publishPlain(r *front.Request) (answer []byte, ok bool) {
+func (s *Server) publishPlain(r *httpconn.Request) (answer []byte, ok bool) {
 	if string(r.Method) != http.MethodPost || string(r.Path) != "/publish" || len(r.Body) > s.cfg.Limits.MessageBytes {
 		return nil, false
 	}

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"picloud/internal/conn"
 	"picloud/internal/handover"
 	"picloud/internal/wire"
+	"picloud/internal/wsconn"
 	ws "picloud/test/peer"
 	"picloud/test/wait"
 )
@@ -42,7 +42,7 @@ func TestStoreHasRoomForWhatTheLimitsAllow(t *testing.T) {
 		t.Errorf("a client's records can take %d bytes, counted are %d", n, clientBytes)
 	}
 	const frames, payload = 1 << 28, 1 << 28
-	rest := conn.Saved{Addr: longest.Addr, Partial: []byte("12"), Frames: frames, Payload: payload, Queued: []byte("12"), Left: frames}
+	rest := wsconn.Saved{Addr: longest.Addr, Partial: []byte("12"), Frames: frames, Payload: payload, Queued: []byte("12"), Left: frames}
 	if n := size(rest) + handover.MarkBytes; n > restBytes {
 		t.Errorf("a connection's records at a hand-over can take %d bytes besides what waits, counted are %d", n, restBytes)
 	}
@@ -51,7 +51,7 @@ func TestStoreHasRoomForWhatTheLimitsAllow(t *testing.T) {
 	}
 	for _, connections := range []int{1, 100, 8192, 28_000, MaxConnections} {
 		for _, requests := range []int{64, 4096} {
-			limits := conn.Limits{Connections: connections}
+			limits := wsconn.Limits{Connections: connections}
 			all := StoreBytes(limits, requests)
 			if all > handover.MaxJournal {
 				t.Errorf("%d connections: %d bytes, and there can be %d", connections, all, handover.MaxJournal)
@@ -65,7 +65,7 @@ func TestStoreHasRoomForWhatTheLimitsAllow(t *testing.T) {
 			}
 		}
 	}
-	old := newBudget(64<<20, conn.Limits{Connections: 8192}, 4096) // of a version before
+	old := newBudget(64<<20, wsconn.Limits{Connections: 8192}, 4096) // of a version before
 	if old.subscriptions < 16<<20 || old.clients <= old.subscriptions || old.all <= old.clients {
 		t.Errorf("of 64 MiB: %+v", old)
 	}
@@ -169,7 +169,7 @@ func TestHandOverCarriesWhoHoldsLeast(t *testing.T) {
 
 // holds is what waits in the server for a client.
 func (l *lineage) holds(p *peer) int {
-	for _, c := range l.conns.All() {
+	for _, c := range l.wsConns.All() {
 		if c.Addr() == p.LocalAddr().String() {
 			return c.Holds()
 		}
@@ -213,7 +213,7 @@ func (l *lineage) dies(live func(*Server, inheritance)) {
 	}
 	s, _ := newServer(l.t, append(l.set[:len(l.set):len(l.set)], func(c *Config) { c.Store = store })...)
 	live(s, s.inherit(conns, general))
-	s.conns.Abandon() // as the kernel does
+	s.wsConns.Abandon() // as the kernel does
 	for _, r := range s.requests {
 		syscall.Close(r.FD)
 	}

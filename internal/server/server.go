@@ -13,13 +13,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"picloud/internal/conn"
 	"picloud/internal/dashboard"
-	"picloud/internal/front"
 	"picloud/internal/handover"
+	"picloud/internal/httpconn"
 	"picloud/internal/hub"
 	"picloud/internal/poll"
 	"picloud/internal/wire"
+	"picloud/internal/wsconn"
 
 	"github.com/julienschmidt/httprouter"
 )
@@ -28,7 +28,7 @@ import (
 type Config struct {
 	Key           string // never empty
 	Version       string
-	Limits        conn.Limits
+	Limits        wsconn.Limits
 	Subscriptions int           // of one connection
 	HeaderTimeout time.Duration // for a request's headers
 	WrongKeys     int           // from one address, then one a minute
@@ -74,17 +74,17 @@ const (
 
 // A Server is made by New and served by Run.
 type Server struct {
-	cfg   Config
-	log   *slog.Logger
-	hub   *hub.Hub
-	poll  *poll.Poller // wakes the sockets of conns and of front
-	conns *conn.Set
-	guard *guard
-	front *front.Server // the connections of plain listeners, until they are WebSockets
-	http  *http.Server  // answers, and has the connections of TLS listeners
-	open  *bound        // for what is HTTP yet
-	info  snapshots
-	began time.Time
+	cfg       Config
+	log       *slog.Logger
+	hub       *hub.Hub
+	poll      *poll.Poller // wakes all sockets that are plain
+	wsConns   *wsconn.Set
+	guard     *guard
+	httpConns *httpconn.Set // the connections of plain listeners, until they are WebSockets
+	http      *http.Server  // answers, and has the connections of TLS listeners
+	open      *bound        // for what is HTTP yet
+	info      snapshots
+	began     time.Time
 
 	infoEvery    time.Duration // InfoEvery, except in tests
 	requestGrace time.Duration // requestGrace, except in tests
@@ -100,7 +100,7 @@ type Server struct {
 
 	// What Restore has made and Run begins with, and how many connections that and the others were.
 	begin    []func()
-	requests []front.Saved
+	requests []httpconn.Saved
 
 	keptOverRestart, lostOverRestart int
 
@@ -135,7 +135,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if s.poll, err = poll.New(); err != nil {
 		return nil, err
 	}
-	s.conns = conn.New(cfg.Limits, s.poll, cfg.Store, func(w http.ResponseWriter, status int, reason error) {
+	s.wsConns = wsconn.New(cfg.Limits, s.poll, cfg.Store, func(w http.ResponseWriter, status int, reason error) {
 		refuse(w, status, reason.Error())
 	})
 	s.http = &http.Server{
@@ -148,7 +148,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		ConnState:         s.connState,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	s.front = front.New(front.Config{
+	s.httpConns = httpconn.New(httpconn.Config{
 		Poller:      s.poll,
 		HTTP:        s.http,
 		Short:       s.publishPlain,
@@ -179,15 +179,15 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 			failed <- err
 		}
 	})
-	parts.Go(func() { s.conns.Run(serving) })
-	parts.Go(func() { s.front.Run(serving) })
+	parts.Go(func() { s.wsConns.Run(serving) })
+	parts.Go(func() { s.httpConns.Run(serving) })
 	s.beginRestored()
 	accept, endAccept := context.WithCancel(context.Background())
 	for _, l := range listeners {
 		accepting.Go(func() {
 			err := func() error {
-				if plain, ok := l.(front.Listener); ok {
-					return s.front.Serve(accept, plain)
+				if plain, ok := l.(httpconn.Listener); ok {
+					return s.httpConns.Serve(accept, plain)
 				}
 				return s.http.Serve(l)
 			}()
@@ -230,8 +230,8 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 
 // release frees what New has made. It is called when nothing of it is in use any more.
 func (s *Server) release() error {
-	s.conns.Release()
-	s.front.Release()
+	s.wsConns.Release()
+	s.httpConns.Release()
 	return s.poll.Release()
 }
 
@@ -241,7 +241,7 @@ func (s *Server) stop(code int, reason string) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	s.http.SetKeepAlivesEnabled(false) // closes idle connections, and others after their answer
-	s.front.Drain()
+	s.httpConns.Drain()
 	none := s.open.none()
 	select {
 	case <-none:
@@ -258,18 +258,18 @@ func (s *Server) stop(code int, reason string) {
 		case <-none:
 		case <-time.After(refuseGrace):
 			s.http.Close()
-			s.front.Close()
+			s.httpConns.Close()
 		}
 	})
-	s.conns.Close(ctx, code, reason)
+	s.wsConns.Close(ctx, code, reason)
 	requests.Wait()
 }
 
-// connState is http's hook. A new connection is announced before the next is accepted; those that front lends have their
+// connState is http's hook. A new connection is announced before the next is accepted; those that httpconn lends have their
 // place already.
 func (s *Server) connState(nc net.Conn, state http.ConnState) {
 	switch {
-	case front.Note(nc, state):
+	case httpconn.Note(nc, state):
 	case state == http.StateNew:
 		s.open.enter()
 	case state == http.StateHijacked, state == http.StateClosed:
@@ -340,7 +340,7 @@ func (s *Server) Status() string {
 // Load is how many clients are connected, and how often since the start a slow one was closed or the connection limit was
 // reached.
 func (s *Server) Load() (clients int, incidents uint64) {
-	return s.hub.Counts().Clients, s.slow.Load() + s.conns.Filled()
+	return s.hub.Counts().Clients, s.slow.Load() + s.wsConns.Filled()
 }
 
 func count(n int, what string) string {
@@ -354,7 +354,7 @@ func count(n int, what string) string {
 // overlap.
 func (s *Server) Probe(ctx context.Context) error {
 	s.hub.Probe()
-	s.conns.Probe()
+	s.wsConns.Probe()
 	return s.poll.Probe(ctx)
 }
 

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"picloud/internal/conn"
+	"picloud/internal/wsconn"
 )
 
 // What the service manager's side of the daemon uses: reload over the local socket, the watchdog's probe, the status.
@@ -21,7 +21,7 @@ func TestReloadProbeAndStatus(t *testing.T) {
 	broken.Store(new(error))
 	s, err := New(Config{
 		Key: testKey, Version: "test", Subscriptions: 8, HeaderTimeout: time.Second, WrongKeys: 3, Requests: 8,
-		Limits: conn.Limits{Connections: 8, MessageBytes: 1024, QueueBytes: 4096, PingEvery: time.Minute, PeerTimeout: time.Minute},
+		Limits: wsconn.Limits{Connections: 8, MessageBytes: 1024, QueueBytes: 4096, PingEvery: time.Minute, PeerTimeout: time.Minute},
 		Reload: func() error { return *broken.Load() },
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -75,7 +75,7 @@ func TestReloadProbeAndStatus(t *testing.T) {
 
 // A poller that does not run is what the probe must see.
 func TestProbeFailsWhenThePollerDoesNotAnswer(t *testing.T) {
-	s, err := New(Config{Key: testKey, Limits: conn.Limits{Connections: 1, PingEvery: time.Minute}}, slog.New(slog.DiscardHandler))
+	s, err := New(Config{Key: testKey, Limits: wsconn.Limits{Connections: 1, PingEvery: time.Minute}}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

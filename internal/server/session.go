@@ -7,9 +7,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"picloud/internal/conn"
 	"picloud/internal/hub"
 	"picloud/internal/wire"
+	"picloud/internal/wsconn"
 )
 
 func (s *Server) subscribe(w http.ResponseWriter, r *http.Request)     { s.connect(w, r, false) }
@@ -49,15 +49,15 @@ func (s *Server) welcome(w http.ResponseWriter, r *http.Request, name string, pu
 	if publishOnly {
 		route = routePublish
 	}
-	s.upgrade(w, r, clientRecord{Route: route, Name: name, At: at}, func(c *conn.Conn) conn.Handler {
+	s.upgrade(w, r, clientRecord{Route: route, Name: name, At: at}, func(c *wsconn.Conn) wsconn.Handler {
 		s.log.Debug("client connected", "client_name", name, "address", c.Addr())
 		return &session{server: s, conn: c, client: s.hub.Join(c, name, c.Addr(), at), publishOnly: publishOnly}
 	})
 }
 
 // upgrade makes a request a WebSocket, or answers it. meet is called with it, once, before anything is received, and returns its handler.
-func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, who clientRecord, meet func(*conn.Conn) conn.Handler) (*conn.Conn, bool) {
-	if !conn.IsUpgrade(r) {
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, who clientRecord, meet func(*wsconn.Conn) wsconn.Handler) (*wsconn.Conn, bool) {
+	if !wsconn.IsUpgrade(r) {
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
 		refuse(w, http.StatusUpgradeRequired, "this route speaks WebSocket")
@@ -68,7 +68,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, who clientRecor
 		return nil, false
 	}
 	var unkept error
-	c, err := s.conns.Upgrade(w, r, func(c *conn.Conn) conn.Handler {
+	c, err := s.wsConns.Upgrade(w, r, func(c *wsconn.Conn) wsconn.Handler {
 		h := meet(c)
 		who.Addr = c.Addr()
 		unkept = keepClient(c.Kept(), s.budget.clients, who)
@@ -81,7 +81,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, who clientRecor
 		return nil, false
 	case err == nil:
 		return c, true
-	case errors.Is(err, conn.ErrFull):
+	case errors.Is(err, wsconn.ErrFull):
 		s.warnFull()
 		unavailable(w, "connection limit reached")
 	default:
@@ -108,13 +108,13 @@ func (w *warning) due() bool {
 // A session is what one client of /subscribe or /publish may say, and the answers.
 type session struct {
 	server      *Server
-	conn        *conn.Conn
+	conn        *wsconn.Conn
 	client      *hub.Client
 	publishOnly bool
 	publisher   *publisher // borrowed while there is input
 }
 
-// Receive implements conn.Handler.
+// Receive implements wsconn.Handler.
 func (ss *session) Receive(binary bool, p []byte) {
 	if ss.publisher == nil {
 		ss.publisher = ss.server.publishers.Get().(*publisher)
@@ -179,7 +179,7 @@ func (ss *session) do(m *wire.Message) error {
 	return nil
 }
 
-// Rest implements conn.Handler.
+// Rest implements wsconn.Handler.
 func (ss *session) Rest() {
 	if ss.publisher != nil {
 		ss.publisher.flush()
@@ -189,21 +189,21 @@ func (ss *session) Rest() {
 	}
 }
 
-// Closed implements conn.Handler.
+// Closed implements wsconn.Handler.
 func (ss *session) Closed(why error) {
 	ss.server.hub.Leave(ss.client)
 	ss.server.closed(ss.conn, ss.client.Name, why)
 }
 
 // closed notes the end of a connection: what an operator wants to know of is a slow client that was closed.
-func (s *Server) closed(c *conn.Conn, name string, why error) {
+func (s *Server) closed(c *wsconn.Conn, name string, why error) {
 	addr := c.Addr()
 	s.forgotten(c.Kept().End())
 	switch {
-	case errors.Is(why, conn.ErrTooSlow), errors.Is(why, conn.ErrStalled):
+	case errors.Is(why, wsconn.ErrTooSlow), errors.Is(why, wsconn.ErrStalled):
 		s.slow.note(name, addr, why)
 		s.log.Warn("slow client closed", "client_name", name, "address", addr, "reason", why)
-	case errors.Is(why, conn.ErrGoodbye), errors.Is(why, conn.ErrClosed), errors.Is(why, io.EOF):
+	case errors.Is(why, wsconn.ErrGoodbye), errors.Is(why, wsconn.ErrClosed), errors.Is(why, io.EOF):
 		s.log.Debug("client disconnected", "client_name", name, "address", addr)
 	default:
 		s.log.Debug("client lost", "client_name", name, "address", addr, "reason", why)

@@ -18,6 +18,7 @@ func TestEveryActionThatDecodesIsDone(t *testing.T) {
 // An action that has been given a word and nothing to do is not a missing one.
 func TestActionThatNothingDoesIsAnsweredAsUnknown(t *testing.T) {
 	s, _ := newServer(t)
+	defer s.release()
 	ss := &session{server: s}
 	undone := wire.Action(len(wire.Actions()) + 1)
 	if err := ss.do(&wire.Message{Action: undone, Event: []byte("e")}); !errors.Is(err, wire.ErrActionUnknown) {

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"picloud/internal/conn"
 	"picloud/internal/server"
+	"picloud/internal/wsconn"
 )
 
 func TestSequenceTellsWhatWentWrong(t *testing.T) {
@@ -93,7 +93,7 @@ func serve(t *testing.T, addr string) (at string, stop func()) {
 	s, err := server.New(server.Config{
 		Key:     key,
 		Version: "v0",
-		Limits: conn.Limits{
+		Limits: wsconn.Limits{
 			Connections: 100, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Minute, PeerTimeout: time.Minute,
 		},
 		Subscriptions: 100,

@@ -1,0 +1,256 @@
+package httpconn
+
+import (
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"picloud/test/wait"
+
+	"golang.org/x/sys/unix"
+)
+
+// deafen keeps the poller from telling of anything until hear is called: what comes is in the kernel and nobody knows.
+func (r *rig) deafen() (hear func()) {
+	r.t.Helper()
+	fd, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	s := stuck{inside: make(chan struct{}), leave: make(chan struct{})}
+	place, err := r.cfg.Poller.Add(fd, s)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	wait.For(r.t, s.inside, "the poller is stuck")
+	hear = sync.OnceFunc(func() {
+		r.cfg.Poller.Remove(place)
+		unix.Close(fd)
+		close(s.leave)
+	})
+	r.t.Cleanup(hear)
+	return hear
+}
+
+type stuck struct{ inside, leave chan struct{} }
+
+func (s stuck) Ready(bool, bool) {
+	close(s.inside)
+	<-s.leave
+}
+
+func few(n int) func(*plan) { return func(p *plan) { p.places = n } }
+
+// hold begins a request and returns when it is being answered.
+func (r *rig) hold(behind string) *client {
+	r.t.Helper()
+	c := r.dial()
+	c.send("GET /hold HTTP/1.1\r\nHost: pi\r\n\r\n%s", behind)
+	wait.For(r.t, r.held, "the request is being answered")
+	return c
+}
+
+func TestWhoHasRestedLongestMakesRoom(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			r := newRig(t, network, few(5))
+			busy := r.hold("")
+			var resting []*client
+			for _, begin := range []string{plainPost(1), "", plainPost(1) + get[:9], generalPost(1)} {
+				c := r.dial()
+				c.send("%s", begin)
+				if strings.HasPrefix(begin, "POST") {
+					c.want("POST", 201, "1")
+				}
+				resting = append(resting, c)
+				wait.Until(t, "it is at rest", func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == len(resting) })
+				if begin != strings.TrimSuffix(begin, get[:9]) {
+					wait.Until(t, "what it has sent is known", func() bool { return r.count((*Conn).begun) == 1 })
+				}
+			}
+			for _, c := range resting {
+				next := r.dial()
+				next.send("%s", plainPost(2))
+				next.want("POST", 201, "2")
+				c.wantEnd()
+			}
+			r.release <- struct{}{}
+			busy.want("GET", 200, "held")
+		})
+	}
+}
+
+// A newcomer that finds everybody busy gets in as soon as one comes to rest, whatever there is of its next request.
+func TestNewcomerWaitsForWhoComesToRest(t *testing.T) {
+	for name, behind := range map[string]string{"idle": "", "in a head": get[:9], "in a body": postHead} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "tcp", few(2))
+			busy := []*client{r.hold(behind), r.hold(behind)}
+			late := r.dial()
+			late.send("%s", plainPost(1))
+			wait.Until(t, "the newcomer waits", func() bool { return r.waiting.Load() == 1 })
+			r.release <- struct{}{}
+			late.want("POST", 201, "1")
+			if n := r.left.Load(); n != 1 {
+				t.Errorf("%d connections made room, want one", n)
+			}
+			r.release <- struct{}{}
+			for _, c := range busy {
+				c.want("GET", 200, "held")
+			}
+		})
+	}
+}
+
+// Who seems to rest, but has sent something that the poller has not told of yet, is not the one to go.
+func TestWhoHasSentSomethingDoesNotMakeRoom(t *testing.T) {
+	r := newRig(t, "tcp", few(2))
+	oldest, next := r.dial(), r.dial()
+	for _, c := range []*client{oldest, next} {
+		c.send("%s", plainPost(1))
+		c.want("POST", 201, "1")
+		r.atRest()
+	}
+	hear := r.deafen()
+	oldest.send("%s", plainPost(2))
+	late := r.dial()
+	next.wantEnd()
+	hear()
+	oldest.want("POST", 201, "2")
+	late.send("%s", plainPost(3))
+	late.want("POST", 201, "3")
+}
+
+// A place is given up once, whatever ends a connection; dismantle counts, too.
+func TestPlaceIsGivenUpOnce(t *testing.T) {
+	for name, story := range map[string]func(t *testing.T, r *rig){
+		"by the client at rest": func(t *testing.T, r *rig) { r.dial().Close() },
+		"by a reset":            func(t *testing.T, r *rig) { r.dial().vanish() },
+		"by the client while it is answered": func(t *testing.T, r *rig) {
+			r.hold("").vanish()
+			r.release <- struct{}{}
+		},
+		"by its last answer": func(t *testing.T, r *rig) { c := r.dial(); c.send(lastOne); c.want("GET", 200, "last") },
+		"by a panic":         func(t *testing.T, r *rig) { r.dial().send("GET /panic HTTP/1.1\r\nHost: pi\r\n\r\n") },
+		"taken": func(t *testing.T, r *rig) {
+			c := r.dial()
+			c.send("GET /hijack?n=3 HTTP/1.1\r\nHost: pi\r\n\r\n")
+			wait.Until(t, "its place is free, and it lives on", func() bool { return r.left.Load() == 1 })
+			c.send("abc")
+			if said, err := io.ReadAll(c); err != nil || string(said) != `behind: "abc"` {
+				t.Errorf("got %q, error %v", said, err)
+			}
+		},
+		"lent for good": func(t *testing.T, r *rig) {
+			c := r.dial()
+			c.send("GET /echo HTTP/1.1\nHost: pi\n\n")
+			c.want("GET", 200, "/echo")
+			c.Close()
+		},
+		"not watched": func(t *testing.T, r *rig) {
+			fd, err := unix.Open(filepath.Join(t.TempDir(), "regular"), unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.tryEnter()
+			r.adopt(fd, &net.UnixAddr{}, r.addr, nil, false)
+		},
+		"to no http.Server": func(t *testing.T, r *rig) {
+			r.http.Close()
+			c := r.dial()
+			c.send(get)
+			c.wantEnd()
+		},
+		"closed twice": func(t *testing.T, r *rig) {
+			c := r.hold("")
+			r.http.Close() // and once more when the handler has returned
+			r.release <- struct{}{}
+			c.wantEnd()
+		},
+		"adopted with a request": func(t *testing.T, r *rig) {
+			fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.tryEnter()
+			r.adopt(fds[0], &net.UnixAddr{}, r.addr, []byte(plainPost(1)+get[:9]), false)
+			f := os.NewFile(uintptr(fds[1]), "peer")
+			defer f.Close()
+			io.WriteString(f, get[9:]+lastOne)
+			said, err := io.ReadAll(f)
+			if err != nil || strings.Count(string(said), "HTTP/1.1 20") != 3 {
+				t.Errorf("got %q, error %v, want three answers", said, err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, "tcp")
+			story(t, r)
+			wait.Until(t, "a place is given up", func() bool { return r.left.Load() == 1 })
+			r.gone()
+			if entered, left := r.entered.Load(), r.left.Load(); entered != 1 || left != 1 {
+				t.Errorf("entered %d times, left %d times", entered, left)
+			}
+		})
+	}
+}
+
+// Many more clients than places, all the time: nobody waits for ever, and there are never more than the bound.
+func TestMoreClientsThanPlaces(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			t.Parallel()
+			const bound, at, each = 4, 24, 40
+			r := newRig(t, network, few(bound))
+			var most atomic.Int64
+			var lives sync.WaitGroup
+			for worker := range at {
+				lives.Go(func() {
+					for i := range each {
+						c := r.dial()
+						if n := int64(len(r.all())); n > most.Load() {
+							most.Store(n)
+						}
+						switch (worker + i) % 4 {
+						case 0: // silent until it has to go or goes
+						case 1:
+							io.WriteString(c, get[:20])
+						case 2:
+							io.WriteString(c, plainPost(1))
+							c.read("POST")
+						case 3:
+							io.WriteString(c, generalPost(1))
+							c.read("POST")
+						}
+						if i%3 == 0 {
+							c.In.ReadByte() // until it is told to go
+						}
+						c.Close()
+					}
+				})
+			}
+			last := make(chan struct{})
+			go func() { lives.Wait(); close(last) }()
+			for open := true; open; { // somebody always wants in, so that who rests has to go
+				c := r.dial()
+				io.WriteString(c, plainPost(2))
+				c.read("POST")
+				c.Close()
+				select {
+				case <-last:
+					open = false
+				default:
+				}
+			}
+			if n := most.Load(); n > bound {
+				t.Errorf("%d connections at a time, want %d at most", n, bound)
+			}
+		})
+	}
+}

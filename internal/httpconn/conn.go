@@ -1,0 +1,336 @@
+package httpconn
+
+import (
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"picloud/internal/poll"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Conn is one HTTP connection. Its turn has a goroutine in Run, or the loan, or whoever ends it: then it is never given back.
+type Conn struct {
+	set           *Set
+	remote, local net.Addr
+	turn          poll.Turn
+
+	mu    sync.Mutex
+	fd    int // -1: closed, or somebody else's
+	place poll.Place
+	used  bool      // it has had an answer
+	since time.Time // of the rest, or of the first byte of in
+	head  bool      // in has a whole head
+
+	in   []byte // what has been read and not yet answered; whoever is awake or lent owns it
+	loan *loan  // that has it, while it is lent
+}
+
+// watched is a Conn as the poller sees it.
+type watched Conn
+
+func (w *watched) Ready(read, _ bool) {
+	if c := (*Conn)(w); read {
+		c.set.crew.Wake(&c.turn, c)
+	}
+}
+
+// goOn gives the turn, which the caller has, to a goroutine, or nobody in a frozen Set. mu must be held.
+func (c *Conn) goOn() {
+	if c.set.crew.Frozen() {
+		c.turn.Rest()
+		return
+	}
+	c.set.crew.Go(c)
+}
+
+// quiet reports whether nobody is busy with the connection, nor will be as soon as Ready tells of what has come. mu must be held.
+func (c *Conn) quiet() bool {
+	if !c.turn.Rests() {
+		return false
+	}
+	var b [1]byte
+	n, _, err := unix.Recvfrom(c.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err != nil || n == 0
+}
+
+// idle reports whether nothing has come of a next request. mu must be held.
+func (c *Conn) idle() bool { return c.turn.Rests() && len(c.in) == 0 && c.used }
+
+// late reports whether the connection has rested for too long. mu must be held.
+func (c *Conn) late(now time.Time) bool {
+	if !c.turn.Rests() {
+		return false
+	}
+	cfg := &c.set.cfg
+	limit := cfg.HeadTimeout
+	switch {
+	case c.head:
+		limit += cfg.BodyTimeout
+	case c.idle():
+		limit = cfg.IdleTimeout
+	}
+	return now.Sub(c.since) >= limit
+}
+
+// closeIf closes the connection if it is so, and at rest, and reports that.
+func (c *Conn) closeIf(so func(*Conn) bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !so(c) || !c.turn.Take() {
+		return false
+	}
+	c.close()
+	return true
+}
+
+// abort ends the connection, whoever has it.
+func (c *Conn) abort() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.turn.Take():
+		c.close()
+	case c.loan == nil && c.fd >= 0:
+		unix.Shutdown(c.fd, unix.SHUT_RDWR) // Run will see it
+	}
+}
+
+// close ends the connection. The caller has the turn, and mu must be held. Another process's store may still have the socket: its end
+// must not wait for that.
+func (c *Conn) close() {
+	fd, place := c.release()
+	c.set.cfg.Poller.Remove(place)
+	unix.Shutdown(fd, unix.SHUT_RDWR)
+	unix.Close(fd)
+}
+
+// release makes the descriptor and its place somebody else's. The caller has the turn, and mu must be held.
+func (c *Conn) release() (fd int, place poll.Place) {
+	fd, place = c.fd, c.place
+	c.fd, c.place, c.loan = -1, poll.Place{}, nil
+	c.set.mu.Lock()
+	delete(c.set.conns, c)
+	c.set.mu.Unlock()
+	c.set.cfg.Leave()
+	return fd, place
+}
+
+// Run is the goroutine of a Conn that is awake, a poll.Runner: it answers what is at hand.
+func (c *Conn) Run() {
+	for {
+		switch err := c.look(); err {
+		case errLent:
+			return
+		case nil, poll.ErrAgain:
+		default:
+			c.mu.Lock()
+			c.close()
+			c.mu.Unlock()
+			return
+		}
+		if c.rest() {
+			return
+		}
+	}
+}
+
+// rest gives the turn back unless there is more to look at, and reports that it has. One that comes to rest where it has no place any
+// more is closed.
+func (c *Conn) rest() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.turn.Done() {
+		return false
+	}
+	if (c.set.crowded.Load() > 0 || c.idle() && c.set.draining.Load()) && c.turn.Take() {
+		c.close()
+	}
+	return true
+}
+
+var (
+	errLent  = errors.New("it is lent")
+	errEnded = errors.New("the client has ended it")
+)
+
+// look reads until there is no more. Anything but nil and poll.ErrAgain is the end of the Conn's being awake.
+func (c *Conn) look() error {
+	b := c.set.bufs.Get().(*buffer)
+	defer c.set.bufs.Put(b)
+	if len(c.in) > 0 { // what came while the connection was lent, or to another process
+		if err := c.answerAll(b, slices.Clone(c.in)); err != nil {
+			return err
+		}
+	}
+	buf := b.in[:]
+	held := copy(buf, c.in)
+	for !c.set.crew.Frozen() {
+		n, err := poll.Recv(c.fd, buf[held:])
+		if err != nil {
+			return err
+		}
+		if n == 0 && held > 0 { // net/http has words for a request that ends in the middle
+			return c.lend(buf[:held], nil, unbounded, chunks{})
+		}
+		if n == 0 {
+			return errEnded
+		}
+		if held == 0 {
+			c.begins()
+		}
+		if err := c.answerAll(b, buf[:held+n]); err != nil {
+			return err
+		}
+		held = copy(buf, c.in)
+	}
+	return nil
+}
+
+// begins notes the first byte of a request.
+func (c *Conn) begins() {
+	c.mu.Lock()
+	c.since, c.head = time.Now(), false
+	c.mu.Unlock()
+}
+
+// answerAll answers the whole requests in in, in its own way or by lending the connection, and keeps the rest.
+func (c *Conn) answerAll(b *buffer, in []byte) error {
+	r := &b.request
+	for len(in) > 0 {
+		f, plain := r.scan(in)
+		size := f.head + f.body
+		var ch chunks
+		if f.chunked {
+			size = f.head + ch.scan(in[f.head:])
+			if ch.at == chunksBroken {
+				f.kind = opaque
+			}
+		}
+		known := f.kind == framed || f.kind == expecting
+		whole := known && size <= len(in) && (!f.chunked || ch.at == chunksEnd)
+		switch {
+		case f.kind == unfinished && len(in) <= c.set.cfg.HeadBytes,
+			f.kind == framed && !whole && size <= restBytes:
+			c.keep(in, f.kind == framed)
+			return nil
+		case whole && plain:
+			r.Body = in[f.head:size]
+			r.Remote = c.remote
+			_, r.Local = c.local.(*net.UnixAddr)
+			if !c.set.draining.Load() {
+				if answer, ok := c.set.cfg.Short(r); ok {
+					if err := c.send(answer); err != nil {
+						return err
+					}
+					in = in[size:]
+					c.answered()
+					continue
+				}
+			}
+			fallthrough
+		case whole:
+			if f.upgrade && f.body == 0 && f.head <= c.set.cfg.HeadBytes && !c.set.draining.Load() && c.join(b, in[:size], in[size:]) {
+				return errLent
+			}
+			return c.lend(in[:size], in[size:], 0, ch)
+		case known && f.chunked:
+			return c.lend(in, nil, inChunks, ch)
+		case known:
+			return c.lend(in, nil, size-len(in), ch)
+		default:
+			return c.lend(in, nil, unbounded, ch)
+		}
+	}
+	c.keep(nil, false)
+	return nil
+}
+
+// answered notes that a request has been answered.
+func (c *Conn) answered() {
+	c.mu.Lock()
+	c.used, c.head, c.since = true, false, time.Now()
+	c.mu.Unlock()
+}
+
+func (c *Conn) keep(in []byte, head bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.head = head
+	if len(in) == 0 {
+		c.in = nil
+	} else {
+		c.in = append(c.in[:0], in...)
+	}
+}
+
+// send writes an answer, and waits for a client that takes it slowly.
+func (c *Conn) send(p []byte) error {
+	n, err := poll.Send(c.fd, p)
+	if err != nil && err != poll.ErrAgain {
+		return err
+	}
+	if n == len(p) {
+		return nil
+	}
+	nc, err := c.file()
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	nc.SetWriteDeadline(time.Now().Add(c.set.cfg.SendTimeout))
+	_, err = nc.Write(p[n:])
+	return err
+}
+
+// file is the connection with a descriptor in Go's poller, for what has to wait.
+func (c *Conn) file() (net.Conn, error) {
+	fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("dup", err)
+	}
+	f := os.NewFile(uintptr(fd), "connection")
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+// lend gives the connection to net/http for the request of which it has begun, and keeps what follows it.
+func (c *Conn) lend(request, behind []byte, missing int, ch chunks) error {
+	l := c.borrowed(slices.Clone(request), behind, missing)
+	l.chunks = ch
+	if !c.set.lending.give(l) {
+		l.Close()
+	}
+	return errLent
+}
+
+// borrowed makes the connection a loan, from which request can be read, and keeps what follows it.
+func (c *Conn) borrowed(request, behind []byte, missing int) *loan {
+	l := newLoan(c, request, missing)
+	c.keep(behind, false)
+	c.mu.Lock()
+	c.loan = l
+	c.mu.Unlock()
+	c.set.loans.Add(1)
+	return l
+}
+
+// returned is the end of a loan: the connection goes on, behind an answer or with what has come of an unfinished request. mu must be held.
+func (c *Conn) returned(unfinished []byte) {
+	c.loan = nil
+	if c.set.closed.Load() {
+		c.close()
+		return
+	}
+	if unfinished != nil {
+		c.head, c.in = true, append(unfinished, c.in...)
+	} else {
+		c.used, c.head = true, false
+	}
+	c.since = time.Now()
+	c.goOn()
+}

@@ -1,0 +1,319 @@
+package httpconn
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"picloud/internal/poll"
+
+	"golang.org/x/sys/unix"
+)
+
+// A loan is a connection as net/http has it: for one request, of which exactly its bytes can be read, or for good.
+//
+// net/http closes it behind a request either way. Having said StateIdle before, it would have gone on: then the
+// connection comes back to its Conn.
+type loan struct {
+	conn *Conn
+
+	mu      sync.Mutex
+	wake    sync.Cond
+	in      []byte   // what of the request has been read already
+	missing int      // how much of it has not; or unbounded, or inChunks
+	chunks  chunks   // for inChunks: where it stands
+	taken   []byte   // of a request that is not whole: all that has been read of it, while it can be recalled
+	file    net.Conn // for what has to wait, nil until it has to
+	reading bool     // somebody waits for more of the request
+	recall  bool     // and is to give the connection back
+	read    time.Time
+	write   time.Time // deadlines
+	expired bool      // the read deadline was in the past when it was set
+	idle    bool      // the request has been answered, and the connection could go on
+	resting bool      // the same of an unbounded loan, which does not come back
+	closed  bool      // the descriptor is not this loan's any more
+}
+
+const (
+	unbounded = -1 // missing where nobody knows the request's end: the loan is for good
+	inChunks  = -2 // missing where chunks will tell
+)
+
+var (
+	errMisread  = errors.New("httpconn: net/http reads beyond the request")
+	errRecalled = errors.New("httpconn: the connection is left to the next process")
+)
+
+func newLoan(c *Conn, in []byte, missing int) *loan {
+	l := &loan{conn: c, in: in, missing: missing}
+	l.wake.L = &l.mu
+	if missing != 0 {
+		l.taken = in
+	}
+	return l
+}
+
+// Note is for the http.Server's ConnState, and reports whether the connection is one of a Set's.
+func Note(nc net.Conn, state http.ConnState) bool {
+	l, ok := nc.(*loan)
+	if ok {
+		l.mu.Lock()
+		l.resting = state == http.StateIdle
+		if l.resting && l.missing != unbounded {
+			l.idle = true
+			l.wake.Broadcast()
+		}
+		l.mu.Unlock()
+	}
+	return ok
+}
+
+// Read gives the request's bytes, and then waits: for the answer to be given, or the deadline to be set to the past. Both
+// are what net/http does when it has read ahead, by one byte, to see whether the client is still there.
+func (l *loan) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return 0, net.ErrClosed
+	}
+	if len(l.in) > 0 {
+		n := copy(p, l.in)
+		l.in = l.in[n:]
+		return n, nil
+	}
+	if l.missing != 0 {
+		return l.readMore(p)
+	}
+	if len(p) > 1 && !l.idle && !l.closed {
+		return 0, errMisread
+	}
+	for !l.idle && !l.expired && !l.closed {
+		l.wake.Wait()
+	}
+	if l.idle {
+		return 0, io.EOF
+	}
+	if l.closed {
+		return 0, net.ErrClosed
+	}
+	return 0, os.ErrDeadlineExceeded
+}
+
+// readMore reads of the request what has not come before. mu must be held, and is given up while it waits.
+func (l *loan) readMore(p []byte) (int, error) {
+	nc, err := l.waiting()
+	if err != nil {
+		return 0, err
+	}
+	if l.missing > 0 && len(p) > l.missing {
+		p = p[:l.missing]
+	}
+	l.reading = true
+	l.mu.Unlock()
+	n, err := nc.Read(p)
+	l.mu.Lock()
+	l.reading = false
+	if l.closed {
+		return n, err
+	}
+	behind := p[n:n]
+	switch l.missing {
+	case unbounded:
+	case inChunks:
+		k := l.chunks.scan(p[:n])
+		n, behind = k, p[k:n]
+		switch l.chunks.at {
+		case chunksEnd:
+			l.missing = 0
+		case chunksBroken:
+			l.missing = unbounded
+		}
+	default:
+		l.missing -= n
+	}
+	if l.taken != nil {
+		if l.taken = append(l.taken, p[:n]...); len(l.taken) > l.conn.set.cfg.RecallBytes {
+			l.taken = nil
+		}
+	}
+	if len(behind) > 0 {
+		l.conn.keep(behind, false)
+	}
+	if l.recall && l.taken != nil { // what has just come can have been too much
+		l.giveBack()
+		return 0, errRecalled
+	}
+	return n, err
+}
+
+// comeBack is asked when the process is to end: a request that is not whole, and of which no answer has begun, is left to the next
+// process with all that has come of it. It is nobody else's before it is whole, so nothing has come of it yet.
+func (l *loan) comeBack() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+	case l.missing == unbounded && l.resting: // what net/http has read of the next request is not known
+		l.mu.Unlock()
+		l.Close()
+		l.mu.Lock()
+	case l.missing == 0 || l.taken == nil:
+	case l.reading:
+		l.recall = true
+		l.file.SetReadDeadline(time.Unix(1, 0))
+	default:
+		l.giveBack()
+	}
+}
+
+// giveBack ends the loan of an unfinished request. mu must be held.
+func (l *loan) giveBack() {
+	l.shut()
+	c := l.conn
+	c.mu.Lock()
+	c.returned(l.taken)
+	c.mu.Unlock()
+	c.set.loans.Done()
+}
+
+func (l *loan) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return 0, net.ErrClosed
+	}
+	if !bytes.HasPrefix(p, goOn) {
+		l.taken = nil // the answer has begun
+	}
+	n := 0
+	if l.file == nil {
+		var err error
+		n, err = poll.Send(l.conn.fd, p)
+		if n == len(p) || err != nil && err != poll.ErrAgain {
+			l.mu.Unlock()
+			return n, err
+		}
+	}
+	nc, err := l.waiting()
+	l.mu.Unlock()
+	if err != nil {
+		return n, err
+	}
+	m, err := nc.Write(p[n:])
+	return n + m, err
+}
+
+// goOn is how net/http asks for a body that a client keeps back, RFC 9110 §10.1.1: no answer.
+var goOn = []byte("HTTP/1.1 100 ")
+
+// waiting returns the connection for what has to wait. mu must be held.
+func (l *loan) waiting() (net.Conn, error) {
+	if l.file == nil {
+		nc, err := l.conn.file()
+		if err != nil {
+			return nil, err
+		}
+		nc.SetReadDeadline(l.read)
+		nc.SetWriteDeadline(l.write)
+		l.file = nc
+	}
+	return l.file, nil
+}
+
+// Close gives the connection back, or ends it. Closing again does nothing.
+func (l *loan) Close() error {
+	ended, goesOn := l.end()
+	if !ended {
+		return nil
+	}
+	defer l.conn.set.loans.Done()
+	l.conn.mu.Lock()
+	defer l.conn.mu.Unlock()
+	if goesOn {
+		l.conn.returned(nil)
+	} else {
+		l.conn.close()
+	}
+	return nil
+}
+
+// end ends the loan, and reports whether it had not ended before and whether the connection goes on: only behind a request that httpconn,
+// too, has seen the end of.
+func (l *loan) end() (ended, goesOn bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false, false
+	}
+	l.shut()
+	return true, l.idle && l.missing == 0
+}
+
+// shut makes the loan a closed one. mu must be held.
+func (l *loan) shut() {
+	l.closed = true
+	l.wake.Broadcast()
+	if l.file != nil {
+		l.file.Close()
+	}
+}
+
+// Take makes the descriptor the caller's, non-blocking, with its place in the poller and what has come from the client and was not
+// read from the loan, of the request's body too: the connection has become something else. The loan is closed with it.
+func (l *loan) Take() (fd int, place poll.Place, behind []byte, err error) {
+	if ended, _ := l.end(); !ended {
+		return -1, poll.Place{}, nil, net.ErrClosed
+	}
+	c := l.conn
+	defer c.set.loans.Done()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fd, place = c.release()
+	return fd, place, append(l.in, c.in...), nil
+}
+
+// CloseWrite is net/http's way to let a client read its last answer.
+func (l *loan) CloseWrite() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return net.ErrClosed
+	}
+	return os.NewSyscallError("shutdown", unix.Shutdown(l.conn.fd, unix.SHUT_WR))
+}
+
+func (l *loan) LocalAddr() net.Addr  { return l.conn.local }
+func (l *loan) RemoteAddr() net.Addr { return l.conn.remote }
+
+func (l *loan) SetDeadline(t time.Time) error {
+	return errors.Join(l.SetReadDeadline(t), l.SetWriteDeadline(t))
+}
+
+func (l *loan) SetReadDeadline(t time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.read = t
+	l.expired = !t.IsZero() && t.Before(time.Now())
+	if l.expired {
+		l.wake.Broadcast()
+	}
+	if l.file != nil && !l.recall {
+		return l.file.SetReadDeadline(t)
+	}
+	return nil
+}
+
+func (l *loan) SetWriteDeadline(t time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.write = t
+	if l.file != nil {
+		return l.file.SetWriteDeadline(t)
+	}
+	return nil
+}

@@ -1,0 +1,429 @@
+package httpconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"picloud/internal/poll"
+	ws "picloud/test/peer"
+	"picloud/test/wait"
+)
+
+// A site is what the tests' servers have to offer, a Set and a plain http.Server alike:
+//
+//	/echo       answers with the request and its body
+//	/deaf       answers and reads no body
+//	/panic      panics
+//	/large?n=   answers with n bytes
+//	/hijack?n=  answers with the n bytes behind the request, which is no HTTP any more, and ends
+//	/hold       says so on held and answers when it gets something from release
+//	/plain?n=   POST answers with the body as a header, and n bytes; a Set does this by itself
+//
+// A Set gives connections to /hijack by itself, too, when they ask for a WebSocket.
+type site struct {
+	held    chan struct{}
+	release chan struct{}
+	plain   atomic.Int64 // answered in the short way
+	joined  atomic.Int64 // hijacked in the short way
+	general atomic.Int64 // by the handler
+}
+
+func newSite() *site {
+	return &site{held: make(chan struct{}, 1<<12), release: make(chan struct{}, 1<<12)}
+}
+
+func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.general.Add(1)
+	n, _ := strconv.Atoi(r.URL.Query().Get("n"))
+	switch r.URL.Path {
+	case "/echo":
+		body, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s %q %v", r.Method, r.URL, body, err)
+	case "/deaf":
+		io.WriteString(w, "deaf")
+	case "/panic":
+		panic(http.ErrAbortHandler)
+	case "/large":
+		w.Header().Set("Content-Length", strconv.Itoa(n))
+		w.Write(make([]byte, n))
+	case "/hijack":
+		hijack(w, n)
+	case "/hold":
+		s.held <- struct{}{}
+		<-s.release
+		io.WriteString(w, "held")
+	case "/plain":
+		body, err := io.ReadAll(r.Body)
+		if r.Method != "POST" || err != nil {
+			http.Error(w, fmt.Sprint("no plain POST: ", err), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("X-Body", fmt.Sprintf("%q", body))
+		w.Header().Set("Content-Type", "x/y")
+		w.Header().Set("Content-Length", strconv.Itoa(n))
+		w.WriteHeader(http.StatusCreated)
+		w.Write(make([]byte, n))
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func (s *site) short(r *Request) ([]byte, bool) {
+	if string(r.Method) != "POST" || string(r.Path) != "/plain" {
+		return nil, false
+	}
+	s.plain.Add(1)
+	n, _ := strconv.Atoi(strings.TrimPrefix(string(r.Query), "n="))
+	head := fmt.Sprintf("HTTP/1.1 201 Created\r\nContent-Length: %d\r\nContent-Type: x/y\r\nX-Body: %q\r\nDate: now\r\n\r\n", n, r.Body)
+	return append([]byte(head), make([]byte, n)...), true
+}
+
+func (s *site) join(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/hijack" {
+		http.Error(w, "nobody hears this", http.StatusTeapot)
+		return
+	}
+	s.joined.Add(1)
+	n, _ := strconv.Atoi(r.URL.Query().Get("n"))
+	hijack(w, n)
+}
+
+func hijack(w http.ResponseWriter, n int) {
+	nc, brw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	behind := make([]byte, n)
+	l, lent := nc.(*loan)
+	if !lent {
+		io.ReadFull(brw, behind)
+		fmt.Fprintf(nc, "behind: %q", behind)
+		nc.Close()
+		return
+	}
+	poller := l.conn.set.cfg.Poller
+	fd, place, ahead, err := l.Take()
+	if err != nil {
+		panic(err)
+	}
+	poller.Remove(place)
+	f := os.NewFile(uintptr(fd), "taken")
+	defer f.Close()
+	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
+	io.ReadFull(io.MultiReader(strings.NewReader(string(early)+string(ahead)), f), behind)
+	fmt.Fprintf(f, "behind: %q", behind)
+}
+
+// places is a bound on the connections, and counts them.
+type places struct {
+	free    chan struct{}
+	opened  chan struct{}
+	entered atomic.Int64
+	left    atomic.Int64
+	waiting atomic.Int64
+}
+
+func newPlaces(n int) *places {
+	return &places{free: make(chan struct{}, n), opened: make(chan struct{})}
+}
+
+func (p *places) tryEnter() bool {
+	select {
+	case p.free <- struct{}{}:
+		p.entered.Add(1)
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *places) enter() {
+	p.waiting.Add(1)
+	defer p.waiting.Add(-1)
+	p.entered.Add(1)
+	select {
+	case p.free <- struct{}{}:
+	case <-p.opened:
+	}
+}
+
+func (p *places) leave() {
+	p.left.Add(1) // first, so that who gets the place finds it counted
+	select {
+	case <-p.free:
+	default:
+	}
+}
+
+func (p *places) taken() int64 { return p.entered.Load() - p.left.Load() }
+
+// A plan is what a rig is to be.
+type plan struct {
+	Config
+	places int
+	kernel int // what the kernel holds of a connection at each end, about; 0 leaves it to the kernel
+}
+
+// A rig is a Set on a real listener.
+type rig struct {
+	*Set
+	*site
+	*places
+	plan
+	t       testing.TB
+	network string
+	addr    net.Addr
+	http    *http.Server
+
+	endAccept func() // no more connections; returns when that is so
+	endRun    func() // returns when Run has
+}
+
+// httpServer is what answers, with or without a Set in front.
+func httpServer(cfg *Config, h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: cfg.HeadTimeout,
+		ReadTimeout:       cfg.HeadTimeout + cfg.BodyTimeout,
+		WriteTimeout:      cfg.SendTimeout,
+		IdleTimeout:       cfg.IdleTimeout,
+		MaxHeaderBytes:    cfg.HeadBytes,
+		ConnState:         func(nc net.Conn, state http.ConnState) { Note(nc, state) },
+		ErrorLog:          log.New(io.Discard, "", 0),
+	}
+}
+
+func defaults() plan {
+	return plan{places: 1 << 12, Config: Config{
+		// No test is saved by what cuts connections off, unless that is what it is about.
+		HeadTimeout: time.Hour, BodyTimeout: time.Hour, IdleTimeout: time.Hour, SendTimeout: time.Hour, HeadBytes: 4 << 10, RecallBytes: 256 << 10,
+	}}
+}
+
+func listen(t testing.TB, network string, kernel int) net.Listener {
+	t.Helper()
+	addr := "127.0.0.1:0"
+	if network == "unix" {
+		folder, err := os.MkdirTemp("", "httpconn") // t.TempDir's name may be too long for a socket
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(folder) })
+		addr = filepath.Join(folder, "s")
+	}
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		if kernel == 0 {
+			return nil
+		}
+		return c.Control(func(fd uintptr) { // what is accepted inherits it, tcp(7)
+			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, kernel)
+			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, kernel)
+		})
+	}}
+	l, err := lc.Listen(t.Context(), network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
+	t.Helper()
+	r := &rig{t: t, network: network, plan: defaults(), site: newSite()}
+	for _, f := range edit {
+		f(&r.plan)
+	}
+	r.places = newPlaces(r.plan.places)
+	r.http = httpServer(&r.Config, r.site)
+	cfg := r.Config
+	cfg.HTTP, cfg.Short, cfg.Join = r.http, r.short, r.join
+	cfg.TryEnter, cfg.Enter, cfg.Leave = r.tryEnter, r.enter, r.leave
+	var err error
+	if cfg.Poller, err = poll.New(); err != nil {
+		t.Fatal(err)
+	}
+	r.Set = New(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		var rest sync.WaitGroup
+		rest.Go(func() { r.Run(ctx) })
+		defer rest.Wait()
+		ended <- cfg.Poller.Run(ctx)
+	}()
+	r.endRun = sync.OnceFunc(func() {
+		cancel()
+		if err := wait.For(t, ended, "Run returns"); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	l := listen(t, network, r.kernel)
+	r.addr = l.Addr()
+	accept, refuse := context.WithCancel(context.Background())
+	accepted := make(chan error, 1)
+	go func() { accepted <- r.Serve(accept, l.(Listener)) }()
+	r.endAccept = sync.OnceFunc(func() {
+		refuse()
+		l.Close()
+		close(r.opened)
+		if err := wait.For(t, accepted, "Serve returns"); err != nil && !errors.Is(err, net.ErrClosed) { // before it began
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	t.Cleanup(r.dismantle)
+	return r
+}
+
+// dismantle ends the rig and checks what holds at the end of every story.
+func (r *rig) dismantle() {
+	r.endAccept()
+	close(r.release)
+	r.http.Close()
+	r.Close()
+	r.gone()
+	r.endRun()
+	wait.Within(r.t, "Release returns", r.Release)
+	if err := r.cfg.Poller.Release(); err != nil {
+		r.t.Error(err)
+	}
+	if n := len(r.all()); n != 0 {
+		r.t.Errorf("%d connections are still known", n)
+	}
+	if n := len(r.free); n != 0 {
+		r.t.Errorf("%d places are still taken", n)
+	}
+}
+
+// gone waits until each connection has given up its place, and checks that none did twice.
+func (r *rig) gone() {
+	r.t.Helper()
+	wait.Until(r.t, "all places are free", func() bool { return r.taken() <= 0 })
+	if n := r.taken(); n != 0 {
+		r.t.Errorf("%d connections entered, %d left", r.entered.Load(), r.left.Load())
+	}
+}
+
+// count counts the connections that are so.
+func (r *rig) count(so func(*Conn) bool) (n int) {
+	for _, c := range r.all() {
+		c.mu.Lock()
+		if so(c) {
+			n++
+		}
+		c.mu.Unlock()
+	}
+	return n
+}
+
+// begun reports whether something has come of a next request. mu must be held.
+func (c *Conn) begun() bool { return c.turn.Rests() && len(c.in) > 0 }
+
+// atRest waits until each connection is.
+func (r *rig) atRest() {
+	r.t.Helper()
+	wait.Until(r.t, "all are at rest", func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == int(r.taken()) })
+}
+
+// A client is one connection.
+type client struct{ *ws.Peer }
+
+func dial(t testing.TB, addr net.Addr) *client {
+	t.Helper()
+	return &client{ws.Dial(t, addr.Network(), addr.String())}
+}
+
+func newClient(t testing.TB, nc net.Conn) *client { return &client{ws.New(t, nc)} }
+
+func (r *rig) dial() *client {
+	r.t.Helper()
+	c := dial(r.t, r.addr)
+	if tc, ok := c.Conn.(*net.TCPConn); ok && r.kernel > 0 {
+		tc.SetReadBuffer(r.kernel)
+		tc.SetWriteBuffer(r.kernel)
+	}
+	return c
+}
+
+func (c *client) send(format string, args ...any) {
+	c.T.Helper()
+	if _, err := fmt.Fprintf(c, format, args...); err != nil {
+		c.T.Error(err)
+	}
+}
+
+// An answer is a response, read whole.
+type answer struct {
+	status int
+	xBody  string
+	body   string
+	last   bool
+}
+
+func (c *client) read(method string) (answer, error) {
+	a, err := c.Answer(method)
+	return answer{a.Status, a.Header.Get("X-Body"), a.Body, a.Last}, err
+}
+
+func (c *client) want(method string, status int, body string) {
+	c.T.Helper()
+	got, err := c.read(method)
+	if err != nil {
+		c.T.Fatalf("no answer: %v", err)
+	}
+	if got.status != status || !strings.Contains(got.xBody+got.body, body) {
+		c.T.Fatalf("got %+v, want %d with %q", got, status, body)
+	}
+}
+
+// wantEnd reads the end of the connection.
+func (c *client) wantEnd() {
+	c.T.Helper()
+	if b, err := c.In.ReadByte(); !ended(err) {
+		c.T.Errorf("got %q, error %v, want the end", b, err)
+	}
+}
+
+// ended reports whether the peer has ended the connection, one way or another.
+func ended(err error) bool {
+	return err == io.EOF || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// vanish ends the connection without a word, on TCP with a reset.
+func (c *client) vanish() { ws.Reset(c.Conn) }
+
+// The requests of which most tests are made.
+const (
+	get      = "GET /echo HTTP/1.1\r\nHost: pi\r\n\r\n"
+	lastOne  = "GET /echo?last HTTP/1.1\r\nHost: pi\r\nConnection: close\r\n\r\n"
+	postHead = "POST /plain HTTP/1.1\r\nHost: pi\r\nContent-Length: 4\r\n\r\n"
+)
+
+// upgrade asks for a WebSocket.
+func upgrade(target string) string {
+	return "GET " + target + " HTTP/1.1\r\nHost: pi\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\n\r\n"
+}
+
+// plainPost is a plain request with a body of one to four bytes.
+func plainPost(body any) string {
+	b := fmt.Sprint(body)
+	return fmt.Sprintf("POST /plain HTTP/1.1\r\nHost: pi\r\nContent-Length: %d\r\n\r\n%s", len(b), b)
+}
+
+// generalPost is one that net/http answers.
+func generalPost(body any) string {
+	return strings.Replace(plainPost(body), "Host: pi\r\n", "Host: pi\r\nX-Other: 1\r\n", 1)
+}

@@ -1,0 +1,313 @@
+// Package httpconn holds HTTP connections between their requests: one at rest is its socket and what has come of the next
+// request.
+//
+// A whole request is answered by net/http, which is lent the connection for it, or in a shorter way that the owner has for
+// requests of the plain kind.
+package httpconn
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"picloud/internal/poll"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config is what a Set is made with. All fields must be set.
+type Config struct {
+	// Poller wakes the connections. It runs from before the first Serve or Restore until all connections are gone.
+	Poller *poll.Poller
+	// HTTP answers what Short does not. Its ConnState must call Note; its timeouts are of a request under way.
+	HTTP *http.Server
+	// Short answers a plain request, or says no: then HTTP answers the same bytes. The answer is a whole response
+	// that keeps the connection. It must not wait, and may be called by many goroutines.
+	Short func(*Request) (answer []byte, ok bool)
+	// Join may take over a connection by a request that asks for a WebSocket: it hijacks w, and the net.Conn is one to
+	// Take. If it does not, HTTP answers the same bytes, and what has been written to w is dropped. The request's context
+	// has http.LocalAddrContextKey. It is called as Short is.
+	Join func(w http.ResponseWriter, r *http.Request)
+	// Enter waits for a place for one more connection, Leave gives it up. TryEnter is Enter where there is no wait.
+	TryEnter     func() bool
+	Enter, Leave func()
+
+	HeadTimeout time.Duration // from a request's first byte, or the connection's begin, to the end of its head
+	BodyTimeout time.Duration // and from there to the end of its body
+	IdleTimeout time.Duration // from one request to the next
+	SendTimeout time.Duration // for an answer that the client does not take at once
+	HeadBytes   int           // of a request's head
+	RecallBytes int           // of an unfinished request that Save may return
+}
+
+// A Set is the HTTP connections of plain listeners, TCP or Unix.
+type Set struct {
+	cfg     Config
+	lending relay
+	bufs    sync.Pool // of *buffer
+	crew    poll.Crew // goroutines in Conn.Run
+	loans   sync.WaitGroup
+
+	crowded  atomic.Int32 // connections that wait for one to come to rest
+	draining atomic.Bool  // answers are the last ones of their connections
+	closed   atomic.Bool  // nothing goes on
+
+	mu    sync.Mutex
+	conns map[*Conn]struct{}
+}
+
+// A buffer is what a connection borrows while it is awake.
+type buffer struct {
+	in      [32 << 10]byte
+	request Request
+	src     bytes.Reader
+	text    bufio.Reader // of src
+}
+
+// restBytes is how much of a request a connection at rest may hold; a longer one is net/http's while it comes in.
+const restBytes = 16 << 10
+
+// New makes a Set.
+func New(cfg Config) *Set {
+	s := &Set{cfg: cfg, lending: relay{conns: make(chan net.Conn), done: make(chan struct{})}, conns: make(map[*Conn]struct{})}
+	s.bufs.New = func() any { return new(buffer) }
+	return s
+}
+
+// Run lends connections to net/http and ends those that take too long, until ctx ends. It is called once.
+func (s *Set) Run(ctx context.Context) {
+	var lending sync.WaitGroup
+	defer lending.Wait()
+	lending.Go(func() { s.cfg.HTTP.Serve(&s.lending) })
+	defer s.lending.Close()
+	s.sweep(ctx)
+}
+
+// A Listener is a net.TCPListener or a net.UnixListener.
+type Listener interface {
+	net.Listener
+	File() (*os.File, error) // a duplicate
+}
+
+// Serve accepts connections until ctx ends, or returns why it cannot. It leaves l open.
+func (s *Set) Serve(ctx context.Context, l Listener) error {
+	f, err := l.File()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_, isTCP := l.Addr().(*net.TCPAddr)
+	for pause := time.Duration(0); ; {
+		var fd int
+		var sa unix.Sockaddr
+		var err error
+		rerr := raw.Read(func(lfd uintptr) bool {
+			fd, sa, err = unix.Accept4(int(lfd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			return err != unix.EAGAIN
+		})
+		switch {
+		case ctx.Err() != nil:
+			if err == nil && rerr == nil {
+				s.admit(fd, address(sa), l.Addr())
+			}
+			return nil
+		case rerr != nil:
+			return rerr
+		case err == unix.EINTR, err == unix.ECONNABORTED:
+			continue
+		case err != nil: // no more files or memory, accept(2): it will pass
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			time.Sleep(pause)
+			continue
+		}
+		pause = 0
+		if isTCP {
+			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		}
+		s.admit(fd, address(sa), l.Addr())
+	}
+}
+
+// admit makes a Conn of an accepted socket. When there is no place for it, the connection that has been at rest for
+// longest has to make one, or, when all are busy, the first that comes to rest.
+func (s *Set) admit(fd int, remote, local net.Addr) {
+	for !s.cfg.TryEnter() {
+		if s.evict() {
+			continue // for that place, which somebody else may have taken
+		}
+		s.crowded.Add(1)
+		s.evict() // who came to rest before it could see that
+		s.cfg.Enter()
+		s.crowded.Add(-1)
+		break
+	}
+	s.adopt(fd, remote, local, nil, false)
+}
+
+// adopt makes a Conn of a connected, non-blocking socket, for which a place has been taken, and what has come of its
+// next request. used tells whether it has had an answer.
+func (s *Set) adopt(fd int, remote, local net.Addr, in []byte, used bool) {
+	c := &Conn{set: s, fd: fd, remote: remote, local: local, in: in, used: used, since: time.Now()}
+	c.turn.Take()
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.closed.Load() {
+		c.close()
+		return
+	}
+	place, err := s.cfg.Poller.Add(fd, (*watched)(c))
+	if err != nil {
+		c.close()
+		return
+	}
+	c.place = place
+	c.goOn()
+}
+
+// evict closes the connection that has been at rest for longest, and reports whether there was one.
+func (s *Set) evict() bool {
+	conns := s.all()
+	for {
+		oldest, since := -1, time.Time{}
+		for i, c := range conns {
+			c.mu.Lock()
+			if c.turn.Rests() && (oldest < 0 || c.since.Before(since)) {
+				oldest, since = i, c.since
+			}
+			c.mu.Unlock()
+		}
+		if oldest < 0 {
+			return false
+		}
+		if conns[oldest].closeIf((*Conn).quiet) {
+			return true
+		}
+		conns = slices.Delete(conns, oldest, oldest+1)
+	}
+}
+
+func (s *Set) all() []*Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conns := make([]*Conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// sweep ends connections at rest that take too long.
+func (s *Set) sweep(ctx context.Context) {
+	tick := time.NewTicker(max(s.cfg.HeadTimeout/8, time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, c := range s.all() {
+				c.closeIf(func(c *Conn) bool { return c.late(now) })
+			}
+			s.crew.Trim()
+		}
+	}
+}
+
+// Drain makes the next answer of each connection its last, and ends those that are idle: what has come by now is answered.
+// Calling it again does nothing.
+func (s *Set) Drain() {
+	s.draining.Store(true)
+	for _, c := range s.all() {
+		c.closeIf(func(c *Conn) bool { return c.idle() && c.quiet() })
+	}
+}
+
+// Close ends every connection at once, those too that still come, but for those lent to the http.Server: its own Close ends
+// them, or the end of what they are lent for.
+func (s *Set) Close() {
+	s.closed.Store(true)
+	for _, c := range s.all() {
+		c.abort()
+	}
+}
+
+// Release waits for the last goroutines. It is called after Run has returned and all connections are gone.
+func (s *Set) Release() { s.crew.Release() }
+
+// address is what net would make of a peer's address.
+func address(sa unix.Sockaddr) net.Addr {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return &net.TCPAddr{IP: net.IP(sa.Addr[:]), Port: sa.Port}
+	case *unix.SockaddrInet6:
+		a := &net.TCPAddr{IP: net.IP(sa.Addr[:]), Port: sa.Port}
+		if sa.ZoneId != 0 {
+			a.Zone = zone(int(sa.ZoneId))
+		}
+		return a
+	case *unix.SockaddrUnix:
+		return &net.UnixAddr{Name: sa.Name, Net: "unix"}
+	}
+	return &net.UnixAddr{Net: "unix"}
+}
+
+// zone names an interface, by its number where names cannot be had.
+func zone(index int) string {
+	if i, err := net.InterfaceByIndex(index); err == nil {
+		return i.Name
+	}
+	return fmt.Sprint(index)
+}
+
+// A relay is the listener from which the http.Server gets the connections that it is lent.
+type relay struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+var errRelayClosed = errors.New("no more connections")
+
+func (r *relay) Accept() (net.Conn, error) {
+	select {
+	case c := <-r.conns:
+		return c, nil
+	case <-r.done:
+		return nil, errRelayClosed
+	}
+}
+
+// give reports whether somebody has taken c.
+func (r *relay) give(c net.Conn) bool {
+	select {
+	case r.conns <- c:
+		return true
+	case <-r.done:
+		return false
+	}
+}
+
+func (r *relay) Close() error {
+	r.once.Do(func() { close(r.done) })
+	return nil
+}
+
+func (r *relay) Addr() net.Addr { return &net.UnixAddr{Name: "relay", Net: "unix"} }

@@ -1,0 +1,396 @@
+// Package wsconn holds one client's socket: what is read of it becomes messages, what is queued for it goes out in order.
+//
+// A connection at rest is its socket and a small record: no goroutine, no buffer. When the socket becomes readable, a
+// goroutine borrows a buffer, handles everything at hand and puts the connection to rest again. Everything that is
+// written, data, pongs and the close frame, passes the connection's one outbox. (A TLS connection keeps a goroutine.)
+package wsconn
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"picloud/internal/handover"
+	"picloud/internal/poll"
+
+	"github.com/gorilla/websocket"
+)
+
+// Why a connection ended, as Handler.Closed gets it, besides io.EOF and errors of the system.
+var (
+	ErrGoodbye  = errors.New("closed by the client")
+	ErrTooSlow  = errors.New("reads too slowly: its queue is full")
+	ErrStalled  = errors.New("reads too slowly: it took nothing for a whole ping interval")
+	ErrProtocol = errors.New("broke the WebSocket protocol")
+	ErrClosed   = errors.New("closed by the server")
+	ErrSaved    = errors.New("saved for the next process")
+)
+
+// How long a connection that is being closed may take: to accept what is queued for it and the close frame, and then to
+// answer.
+const (
+	flushGrace  = 5 * time.Second
+	answerGrace = time.Second
+)
+
+// A Handler gets what a connection receives. Its methods are called by one goroutine at a time.
+type Handler interface {
+	// Receive gets one message; p is valid during the call. A text message is valid UTF-8.
+	Receive(binary bool, p []byte)
+	// Rest says that there is no more input at hand: whatever was kept back for a burst goes out now.
+	Rest()
+	// Closed is called once, last, with the reason. What is queued then may still go out.
+	Closed(why error)
+}
+
+// A Conn is one WebSocket connection. All exported methods are safe for concurrent use, and none of them waits.
+type Conn struct {
+	// What a delivery touches lies in the first two cache lines, up to the descriptor in sock, and a test holds it there:
+	// with many subscribers, fetching those lines is most of what a delivery costs outside the kernel.
+	mu        sync.Mutex
+	writing   bool    // a goroutine is in write: it alone takes from out
+	stalled   bool    // the socket takes no more; the poller (TLS: the writer) goes on
+	again     bool    // the socket became writable since the write began
+	cut       bool    // the queue is to be cut when the write under way returns
+	dead      bool    // nothing is to be done with sock any more; it is closed when users is 0
+	lenient   bool    // the kernel does not watch over the peer
+	waits     bool    // the calls of sock wait: while one does, a goroutine has it
+	uncounted bool    // kept, with a mark, and the kernel does not count its bytes
+	users     int32   // calls into sock under way, one until Start returns and one until Closed has been called
+	taken     uint32  // bytes that the socket has taken in all; while kept, as the kernel counts them
+	batch     uint64  // the last batch number seen, see hub.Sink
+	ending    *ending // set: the connection is being closed, nothing more is queued
+	mark      *handover.Mark
+	out       outbox
+	sock      socket
+
+	set     *Set
+	handler Handler
+	addr    string
+	kept    *handover.Kept // nil: it ends with the process
+	place   poll.Place
+	slot    int    // place in the set
+	pinged  uint32 // taken, at the last ping
+	stuck   bool   // stalled, at the last ping
+	held    int    // len(partial), when the reading side last rested
+
+	turn poll.Turn // of the reading side: a goroutine in reading.Run has it
+
+	// Of the reading side only.
+	ended   bool   // Closed has been called, input is thrown away
+	read    uint32 // bytes in all, while kept
+	gather  gather
+	partial []byte // what was read of an unfinished message, from its first byte
+
+	_ [16]byte // up to a size of which the allocator begins each at a cache line
+}
+
+// An ending is what a connection that is being closed needs.
+type ending struct {
+	why   error
+	frame []byte      // the close frame, if one is to be sent
+	timer *time.Timer // bounds the closing
+}
+
+// Local is the address of a client of a Unix socket.
+const Local = "local"
+
+// Addr is the client's address, "192.168.99.1:62178", or Local.
+func (c *Conn) Addr() string { return c.addr }
+
+// Queue appends a frame of an Arena to what is sent, and reports whether the caller owes a Flush for its batch: see
+// hub.Sink. A connection whose queue is full and which takes nothing is let go; one that is being closed takes no more.
+func (c *Conn) Queue(frame []byte, batch uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ending != nil {
+		return false
+	}
+	if c.stalled && c.out.size > 0 && c.out.size+len(frame) > c.set.limits.QueueBytes {
+		c.letGo(ErrTooSlow)
+		return false
+	}
+	refers := c.push(frame)
+	if c.stalled && !refers || c.batch == batch {
+		return false
+	}
+	c.batch = batch
+	return true
+}
+
+// push appends a frame to what is sent. From here on until all is written the mark says that something is owed: the publisher can
+// have its ack before this is written, and if the process is killed in between the client must not live on. mu must be held.
+func (c *Conn) push(frame []byte) (refers bool) {
+	if c.out.size == 0 {
+		c.ends(markWritten, c.taken, false)
+	}
+	return c.out.push(frame, c.stalled)
+}
+
+// Flush writes what is queued, as far as the socket takes it now; the rest follows by itself. It reports whether the
+// memory of all frames that have been queued is free: each was written, copied or dropped.
+func (c *Conn) Flush() (free bool) {
+	c.mu.Lock()
+	c.flush()
+	free = !c.writing && !c.out.lent
+	c.mu.Unlock()
+	return free
+}
+
+// flush is Flush. mu must be held, and is given up while it writes.
+func (c *Conn) flush() {
+	if c.writing || c.stalled || c.dead || c.out.size == 0 {
+		return
+	}
+	c.writing = true
+	c.users++
+	if !c.waits {
+		c.write()
+		return
+	}
+	// Its writes have a goroutine of their own and count as a stall until all is out.
+	c.stalled = true
+	c.set.crew.Go((*writing)(c))
+}
+
+// writing is a connection whose writes wait, while it has something to write.
+type writing Conn
+
+// Run implements poll.Runner.
+func (w *writing) Run() {
+	c := (*Conn)(w)
+	c.mu.Lock()
+	c.write()
+	c.mu.Unlock()
+}
+
+// Idle reports whether everything queued has been given to the socket.
+func (c *Conn) Idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.out.size == 0
+}
+
+// Close sends what is queued, then a close frame (RFC 6455 §7.4), and ends the connection: bounded in time, in the
+// background. Handler.Closed gets ErrClosed. Closing again does nothing.
+func (c *Conn) Close(code int, reason string) {
+	c.sayGoodbye(appendFrame(nil, opClose, websocket.FormatCloseMessage(code, reason)), ErrClosed)
+	c.Flush()
+	c.ready(true, false)
+}
+
+// maxSlices is how many slices one system call writes.
+const maxSlices = 8
+
+// write is run with writing set, by the goroutine that set it, and with one of users. mu must be held, and is given up while
+// it writes.
+func (c *Conn) write() {
+	for c.out.size > 0 && !c.dead {
+		var store [maxSlices][]byte
+		bufs := c.out.head(store[:0])
+		c.again = false
+		c.mu.Unlock()
+		n, err := c.sock.write(bufs)
+		c.mu.Lock()
+		if c.dead {
+			break
+		}
+		if n > 0 {
+			c.out.took(n)
+			c.taken += uint32(n)
+		}
+		c.ends(markWritten, c.taken, c.out.size == 0 && c.ending == nil) // who has been told goodbye must not live on
+		if c.cut {
+			c.cut = false
+			c.out.cut()
+			c.out.push(c.ending.frame, false)
+		}
+		if err == errAgain {
+			if c.again {
+				continue
+			}
+			c.writing, c.stalled = false, true
+			c.patient(true)
+			c.out.own()
+			if c.out.behind() > c.set.limits.QueueBytes && c.ending == nil {
+				c.letGo(ErrTooSlow)
+			}
+			c.leave()
+			return
+		}
+		if err != nil {
+			c.fail(err)
+			break
+		}
+	}
+	c.writing, c.stalled = false, false
+	c.patient(false)
+	if e := c.ending; e != nil && e.frame != nil && c.out.size == 0 && !c.dead {
+		e.timer.Reset(answerGrace)
+		c.mu.Unlock()
+		c.sock.closeWrite()
+		c.mu.Lock()
+	}
+	c.leave()
+}
+
+// patient suspends the kernel's watch over a peer who has stalled, or resumes it. A peer whose window is shut acknowledges
+// nothing new, however alive it is, and the kernel would take it for gone, tcp(7): whether it reads on is ping's to judge.
+// mu must be held.
+func (c *Conn) patient(on bool) {
+	if c.lenient == on || c.sock.fd < 0 || c.addr == Local || c.dead {
+		return
+	}
+	c.lenient = on
+	c.watchPeer()
+}
+
+// watchPeer tells the kernel how long the peer may acknowledge nothing: for ever, while lenient.
+func (c *Conn) watchPeer() {
+	timeout := c.set.limits.PeerTimeout
+	if c.lenient {
+		timeout = 0
+	}
+	watchPeer(c.sock.fd, timeout)
+}
+
+// ready is the poller's word that the socket may be read, or takes bytes again.
+func (c *Conn) ready(read, write bool) {
+	c.mu.Lock()
+	if read {
+		c.kick()
+	}
+	if write {
+		c.again = true
+		if c.stalled && !c.writing && !c.dead {
+			c.stalled = false
+			c.flush()
+		}
+	}
+	c.mu.Unlock()
+}
+
+// ping queues a ping, so that the peer's kernel has something to acknowledge, and lets go of a connection that has taken
+// nothing since the last one although something was waiting.
+func (c *Conn) ping() {
+	c.mu.Lock()
+	switch {
+	case c.ending != nil:
+	case c.stalled && c.stuck && c.taken == c.pinged:
+		c.letGo(ErrStalled)
+	default:
+		c.push(pingFrame)
+	}
+	c.pinged, c.stuck = c.taken, c.stalled
+	c.flush()
+	c.mu.Unlock()
+}
+
+var pingFrame = appendFrame(nil, opPing, nil)
+
+// replyBytes is how much may be queued, unflushed, when a control frame is answered.
+const replyBytes = 16 << 10
+
+// reply queues a control frame in answer to one. The end of the reading flushes it, and a flood that has no end in
+// between: only what has been tried to be written shows whether the queue is too long.
+func (c *Conn) reply(frame []byte) {
+	c.Queue(frame, 0)
+	c.mu.Lock()
+	if c.out.size >= replyBytes {
+		c.flush()
+	}
+	c.mu.Unlock()
+}
+
+// sayGoodbye queues a close frame as the last of all and notes why. Only the first goodbye counts.
+func (c *Conn) sayGoodbye(frame []byte, why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ending != nil {
+		return
+	}
+	c.closing(frame, why)
+	c.push(c.ending.frame)
+}
+
+// letGo drops what is queued, but for the rest of a frame that is half out, and says 1013. mu must be held.
+func (c *Conn) letGo(why error) {
+	c.closing(appendFrame(nil, opClose, websocket.FormatCloseMessage(websocket.CloseTryAgainLater, "reads too slowly")), why)
+	if c.writing {
+		c.cut = true
+	} else {
+		c.out.cut()
+		c.out.push(c.ending.frame, false)
+	}
+	c.kick()
+}
+
+// closing begins the end of the connection. mu must be held.
+func (c *Conn) closing(goodbye []byte, why error) {
+	c.ending = &ending{why, slices.Clone(goodbye), time.AfterFunc(flushGrace, c.kill)}
+	c.sock.interrupt() // a reader that waits is to look
+}
+
+// fail notes that the socket is broken. mu must be held.
+func (c *Conn) fail(err error) {
+	if c.ending == nil {
+		c.ending = &ending{why: err}
+	}
+	c.ending.frame = nil
+	c.out = outbox{}
+	c.dead = true
+	c.sock.abort()
+	c.kick()
+}
+
+// kill ends the connection at once. Handler.Closed follows, if it has not been called.
+func (c *Conn) kill() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead { // and perhaps closed: its descriptor may be another client's by now
+		return
+	}
+	c.fail(ErrClosed)
+	c.users++
+	c.leave()
+}
+
+// leave gives up one of users; the last one of a dead connection closes it. mu must be held.
+func (c *Conn) leave() {
+	c.users--
+	if c.users == 0 && c.dead {
+		c.stopTimer()
+		c.set.remove(c)
+		c.sock.close()
+	}
+}
+
+// stopTimer ends the bound of the closing. mu must be held.
+func (c *Conn) stopTimer() {
+	if c.ending != nil && c.ending.timer != nil {
+		c.ending.timer.Stop()
+	}
+}
+
+// kick makes the reading side look at the connection: the socket is readable, or something has ended it. mu must be held: a
+// goroutine is started for a connection that is still open, or Set.Close would not wait for it.
+func (c *Conn) kick() {
+	switch {
+	case c.dead && c.users == 0:
+	case !c.waits:
+		c.set.crew.Wake(&c.turn, (*reading)(c))
+	case c.turn.Wake(): // in a frozen Set too: it is to be ended
+		c.set.crew.Go((*reading)(c))
+	}
+}
+
+// closed returns why the connection is being closed, or nil.
+func (c *Conn) closed() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ending == nil {
+		return nil
+	}
+	return c.ending.why
+}

@@ -1,0 +1,85 @@
+package wsconn
+
+import (
+	"errors"
+
+	"picloud/internal/handover"
+)
+
+// Kept returns how the Set's store knows the connection: nil, if it ends with the process.
+func (c *Conn) Kept() *handover.Kept { return c.kept }
+
+// enlist puts a new connection into the store. One that cannot be kept ends with the process; one without a mark when
+// that is killed.
+func (c *Conn) enlist() {
+	s := c.set.store
+	if s == nil || c.sock.fd < 0 {
+		return
+	}
+	kept, err := s.Keep(c.sock.fd)
+	if err != nil {
+		return
+	}
+	c.kept = kept
+	if err := c.count(); err != nil {
+		c.kept = nil
+		kept.Drop()
+	}
+}
+
+// The words of a mark.
+type word bool
+
+const (
+	markRead    word = false
+	markWritten word = true
+)
+
+// count begins the connection's mark, if it has one: nobody reads or writes yet. After an error its mark may say what
+// is not true any more, and the connection must not be kept.
+func (c *Conn) count() error {
+	c.mark = c.kept.Mark()
+	if c.mark == nil {
+		return nil
+	}
+	read, written, err := handover.Traffic(c.sock.fd)
+	c.uncounted = errors.Is(err, handover.ErrNoTraffic)
+	if err != nil && !c.uncounted {
+		c.mark = nil
+		return c.kept.Unmark()
+	}
+	c.read, c.taken = uint32(read), uint32(written)
+	c.ends(markRead, c.read, len(c.partial) == 0)
+	c.ends(markWritten, c.taken, c.out.size == 0)
+	return nil
+}
+
+func (c *Conn) word(w word) *uint32 {
+	if w == markRead {
+		return &c.mark.Read
+	}
+	return &c.mark.Written
+}
+
+// begins notes that a stream is being worked on. Of one that the kernel counts it can be told afterwards.
+func (c *Conn) begins(w word) {
+	if c.uncounted {
+		*c.word(w) = 1
+	}
+}
+
+// ends notes where a stream stands, whole when nothing is unfinished: no message half read, nothing waiting to be
+// written.
+func (c *Conn) ends(w word, position uint32, whole bool) {
+	switch {
+	case c.mark == nil:
+	case c.uncounted && whole:
+		*c.word(w) = 0
+	case c.uncounted:
+		*c.word(w) = 1
+	case whole:
+		*c.word(w) = position
+	default:
+		*c.word(w) = position - 1 // which cannot be
+	}
+}

@@ -1,0 +1,131 @@
+package wsconn
+
+import "slices"
+
+// What a stalled connection's small frames are gathered in is as large as what waits already, within bounds: then there is
+// little more of it than of them, and few pieces to write. Every frame that lies in an arena fits.
+const (
+	leastChunk = arenaLarge
+	mostChunk  = 4 * arenaSize
+)
+
+// An outbox is the bytes that one connection is still to be sent, in order: whole frames, but for what is left of the
+// first. It refers to the frames' shared memory, until own copies what a stalled reader would keep alive.
+//
+// A frame's bytes lie in one slice, never across two.
+type outbox struct {
+	first []byte   // in place, so that one run of frames costs no allocation
+	rest  [][]byte // what follows it
+	size  int      // bytes in all
+	left  int      // bytes of a half-written frame at the beginning
+	owned bool     // the last slice is a chunk of this outbox's own
+	lent  bool     // something may lie in arenas
+}
+
+// push appends one frame, and reports whether it refers to the frame's memory. While the connection is stalled (copySmall) a
+// frame that may lie in an arena is copied, unless it follows one that is there already: its arena is kept anyway.
+func (o *outbox) push(frame []byte, copySmall bool) (refers bool) {
+	o.size += len(frame)
+	last := &o.first
+	if n := len(o.rest); n > 0 {
+		last = &o.rest[n-1]
+	}
+	switch l := *last; {
+	case o.owned && len(frame) <= cap(l)-len(l):
+		*last = append(l, frame...)
+		return false
+	case !o.owned && len(l) > 0 && len(frame) <= cap(l)-len(l) && &l[:len(l)+1][len(l)] == &frame[0]:
+		*last = l[:len(l)+len(frame)] // the arena's next frame: one run
+		return true
+	}
+	o.owned = copySmall && len(frame) <= arenaLarge
+	if o.owned {
+		frame = append(make([]byte, 0, min(max(o.size, leastChunk), mostChunk)), frame...)
+	} else if len(frame) <= arenaLarge {
+		o.lent = true
+	}
+	if len(o.first) == 0 {
+		o.first = frame
+	} else {
+		o.rest = append(o.rest, frame)
+	}
+	return !o.owned
+}
+
+// head appends to bufs the slices to be written next, as many as it has room for.
+func (o *outbox) head(bufs [][]byte) [][]byte {
+	bufs = append(bufs, o.first)
+	for _, b := range o.rest {
+		if len(bufs) == cap(bufs) {
+			break
+		}
+		bufs = append(bufs, b)
+	}
+	return bufs
+}
+
+// behind is how much waits behind the first frame.
+func (o *outbox) behind() int {
+	switch {
+	case o.size == 0:
+		return 0
+	case o.left > 0:
+		return o.size - o.left
+	default:
+		return o.size - frameLen(o.first)
+	}
+}
+
+// took removes n bytes from the beginning: they have been written.
+func (o *outbox) took(n int) {
+	if n == o.size {
+		rest := o.rest[:0]
+		clear(o.rest)
+		if cap(rest) > 4 {
+			rest = nil
+		}
+		*o = outbox{rest: rest}
+		return
+	}
+	o.size -= n
+	for n > 0 {
+		if o.left == 0 {
+			o.left = frameLen(o.first)
+		}
+		k := min(n, o.left)
+		o.left -= k
+		n -= k
+		o.first = o.first[k:]
+		if len(o.first) == 0 {
+			o.first = o.rest[0] // there is more, or n would be size
+			o.rest[0] = nil
+			o.rest = o.rest[1:]
+		}
+	}
+}
+
+// own copies what lies in arenas, so that a reader who has stalled keeps no more memory alive than it is owed. What has
+// been copied is not copied again: a stall may last for many tries to write.
+func (o *outbox) own() {
+	if !o.lent {
+		return
+	}
+	if len(o.first) <= arenaSize {
+		o.first = slices.Clone(o.first)
+	}
+	for i, b := range o.rest {
+		if len(b) <= arenaSize {
+			o.rest[i] = slices.Clone(b)
+		}
+	}
+	o.owned, o.lent = false, false
+}
+
+// cut drops every frame but what is left of a half-written one, which has to be finished before anything else is said.
+func (o *outbox) cut() {
+	if o.left == 0 {
+		*o = outbox{}
+		return
+	}
+	*o = outbox{first: slices.Clone(o.first[:o.left]), size: o.left, left: o.left}
+}

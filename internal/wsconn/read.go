@@ -1,0 +1,221 @@
+package wsconn
+
+import (
+	"io"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+)
+
+// reading is a connection's reading side, while it is awake.
+type reading Conn
+
+// Run implements poll.Runner: it looks until nothing has happened since it looked.
+func (r *reading) Run() {
+	for c := (*Conn)(r); ; {
+		c.look()
+		if c.turn.Done() {
+			return
+		}
+	}
+}
+
+// look handles what is at hand. The connection's reading side belongs to the caller.
+func (c *Conn) look() {
+	c.mu.Lock()
+	if c.ended && c.dead {
+		c.mu.Unlock()
+		return
+	}
+	c.users++
+	c.mu.Unlock()
+
+	if !c.ended {
+		c.begins(markRead)
+		err := c.receive()
+		c.handler.Rest()
+		c.Flush()
+		c.ends(markRead, c.read, len(c.partial) == 0) // the answers are out, or Written tells that they are not
+		if err != nil {
+			c.end(err)
+		}
+	}
+	if c.ended {
+		c.discard()
+	}
+
+	c.mu.Lock()
+	c.held = len(c.partial)
+	c.leave()
+	c.mu.Unlock()
+}
+
+// end tells the handler. Without a goodbye on its way there is nothing to wait for.
+func (c *Conn) end(err error) {
+	c.ended = true
+	c.partial = nil
+	c.mu.Lock()
+	if c.ending == nil {
+		c.ending = &ending{why: err}
+	}
+	err = c.ending.why
+	if c.ending.frame == nil && !c.dead {
+		c.fail(err)
+	}
+	c.mu.Unlock()
+	c.handler.Closed(err)
+	c.mu.Lock()
+	c.leave() // the use that was Closed's
+	c.mu.Unlock()
+}
+
+// A buffer is what a connection borrows while it has something to read.
+type buffer [32 << 10]byte
+
+// receive handles all input that is at hand and returns nil, or what ended the connection.
+func (c *Conn) receive() error {
+	if c.waits {
+		return c.receiveWaiting()
+	}
+	if err := c.closed(); err != nil {
+		return err
+	}
+	buf := c.set.bufs.Get().(*buffer)
+	defer c.set.bufs.Put(buf)
+	if err := c.handleEarly(); err != nil {
+		return err
+	}
+	for !c.set.crew.Frozen() {
+		// A little of an unfinished message is read on behind in the large buffer; much of one grows in its own.
+		in := buf[:]
+		if len(c.partial) > len(in)/8 {
+			c.partial = slices.Grow(c.partial, min(len(c.partial), len(in)))
+			in = c.partial[:cap(c.partial)]
+		} else {
+			copy(in, c.partial)
+		}
+		n, err := c.sock.read(in[len(c.partial):])
+		if err == errAgain {
+			return nil
+		}
+		if err == nil && n == 0 {
+			err = io.EOF
+		}
+		if err == nil {
+			c.read += uint32(n)
+			err = c.handle(in[:len(c.partial)+n])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const waitingRead = 4 << 10
+
+// receiveWaiting is receive where a read waits: it has a small buffer of its own, and returns at the end.
+func (c *Conn) receiveWaiting() error {
+	err := c.handleEarly()
+	for err == nil {
+		c.handler.Rest()
+		c.Flush()
+		if err := c.closed(); err != nil {
+			return err
+		}
+		c.partial = slices.Grow(c.partial, waitingRead)
+		in := c.partial[:cap(c.partial)]
+		n, rerr := c.sock.read(in[len(c.partial):])
+		if n > 0 {
+			err = c.handle(in[:len(c.partial)+n])
+		} else if err = c.closed(); err == nil { // or the read was interrupted for that
+			err = rerr
+		}
+	}
+	return err
+}
+
+// handleEarly handles what came with the handshake: it may hold whole messages.
+func (c *Conn) handleEarly() error {
+	if len(c.partial) == 0 || c.gather.pos > 0 {
+		return nil
+	}
+	return c.handle(c.partial)
+}
+
+// handle takes the whole messages out of in, which begins with partial, and keeps the rest in partial.
+func (c *Conn) handle(in []byte) error {
+	for len(in) > 0 {
+		what, start, end := c.gather.next(in, c.set.limits.MessageBytes)
+		switch what {
+		case needMore:
+			c.keep(in)
+			return nil
+		case gotControl:
+			if err := c.control(in[start]&0xf, payload(in[start:end])); err != nil {
+				return err
+			}
+			if err := c.closed(); err != nil {
+				return err
+			}
+			in = append(in[:start], in[end:]...)
+		case gotMessage:
+			binary, p := in[0]&0xf == opBinary, payload(in[:end])
+			if !binary && !utf8.Valid(p) {
+				return c.refuse(websocket.CloseInvalidFramePayloadData, "", errNotUTF8)
+			}
+			c.handler.Receive(binary, p)
+			if err := c.closed(); err != nil {
+				return err
+			}
+			in = in[end:]
+		case gotMistake:
+			return c.mistake(wrong(in[start:], start > 0))
+		case gotTooBig:
+			return c.refuse(websocket.CloseMessageTooBig, "", errTooBig)
+		case gotOverlong:
+			return c.refuse(websocket.CloseMessageTooBig, "", errFragments)
+		}
+	}
+	c.keep(nil)
+	return nil
+}
+
+// keep makes rest the partial message. rest may lie in partial or in a buffer that is lent.
+func (c *Conn) keep(rest []byte) {
+	if len(rest) == 0 && !c.waits {
+		c.partial = nil
+		return
+	}
+	if cap(c.partial) > 4*len(rest)+waitingRead { // a large message has gone
+		c.partial = nil
+	}
+	c.partial = append(c.partial[:0], rest...)
+}
+
+// discard throws input away until the peer has answered the goodbye, so that the kernel does not meet it with a reset,
+// which could overtake the goodbye.
+func (c *Conn) discard() {
+	buf := c.set.bufs.Get().(*buffer)
+	defer c.set.bufs.Put(buf)
+	for {
+		c.mu.Lock()
+		dead := c.dead
+		if c.waits && !dead {
+			c.sock.stream.resume(flushGrace + answerGrace)
+		}
+		c.mu.Unlock()
+		if dead {
+			return
+		}
+		n, err := c.sock.read(buf[:])
+		if err == errAgain {
+			return
+		}
+		if err != nil || n == 0 {
+			c.kill()
+			return
+		}
+	}
+}

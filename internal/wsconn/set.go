@@ -1,0 +1,316 @@
+package wsconn
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"picloud/internal/handover"
+	"picloud/internal/poll"
+
+	"github.com/gorilla/websocket"
+)
+
+// ErrFull is what Upgrade returns at the limit; nothing has been answered then.
+var ErrFull = errors.New("connection limit reached")
+
+// Limits hold for each connection of a Set, Connections for all of them. All must be set.
+type Limits struct {
+	Connections  int
+	MessageBytes int           // of one message's payload
+	QueueBytes   int           // what may wait for a client that takes nothing; a single frame may be larger
+	PingEvery    time.Duration // a peer's kernel is made to acknowledge something this often
+	PeerTimeout  time.Duration // and is taken for gone when it acknowledges nothing for this long
+}
+
+// A Set is all connections of a server.
+type Set struct {
+	limits   Limits
+	store    *handover.Store // nil: none
+	upgrader websocket.Upgrader
+	bufs     sync.Pool // of *buffer
+	poller   *poll.Poller
+	watch    func(fd int, w poll.Watcher) (poll.Place, error) // poller.Add, except in tests
+	crew     poll.Crew                                        // goroutines of connections
+
+	mu    sync.Mutex
+	slots []*Conn // nil: free
+	free  []int32
+	open  int           // connections, and handshakes under way
+	full  uint64        // times at which open has reached the limit
+	bye   func(*Conn)   // set: the Set is closing, this is how
+	empty chan struct{} // closed when open is 0 after that
+}
+
+// New makes a Set, which keeps plain connections in store unless that is nil. onError answers a request that is no WebSocket handshake, with a status and a reason for the client.
+// poller wakes the connections: it runs from before the first one comes until all are gone.
+func New(limits Limits, poller *poll.Poller, store *handover.Store, onError func(w http.ResponseWriter, status int, reason error)) *Set {
+	s := &Set{limits: limits, store: store, poller: poller, watch: poller.Add}
+	s.bufs.New = func() any { return new(buffer) }
+	s.upgrader = websocket.Upgrader{
+		HandshakeTimeout: 10 * time.Second,
+		ReadBufferSize:   128, // this gorilla Conn reads nothing
+		WriteBufferPool:  new(sync.Pool),
+		// Any page may connect: it has to know the key, which no browser sends by itself.
+		CheckOrigin: func(*http.Request) bool { return true },
+		Error: func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
+			onError(w, status, reason)
+		},
+	}
+	return s
+}
+
+// Len is the number of connections, those being closed included.
+func (s *Set) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open
+}
+
+// Filled is how many times the number of connections has reached the limit.
+func (s *Set) Filled() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.full
+}
+
+// Upgrade answers a WebSocket handshake, takes over its connection and starts it. meet is called once, when the handshake
+// has been answered and before anybody else knows of the connection, and returns its handler. Upgrade returns ErrFull
+// before it has answered; otherwise a request that failed has been answered or its connection is closed.
+func (s *Set) Upgrade(w http.ResponseWriter, r *http.Request, meet func(*Conn) Handler) (*Conn, error) {
+	s.mu.Lock()
+	if s.open >= s.limits.Connections {
+		s.mu.Unlock()
+		return nil, ErrFull
+	}
+	s.open++
+	if s.open == s.limits.Connections {
+		s.full++
+	}
+	s.mu.Unlock()
+
+	c, err := s.upgrade(w, r)
+	if err != nil {
+		s.mu.Lock()
+		s.gone()
+		s.mu.Unlock()
+		return nil, err
+	}
+	c.enlist()
+	s.admit(c, meet)
+	c.Start()
+	return c, nil
+}
+
+// admit makes a connection whole: it has a handler and a place in the set. Only then may others know of it, since whoever
+// queues something for it can find its socket broken, and that wakes its handler.
+func (s *Set) admit(c *Conn, meet func(*Conn) Handler) {
+	c.handler = meet(c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.free); n > 0 {
+		c.slot = int(s.free[n-1])
+		s.free = s.free[:n-1]
+	} else {
+		c.slot = len(s.slots)
+		s.slots = append(s.slots, nil)
+	}
+	s.slots[c.slot] = c
+}
+
+func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
+	hs := &handshake{ResponseWriter: w}
+	ws, err := s.upgrader.Upgrade(hs, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	nc := ws.NetConn()
+	addr := nc.RemoteAddr().String()
+	if _, ok := nc.RemoteAddr().(*net.UnixAddr); ok {
+		addr = Local
+	}
+	sock, place, ahead, err := newSocket(nc, s.limits.PeerTimeout)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return &Conn{set: s, sock: sock, waits: sock.waits(), place: place, addr: addr, partial: append(hs.early, ahead...), users: 2}, nil
+}
+
+// Start lets c receive. It is called once, by Upgrade for a new connection and by who has called Restore for another. The handler may be
+// called before Start returns; it may have been before, when something was queued for c and its socket was broken.
+func (c *Conn) Start() {
+	s := c.set
+	switch {
+	case !c.place.IsNowhere():
+		s.poller.Hand(c.place, (*watched)(c))
+	case c.sock.fd >= 0:
+		place, err := s.watch(c.sock.fd, (*watched)(c))
+		c.mu.Lock()
+		c.place = place
+		if err != nil && !c.dead {
+			c.fail(err)
+		}
+		c.mu.Unlock()
+	}
+	s.mu.Lock()
+	bye := s.bye
+	s.mu.Unlock()
+	if bye != nil {
+		bye(c)
+	}
+	c.ready(true, true) // what came with the handshake, or has been told to who had the place before
+	c.mu.Lock()
+	c.leave()
+	c.mu.Unlock()
+}
+
+// watched is a Conn as the poller sees it.
+type watched Conn
+
+func (w *watched) Ready(read, write bool) { (*Conn)(w).ready(read, write) }
+
+// remove forgets c, whose socket is about to be closed. It is called with c.mu held.
+func (s *Set) remove(c *Conn) {
+	s.poller.Remove(c.place)
+	c.kept.Drop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slots[c.slot] = nil
+	s.free = append(s.free, int32(c.slot))
+	s.gone()
+}
+
+// gone counts one connection less. mu must be held.
+func (s *Set) gone() {
+	s.open--
+	if s.open == 0 && s.bye != nil {
+		close(s.empty)
+		s.empty = make(chan struct{}) // for a handshake that was under way
+	}
+}
+
+// pingTurns is how many turns the pings of one interval are spread over.
+const pingTurns = 25
+
+// Run pings connections until ctx ends. It is called once.
+func (s *Set) Run(ctx context.Context) {
+	tick := time.NewTicker(s.limits.PingEvery / pingTurns)
+	defer tick.Stop()
+	var conns []*Conn
+	var house housekeeping
+	for turn := 0; ; turn = (turn + 1) % pingTurns {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		open := s.open
+		for i := turn; i < len(s.slots); i += pingTurns {
+			if c := s.slots[i]; c != nil {
+				conns = append(conns, c)
+			}
+		}
+		s.mu.Unlock()
+		for _, c := range conns {
+			c.ping()
+		}
+		clear(conns)
+		conns = conns[:0]
+		s.crew.Trim()
+		if house.due(open) {
+			debug.FreeOSMemory()
+		}
+	}
+}
+
+// A housekeeping tells when memory is to be given back to the kernel: after a crowd has come, whose handshakes took more
+// than what they leave, or has gone. Go's own collector does it within some minutes, which on a machine of 512 MB can be
+// late.
+type housekeeping struct {
+	done  int // connections when it was last due
+	last  int // a turn ago
+	turns int // since it was last due
+}
+
+// A crowd is so many connections more or less; a few that still come do not matter. There are turnsApart turns at least
+// between two collections, which take the longer the more connections there are.
+const (
+	crowd      = 500
+	straggling = 50
+	turnsApart = 5
+)
+
+// due is asked once in a turn, with the number of connections.
+func (h *housekeeping) due(open int) bool {
+	settled := abs(open-h.last) < straggling
+	h.last = open
+	h.turns++
+	if !settled || abs(open-h.done) < crowd || h.turns < turnsApart {
+		return false
+	}
+	h.done, h.turns = open, 0
+	return true
+}
+
+func abs(n int) int { return max(n, -n) }
+
+// Close closes every connection, and those that still come, with code and reason: what is queued goes out first. When
+// ctx ends the rest is cut off. The poller must run on until Close has returned, with all connections gone and every
+// Handler.Closed called. Close is called once.
+func (s *Set) Close(ctx context.Context, code int, reason string) {
+	s.mu.Lock()
+	s.bye = func(c *Conn) { c.Close(code, reason) }
+	s.empty = make(chan struct{})
+	empty := s.empty
+	if s.open == 0 {
+		close(empty)
+		s.empty = make(chan struct{}) // as in gone
+	}
+	conns := s.conns()
+	s.mu.Unlock()
+	for _, c := range conns {
+		s.bye(c)
+	}
+	select {
+	case <-empty:
+	case <-ctx.Done():
+		s.mu.Lock()
+		conns = s.conns()
+		s.bye = (*Conn).kill
+		s.mu.Unlock()
+		for _, c := range conns {
+			c.kill()
+		}
+		<-empty
+	}
+}
+
+// conns returns those that are not gone. mu must be held.
+func (s *Set) conns() []*Conn {
+	var conns []*Conn
+	for _, c := range s.slots {
+		if c != nil {
+			conns = append(conns, c)
+		}
+	}
+	return conns
+}
+
+// Probe returns when every connection's lock could be had: it hangs when a connection does.
+func (s *Set) Probe() {
+	for _, c := range s.All() {
+		c.Idle()
+	}
+}
+
+// Release waits for the last goroutines. It is called after Close and Run have returned.
+func (s *Set) Release() { s.crew.Release() }
+
+// IsUpgrade reports whether a request asks for a WebSocket.
+func IsUpgrade(r *http.Request) bool { return websocket.IsWebSocketUpgrade(r) }
