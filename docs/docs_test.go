@@ -57,7 +57,8 @@ func TestActionsAreThoseOfTheCode(t *testing.T) {
 	}
 	same(t, "asyncapi.json: actions of the server", d.actions("delivery", "ack", "error"), answers)
 
-	contains(t, "protocol.md", spans(section(t, read(t, "docs/protocol.md"), "## Messages")), slices.Concat(actions, answers))
+	contains(t, "protocol.md", spans(section(t, read(t, "docs/protocol.md"), "## Messages")),
+		slices.Concat(actions, answers))
 }
 
 func TestFieldsAreThoseOfTheCode(t *testing.T) {
@@ -72,7 +73,8 @@ func TestFieldsAreThoseOfTheCode(t *testing.T) {
 	same(t, "asyncapi.json: fields of clients", d.fields(d.said()...), message)
 	same(t, "asyncapi.json: fields of the server", d.fields("delivery", "ack", "error"), delivery)
 	same(t, "asyncapi.json: fields of an HTTP error", d.fields("httpError"), []string{"error"})
-	same(t, "protocol.md: fields of messages", firstSpans(rows(section(t, protocol, "## Messages"))), slices.Concat(message, delivery))
+	same(t, "protocol.md: fields of messages", firstSpans(rows(section(t, protocol, "## Messages"))),
+		slices.Concat(message, delivery))
 
 	var all []string
 	for name, of := range map[string]reflect.Type{
@@ -126,7 +128,8 @@ func TestLengthsAreThoseOfTheCode(t *testing.T) {
 	if got := d.Components.Schemas["id"].OneOf[0].MaxLength; got != wire.MaxIDBytes {
 		t.Errorf("asyncapi.json: id: maxLength is %d, want %d", got, wire.MaxIDBytes)
 	}
-	if text := section(t, read(t, "docs/protocol.md"), "## Info"); !strings.Contains(text, fmt.Sprintf("the first %d bytes of its data", hub.PreviewBytes)) {
+	if text := section(t, read(t, "docs/protocol.md"), "## Info"); !strings.Contains(text,
+		fmt.Sprintf("the first %d bytes of its data", hub.PreviewBytes)) {
 		t.Errorf("protocol.md: Info does not say that a preview has %d bytes", hub.PreviewBytes)
 	}
 	limits := section(t, read(t, "docs/protocol.md"), "## Limits")
@@ -226,7 +229,8 @@ func TestCloseCodesAreThoseOfTheCode(t *testing.T) {
 			t.Errorf("asyncapi.json: close code %s does not say when it is sent and what a client does", code)
 		}
 	}
-	same(t, "protocol.md: close codes", firstSpans(rows(section(t, read(t, "docs/protocol.md"), "### Close codes"))), want)
+	same(t, "protocol.md: close codes", firstSpans(rows(section(t, read(t, "docs/protocol.md"), "### Close codes"))),
+		want)
 }
 
 func TestRoutesAreThoseOfTheCode(t *testing.T) {
@@ -331,7 +335,8 @@ func TestEverySecuritySchemeLetsIn(t *testing.T) {
 		for _, r := range s.Security {
 			offered = append(offered, r.name())
 		}
-		same(t, "asyncapi.json: security of server "+name, offered, slices.Collect(maps.Keys(d.Components.SecuritySchemes)))
+		same(t, "asyncapi.json: security of server "+name, offered,
+			slices.Collect(maps.Keys(d.Components.SecuritySchemes)))
 	}
 }
 
@@ -680,7 +685,8 @@ func serve(t *testing.T) string {
 		Key:     key,
 		Version: "v0",
 		Limits: wsconn.Limits{
-			Connections: 8, MessageBytes: 1 << 10, QueueBytes: 4 << 10, PingEvery: time.Minute, PeerTimeout: time.Minute,
+			Connections: 8, MessageBytes: 1 << 10, QueueBytes: 4 << 10, PingEvery: time.Minute,
+			PeerTimeout: time.Minute,
 		},
 		Subscriptions: 8,
 		HeaderTimeout: time.Minute,

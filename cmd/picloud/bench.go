@@ -22,12 +22,17 @@ var benchCommand = command{
 	name: "bench", args: []string{"[SCENARIO...]"},
 	line: "measure the server",
 	flags: []option{
-		{name: "subscribers", value: "N", line: "how many subscribers", to: func(s *settings) any { return &s.bench.subscribers }},
-		{name: "size", value: "BYTES", line: "bytes of data in each message", to: func(s *settings) any { return &s.bench.size }},
-		{name: "window", value: "N", line: "messages in flight at a time", to: func(s *settings) any { return &s.bench.window }},
+		{name: "subscribers", value: "N", line: "how many subscribers",
+			to: func(s *settings) any { return &s.bench.subscribers }},
+		{name: "size", value: "BYTES", line: "bytes of data in each message",
+			to: func(s *settings) any { return &s.bench.size }},
+		{name: "window", value: "N", line: "messages in flight at a time",
+			to: func(s *settings) any { return &s.bench.window }},
 		{name: "rate", value: "N", line: "messages a second", to: func(s *settings) any { return &s.bench.rate }},
-		{name: "duration", value: "TIME", line: "how long a scenario sends", offers: []string{"10s", "1m"}, to: func(s *settings) any { return &s.bench.duration }},
-		{name: "messages", value: "N", line: "how many messages it sends instead", to: func(s *settings) any { return &s.bench.messages }},
+		{name: "duration", value: "TIME", line: "how long a scenario sends", offers: []string{"10s", "1m"},
+			to: func(s *settings) any { return &s.bench.duration }},
+		{name: "messages", value: "N", line: "how many messages it sends instead",
+			to: func(s *settings) any { return &s.bench.messages }},
 		jsonFlag("print an object for each scenario"),
 	},
 	general: []option{urlFlag, keyFlag},
@@ -242,7 +247,8 @@ func (b *benchmark) connect(ctx context.Context, r *result) error {
 }
 
 // gather connects the subscribers and, while they are connected, has figures work out what that took.
-func (b *benchmark) gather(ctx context.Context, r *result, figures func(before, after reading, took []time.Duration, local bool)) error {
+func (b *benchmark) gather(ctx context.Context, r *result,
+	figures func(before, after reading, took []time.Duration, local bool)) error {
 	before, err := b.reading(ctx)
 	if err != nil {
 		return err

@@ -34,7 +34,8 @@ func benchJSON(t *testing.T, out string) []result {
 
 func TestBenchCountsEveryDelivery(t *testing.T) {
 	d := serve(t, "0")
-	j := call(t, environment(d, nil), "bench", "--json", "--subscribers", "3", "--messages", "10", "--window", "4", "--rate", "10000", "--size", "48")
+	j := call(t, environment(d, nil), "bench", "--json", "--subscribers", "3", "--messages", "10", "--window", "4",
+		"--rate", "10000", "--size", "48")
 	out, said := j.ends(0)
 	if !strings.Contains(said, "4 connections") || strings.Count(said, "\n") != 1 {
 		t.Errorf("said %q", said)
@@ -54,7 +55,8 @@ func TestBenchCountsEveryDelivery(t *testing.T) {
 		if r.Seconds <= 0 || (r.PerSecond > 0) != (r.Scenario != "memory") {
 			t.Errorf("%s: %v a second in %v s", r.Scenario, r.PerSecond, r.Seconds)
 		}
-		if (r.MemoryBytes != nil) != (r.Scenario == "memory") || (r.ServerCPUMicroseconds != nil) != (r.Scenario != "memory") {
+		if (r.MemoryBytes != nil) != (r.Scenario == "memory") ||
+			(r.ServerCPUMicroseconds != nil) != (r.Scenario != "memory") {
 			t.Errorf("%s: memory %v, server CPU %v", r.Scenario, r.MemoryBytes, r.ServerCPUMicroseconds)
 		}
 		if l := r.Latency; (l != nil) != (r.Scenario == "connect" || r.Scenario == "latency") {
@@ -73,7 +75,8 @@ func TestBenchCountsEveryDelivery(t *testing.T) {
 		t.Errorf("scenarios: %s", got)
 	}
 
-	// It leaves nothing behind, and the server has delivered what it says: 70, and a last word for each of 3 three times.
+	// It leaves nothing behind, and the server has delivered what it says: 70, and a last word for each of 3 three
+	// times.
 	var i wire.Info
 	if err := json.Unmarshal([]byte(does(t, d, "info", "--json")), &i); err != nil {
 		t.Fatal(err)
@@ -85,7 +88,8 @@ func TestBenchCountsEveryDelivery(t *testing.T) {
 
 func TestBenchTableHasAColumnForEachScenario(t *testing.T) {
 	d := serve(t, "0")
-	out, said := call(t, environment(d, nil), "bench", "latency", "fanout", "--subscribers", "2", "--messages", "600", "--rate", "100000").ends(0)
+	out, said := call(t, environment(d, nil), "bench", "latency", "fanout", "--subscribers", "2", "--messages", "600",
+		"--rate", "100000").ends(0)
 	rows := make(map[string]string)
 	for line := range strings.Lines(out) {
 		if len(line) > 16 {
@@ -107,7 +111,8 @@ func TestBenchTableHasAColumnForEachScenario(t *testing.T) {
 
 func TestBenchEndsWithTime(t *testing.T) {
 	d := serve(t, "0")
-	out, _ := call(t, environment(d, nil), "bench", "fanout", "--json", "--subscribers", "2", "--duration", "50ms").ends(0)
+	out, _ := call(t, environment(d, nil), "bench", "fanout", "--json", "--subscribers", "2", "--duration",
+		"50ms").ends(0)
 	for _, r := range benchJSON(t, out) {
 		if r.Deliveries != 2*r.Messages || r.Interrupted {
 			t.Errorf("got %+v", r)
@@ -235,14 +240,16 @@ func TestBenchFindsWhatIsLostDoubledOrOutOfOrder(t *testing.T) {
 		{"out of order", swapped(), "1", 10, 0, 0, 1},
 	} {
 		url := between(t, d, test.meddle)
-		args := []string{"bench", "fanout", "--json", "--url", url, "--subscribers", test.subscribers, "--messages", "10"}
+		args := []string{"bench", "fanout", "--json", "--url", url, "--subscribers", test.subscribers, "--messages",
+			"10"}
 		out, said := call(t, environment(d, nil), args...).ends(1)
 		results := benchJSON(t, out)
 		if len(results) != 1 {
 			t.Fatalf("%s: printed %q, said %q", test.name, out, said)
 		}
 		r := results[0]
-		if r.Deliveries != test.deliveries || r.Lost != test.lost || r.Doubled != test.doubled || r.OutOfOrder != test.reorder {
+		if r.Deliveries != test.deliveries || r.Lost != test.lost || r.Doubled != test.doubled ||
+			r.OutOfOrder != test.reorder {
 			t.Errorf("%s: got %+v", test.name, r)
 		}
 		if !strings.Contains(said, "out of order, which must not be") {
@@ -254,7 +261,8 @@ func TestBenchFindsWhatIsLostDoubledOrOutOfOrder(t *testing.T) {
 func TestBenchGoesOnBehindALostMessage(t *testing.T) {
 	d := serve(t, "0")
 	url := between(t, d, once("5", func([]byte) []byte { return nil }))
-	out, _ := call(t, environment(d, nil), "bench", "fanout", "--json", "--url", url, "--subscribers", "2", "--messages", "100", "--window", "2").ends(1)
+	out, _ := call(t, environment(d, nil), "bench", "fanout", "--json", "--url", url, "--subscribers", "2",
+		"--messages", "100", "--window", "2").ends(1)
 	if r := benchJSON(t, out)[0]; r.Messages != 100 || r.Lost != 1 || r.Deliveries != 199 {
 		t.Errorf("got %+v", r)
 	}
@@ -280,7 +288,8 @@ func noticed(t *testing.T, d *daemon) (url string, going func()) {
 func TestBenchThatIsInterruptedShowsWhatItHas(t *testing.T) {
 	d := serve(t, "0")
 	url, going := noticed(t, d)
-	j := start(t, environment(d, nil), "bench", "--json", "fanout", "latency", "--url", url, "--subscribers", "2", "--duration", "1h")
+	j := start(t, environment(d, nil), "bench", "--json", "fanout", "latency", "--url", url, "--subscribers", "2",
+		"--duration", "1h")
 	going()
 	j.interrupt()
 	out, _ := j.ends(130)
@@ -300,7 +309,8 @@ func TestBenchWhoseServerStopsSaysSo(t *testing.T) {
 	going()
 	d.Stop(t)
 	out, said := j.ends(1)
-	if !strings.Contains(said, "connection: the server stopped") || !strings.Contains(said, "1001") || !strings.Contains(out, "fanout") {
+	if !strings.Contains(said, "connection: the server stopped") || !strings.Contains(said, "1001") ||
+		!strings.Contains(out, "fanout") {
 		t.Errorf("printed %q, said %q", out, said)
 	}
 }

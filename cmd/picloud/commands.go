@@ -99,7 +99,8 @@ var (
 		to:     func(s *settings) any { return &s.url },
 	}
 	keyFlag  = option{name: "key", value: "KEY", line: "its key", to: func(s *settings) any { return &s.key }}
-	nameFlag = option{name: "name", value: "NAME", line: "what this client is called", to: func(s *settings) any { return &s.name }}
+	nameFlag = option{name: "name", value: "NAME", line: "what this client is called",
+		to: func(s *settings) any { return &s.name }}
 
 	generalFlags = []option{urlFlag, keyFlag, nameFlag}
 

@@ -84,7 +84,8 @@ func bashCompletion(commands []command) string {
 		}
 		valued = append(valued, bothWays(o))
 		if o.offers != nil {
-			fmt.Fprintf(&cases, "\t%s)\n\t\toffers=%s\n\t\tcompopt -o nospace\n\t\t;;\n", bothWays(o), shellQuote(strings.Join(o.offers, " ")))
+			fmt.Fprintf(&cases, "\t%s)\n\t\toffers=%s\n\t\tcompopt -o nospace\n\t\t;;\n", bothWays(o),
+				shellQuote(strings.Join(o.offers, " ")))
 		}
 	}
 	all := strings.Join(valued, " | ")

@@ -48,7 +48,8 @@ func TestHelpNamesEachCommandAndFlag(t *testing.T) {
 		}
 	}
 	for _, c := range commands {
-		if !regexp.MustCompile(`(?m)^(usage:|      ) picloud ` + c.name + `\b.* ` + regexp.QuoteMeta(c.line) + `$`).MatchString(general) {
+		if !regexp.MustCompile(`(?m)^(usage:|      ) picloud ` + c.name + `\b.* ` + regexp.QuoteMeta(c.line) +
+			`$`).MatchString(general) {
 			t.Errorf("picloud help does not have %s", c.name)
 		}
 		text := does(t, nil, "help", c.name)
@@ -57,7 +58,8 @@ func TestHelpNamesEachCommandAndFlag(t *testing.T) {
 				t.Errorf("picloud help %s does not say what %s is", c.name, o)
 			}
 		}
-		if c.name != "version" && c.name != "help" && !regexp.MustCompile(`(?m)^  (sudo )?picloud `+c.name+`\b`).MatchString(text) {
+		if c.name != "version" && c.name != "help" &&
+			!regexp.MustCompile(`(?m)^  (sudo )?picloud `+c.name+`\b`).MatchString(text) {
 			t.Errorf("picloud help %s has no example", c.name)
 		}
 	}
@@ -95,7 +97,8 @@ func TestManualNamesEachCommandFlagAndVariable(t *testing.T) {
 		if first, text, _ := strings.Cut(entry, "\n"); strings.HasPrefix(first, ".B") {
 			described = append(described, plainRoff(first))
 			for _, c := range commands {
-				isOf := slices.ContainsFunc(c.flags, func(o option) bool { return o.String() == strings.Fields(plainRoff(first))[0] })
+				isOf := slices.ContainsFunc(c.flags,
+					func(o option) bool { return o.String() == strings.Fields(plainRoff(first))[0] })
 				if isOf && c.name != "bench" && !strings.Contains(text, ".BR "+c.name+" :") {
 					t.Errorf("picloud.1: %s does not say what it is for %s", plainRoff(first), c.name)
 				}
@@ -164,7 +167,8 @@ func TestExitStatusesAreThoseOfTheCode(t *testing.T) {
 		errInterrupted: "130 interrupted before the end",
 	} {
 		status := exitStatus(err, &strings.Builder{})
-		if i := slices.IndexFunc(inHelp, func(m []string) bool { return m[1]+" "+m[2] == want }); i < 0 || !strings.HasPrefix(want, strconv.Itoa(status)+" ") {
+		if i := slices.IndexFunc(inHelp, func(m []string) bool { return m[1]+" "+m[2] == want }); i < 0 ||
+			!strings.HasPrefix(want, strconv.Itoa(status)+" ") {
 			t.Errorf("%v: exit status %d, want %q, which the help has: %t", err, status, want, i >= 0)
 		}
 	}
@@ -190,7 +194,8 @@ compopt() { :; }
 COMP_WORDS=(picloud "$@") COMP_CWORD=$# COMP_LINE="picloud $*" COMP_POINT=${#COMP_LINE}
 _picloud
 printf '%s\n' "${COMPREPLY[@]}"`
-	out, err := exec.Command("bash", append([]string{"--norc", "-c", script, completionFile(t, "bash", "picloud.bash")}, words...)...).Output()
+	out, err := exec.Command("bash", append([]string{"--norc", "-c", script, completionFile(t, "bash", "picloud.bash")},
+		words...)...).Output()
 	if err != nil {
 		t.Fatalf("bash: %v", err)
 	}
@@ -200,7 +205,8 @@ printf '%s\n' "${COMPREPLY[@]}"`
 func inFish(t *testing.T, words ...string) []string {
 	t.Helper()
 	const script = `source $argv[1]; complete -C "picloud $argv[2]"`
-	cmd := exec.Command("fish", "--no-config", "-c", script, "--", completionFile(t, "fish", "picloud.fish"), strings.Join(words, " "))
+	cmd := exec.Command("fish", "--no-config", "-c", script, "--", completionFile(t, "fish", "picloud.fish"),
+		strings.Join(words, " "))
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
 	out, err := cmd.Output()
 	if err != nil {
@@ -218,7 +224,8 @@ func TestShellsCompleteWhatThereIs(t *testing.T) {
 	for shell, complete := range map[string]func(*testing.T, ...string) []string{"bash": inBash, "fish": inFish} {
 		t.Run(shell, func(t *testing.T) {
 			sameSet(t, "commands", complete(t, ""), commandNames())
-			sameSet(t, "help", complete(t, "help", ""), slices.DeleteFunc(commandNames(), func(c string) bool { return c == "help" }))
+			sameSet(t, "help", complete(t, "help", ""),
+				slices.DeleteFunc(commandNames(), func(c string) bool { return c == "help" }))
 			sameSet(t, "help, begun", complete(t, "help", "d"), []string{"discover", "doctor"})
 			sameSet(t, "key", complete(t, "key", ""), []string{"show", "new"})
 			sameSet(t, "scenarios", complete(t, "bench", "fanout", ""), scenarioNames(nil))
@@ -247,7 +254,8 @@ func TestZshCompletesWhatThereIs(t *testing.T) {
 	resize(t, s.outside, 120, 60)
 	enter := func(text string) { s.outside.Write([]byte(text)) }
 	folder := filepath.Dir(completionFile(t, "zsh", "_picloud"))
-	enter("PS1=; unsetopt zle_bracketed_paste list_beep; LISTMAX=0; fpath=(" + folder + " $fpath); autoload -U compinit; compinit -u -D; echo rea''dy\n")
+	enter("PS1=; unsetopt zle_bracketed_paste list_beep; LISTMAX=0; fpath=(" + folder +
+		" $fpath); autoload -U compinit; compinit -u -D; echo rea''dy\n")
 	s.shows("ready")
 	offers := func(line string, want ...string) {
 		t.Helper()

@@ -10,7 +10,8 @@ import (
 
 func TestServersOfTheNetworkAreListed(t *testing.T) {
 	servers := []discover.Server{
-		{Name: "PiCloud on porch\x1b[2J", Host: "porch.local", Port: 9000, Addresses: []netip.Addr{netip.MustParseAddr("192.168.1.5"), netip.MustParseAddr("fe80::5%eth0")}},
+		{Name: "PiCloud on porch\x1b[2J", Host: "porch.local", Port: 9000,
+			Addresses: []netip.Addr{netip.MustParseAddr("192.168.1.5"), netip.MustParseAddr("fe80::5%eth0")}},
 		{Name: "Säge", Host: "saw.local", Port: 443, TLS: true},
 	}
 	for _, test := range []struct {

@@ -75,7 +75,8 @@ func doctor(ctx context.Context, s settings, stdout io.Writer) error {
 		looks = append(looks, r.answer, r.certificate, r.info)
 	} else {
 		m = readMachine()
-		looks = append(looks, m.service, m.settings, m.socket, m.answer, m.key, m.tls, m.led, m.clock, m.disk, m.network, m.user)
+		looks = append(looks, m.service, m.settings, m.socket, m.answer, m.key, m.tls, m.led, m.clock, m.disk,
+			m.network, m.user)
 	}
 	count := 0
 	for _, look := range looks {
@@ -107,7 +108,8 @@ func doctor(ctx context.Context, s settings, stdout io.Writer) error {
 func (s settings) finding(f finding) string {
 	word := [...]string{"ok", "look", "wrong", "hidden"}[f.verdict]
 	colour := [...]string{green, amber, red, amber}[f.verdict]
-	line := fmt.Sprintf("%s%s %-9s %s\n", s.paint(colour, word), strings.Repeat(" ", len("hidden")-len(word)), f.what, visible(f.says))
+	line := fmt.Sprintf("%s%s %-9s %s\n", s.paint(colour, word), strings.Repeat(" ", len("hidden")-len(word)), f.what,
+		visible(f.says))
 	if f.remedy != "" {
 		line += fmt.Sprintf("%17s→ %s\n", "", visible(f.remedy))
 	}
@@ -148,14 +150,17 @@ func (r remote) info(ctx context.Context) []finding {
 		return []finding{{wrong, "key", strings.TrimPrefix(err.Error(), "info: "), ""}}
 	}
 	after := time.Now()
-	list := []finding{{fine, "key", fmt.Sprintf("the server lets us in: PiCloud %s, %s", i.Server.Version, present(i.Server)), ""}}
+	list := []finding{{fine, "key", fmt.Sprintf("the server lets us in: PiCloud %s, %s", i.Server.Version,
+		present(i.Server)), ""}}
 	const apart = 5 * time.Second
 	switch {
 	case i.CreatedAt.Before(before.Add(-apart)):
-		list = append(list, finding{look, "clock", "the server's clock is " + duration(before.Sub(i.CreatedAt)) + " behind this machine's",
+		list = append(list, finding{look, "clock",
+			"the server's clock is " + duration(before.Sub(i.CreatedAt)) + " behind this machine's",
 			"timedatectl, on both, says which of them is synchronized"})
 	case i.CreatedAt.After(after.Add(apart)):
-		list = append(list, finding{look, "clock", "the server's clock is " + duration(i.CreatedAt.Sub(after)) + " ahead of this machine's",
+		list = append(list, finding{look, "clock",
+			"the server's clock is " + duration(i.CreatedAt.Sub(after)) + " ahead of this machine's",
 			"timedatectl, on both, says which of them is synchronized"})
 	default:
 		list = append(list, finding{fine, "clock", "the server's and this machine's agree", ""})
@@ -234,7 +239,8 @@ func (m *machine) settings(context.Context) []finding {
 	case errors.Is(m.problem, errUnreadable):
 		return []finding{{hidden, "settings", m.problem.Error(), sudoDoctor}}
 	case m.problem != nil:
-		return []finding{{wrong, "settings", m.problem.Error(), "sudo nano " + settingsFile + " && sudo systemctl restart picloud"}}
+		return []finding{{wrong, "settings", m.problem.Error(),
+			"sudo nano " + settingsFile + " && sudo systemctl restart picloud"}}
 	}
 	if _, err := os.Stat(at(settingsFile)); errors.Is(err, fs.ErrNotExist) {
 		return []finding{{fine, "settings", "there is no " + settingsFile + ": the defaults are used", ""}}
@@ -244,17 +250,21 @@ func (m *machine) settings(context.Context) []finding {
 
 func (m *machine) service(ctx context.Context) []finding {
 	const what, log = "service", "sudo journalctl -u picloud -n 20"
-	unit, err := showUnit(ctx, "picloud.service", "LoadState", "ActiveState", "SubState", "ExecMainStatus", "NRestarts", "UnitFileState", "StatusText", "User")
+	unit, err := showUnit(ctx, "picloud.service", "LoadState", "ActiveState", "SubState", "ExecMainStatus", "NRestarts",
+		"UnitFileState", "StatusText", "User")
 	if err != nil {
-		return []finding{{hidden, what, err.Error(), "is this the server's machine? Otherwise: picloud doctor --url http://ADDRESS:9000"}}
+		return []finding{{hidden, what, err.Error(),
+			"is this the server's machine? Otherwise: picloud doctor --url http://ADDRESS:9000"}}
 	}
 	var list []finding
 	switch {
 	case unit["LoadState"] == "not-found":
 		m.isAbsent = true
-		return []finding{{wrong, what, "PiCloud is not installed as a service on this machine", "is it elsewhere? picloud doctor --url http://ADDRESS:9000"}}
+		return []finding{{wrong, what, "PiCloud is not installed as a service on this machine",
+			"is it elsewhere? picloud doctor --url http://ADDRESS:9000"}}
 	case unit["LoadState"] == "masked":
-		return []finding{{wrong, what, "picloud.service is masked", "sudo systemctl unmask picloud.service picloud.socket && sudo systemctl start picloud"}}
+		return []finding{{wrong, what, "picloud.service is masked",
+			"sudo systemctl unmask picloud.service picloud.socket && sudo systemctl start picloud"}}
 	case unit["ActiveState"] == "active":
 		m.isActive = true
 		says := "running"
@@ -265,18 +275,23 @@ func (m *machine) service(ctx context.Context) []finding {
 		if n := unit["NRestarts"]; n != "0" && n != "" {
 			list = append(list, finding{look, what, "it has ended by itself and been restarted, so often: " + n, log})
 		}
-	case unit["ActiveState"] == "failed", unit["SubState"] == "auto-restart", unit["ActiveState"] != "inactive" && unit["ExecMainStatus"] != "0":
-		list = append(list, finding{wrong, what, "it ends as soon as it is started: " + exitReason(ctx, unit["ExecMainStatus"]), log})
+	case unit["ActiveState"] == "failed", unit["SubState"] == "auto-restart", unit["ActiveState"] != "inactive" &&
+		unit["ExecMainStatus"] != "0":
+		list = append(list, finding{wrong, what,
+			"it ends as soon as it is started: " + exitReason(ctx, unit["ExecMainStatus"]), log})
 	case unit["ActiveState"] == "inactive":
-		list = append(list, finding{look, what, "it is stopped: the first client starts it, if its socket listens", "sudo systemctl start picloud"})
+		list = append(list, finding{look, what, "it is stopped: the first client starts it, if its socket listens",
+			"sudo systemctl start picloud"})
 	default:
 		list = append(list, finding{look, what, "it is " + unit["ActiveState"] + " (" + unit["SubState"] + ")", log})
 	}
 	if _, ok := m.groups["picloud"]; !ok {
-		list = append(list, finding{wrong, what, "there is no group picloud, which its socket and its user need", "sudo systemd-sysusers && sudo systemctl restart picloud.socket"})
+		list = append(list, finding{wrong, what, "there is no group picloud, which its socket and its user need",
+			"sudo systemd-sysusers && sudo systemctl restart picloud.socket"})
 	}
 	if unit["User"] == "picloud" && isPerson("picloud") {
-		list = append(list, finding{look, what, "it runs as picloud, which is a person's account: their programs can read the key out of its memory",
+		list = append(list, finding{look, what,
+			"it runs as picloud, which is a person's account: their programs can read the key out of its memory",
 			"docs/operations.md has how to give it a user of its own"})
 	}
 	if unit["UnitFileState"] == "disabled" {
@@ -318,11 +333,15 @@ func (m *machine) socket(ctx context.Context) []finding {
 	case unit["ActiveState"] != "active" && isTaken(m.page("").Port()):
 		return []finding{taken("another program has port "+m.page("").Port(), m.page("").Port())}
 	case unit["ActiveState"] == "failed":
-		return []finding{{wrong, what, "systemd could not listen: " + unit["Result"], "sudo journalctl -u picloud.socket -n 20"}}
+		return []finding{{wrong, what, "systemd could not listen: " + unit["Result"],
+			"sudo journalctl -u picloud.socket -n 20"}}
 	case unit["ActiveState"] != "active":
-		return []finding{{wrong, what, "nothing listens: the socket is " + unit["ActiveState"], "sudo systemctl start picloud"}}
+		return []finding{{wrong, what, "nothing listens: the socket is " + unit["ActiveState"],
+			"sudo systemctl start picloud"}}
 	case unit["UnitFileState"] == "disabled":
-		return append(m.ports(ctx, unit["Listen"]), finding{look, what, "it listens now, and not after the machine's next start", "sudo systemctl enable picloud"})
+		return append(m.ports(ctx, unit["Listen"]),
+			finding{look, what, "it listens now, and not after the machine's next start",
+				"sudo systemctl enable picloud"})
 	}
 	return m.ports(ctx, unit["Listen"])
 }
@@ -332,7 +351,8 @@ func (m *machine) socket(ctx context.Context) []finding {
 func (m *machine) ports(ctx context.Context, listen string) []finding {
 	const what, moves = "socket", "sudo systemctl restart picloud moves it; systemctl status picloud-port says what is in the way"
 	if m.listens == 0 {
-		return []finding{{look, what, "it listens on no port: only this machine's programs reach it", "systemctl cat picloud.socket"}}
+		return []finding{{look, what, "it listens on no port: only this machine's programs reach it",
+			"systemctl cat picloud.socket"}}
 	}
 	want := m.config.Port
 	says := fmt.Sprintf("it listens on port %d, and PORT is %d", m.listens, want)
@@ -351,7 +371,8 @@ func (m *machine) ports(ctx context.Context, listen string) []finding {
 	case !isRight:
 		return []finding{{wrong, what, says, moves}}
 	case want == 0 && m.problem == nil:
-		return []finding{{look, what, fmt.Sprintf("PORT=0 is for a run by hand: the service keeps port %d", m.listens), "sudo nano " + settingsFile}}
+		return []finding{{look, what, fmt.Sprintf("PORT=0 is for a run by hand: the service keeps port %d", m.listens),
+			"sudo nano " + settingsFile}}
 	}
 	return []finding{{fine, what, fmt.Sprintf("listening on port %d", m.listens), ""}}
 }
@@ -383,7 +404,8 @@ func (m *machine) answer(ctx context.Context) []finding {
 	}
 	if err := healthy(ctx, m.page(m.host)); err != nil {
 		m.isSilent = true
-		return []finding{{wrong, "answer", err.Error(), "sudo journalctl -u picloud -n 20; while the server does not run, clients wait"}}
+		return []finding{{wrong, "answer", err.Error(),
+			"sudo journalctl -u picloud -n 20; while the server does not run, clients wait"}}
 	}
 	list := []finding{{fine, "answer", "it answers on this machine", ""}}
 	key, err := ownKey()
@@ -398,7 +420,8 @@ func (m *machine) answer(ctx context.Context) []finding {
 	defer cancel()
 	_, err = c.Info(ctx)
 	if e, ok := errors.AsType[*client.StatusError](err); ok && e.Code == http.StatusUnauthorized {
-		list = append(list, finding{wrong, "key", "the service has another key: this one has come after its start", "sudo systemctl restart picloud"})
+		list = append(list, finding{wrong, "key", "the service has another key: this one has come after its start",
+			"sudo systemctl restart picloud"})
 	}
 	return list
 }

@@ -18,8 +18,9 @@ import (
 func healthyAppliance(t *testing.T, settings ...string) (*appliance, *daemon) {
 	t.Helper()
 	a := newAppliance(t, map[string]string{
-		keyFile:                               key + "\n",
-		"/etc/group":                          fmt.Sprintf("root:x:0:\ngpio:x:%d:pi,picloud\npicloud:x:%[1]d:\n", os.Getgid()),
+		keyFile: key + "\n",
+		"/etc/group": fmt.Sprintf("root:x:0:\ngpio:x:%d:pi,picloud\npicloud:x:%[1]d:\n",
+			os.Getgid()),
 		"/etc/avahi/services/picloud.service": "<service-group/>",
 		"/units/avahi-daemon.service":         "ActiveState=active\n",
 		"/units/picloud.service": "LoadState=loaded\nActiveState=active\nSubState=running\nExecMainStatus=0\nNRestarts=0\n" +
@@ -40,7 +41,8 @@ cat `+a.at("/units")+`/$unit 2>/dev/null || echo LoadState=not-found`)
 func diagnosis(t *testing.T, env map[string]string, status int) string {
 	t.Helper()
 	out, said := call(t, env, "doctor").ends(status)
-	if wrong := strings.Count("\n"+out, "\nwrong "); (wrong > 0) != (status == 1) || (wrong > 0) != strings.Contains(said, "wrong") {
+	if wrong := strings.Count("\n"+out, "\nwrong "); (wrong > 0) != (status == 1) ||
+		(wrong > 0) != strings.Contains(said, "wrong") {
 		t.Errorf("exit status %d, and it printed %q and said %q", status, out, said)
 	}
 	return out
@@ -50,8 +52,10 @@ func TestDoctorFindsNothingWrongWithAHealthyAppliance(t *testing.T) {
 	_, d := healthyAppliance(t)
 	out := diagnosis(t, nil, 0)
 	for _, want := range []string{
-		"ok     service   running: 0 connections\n", "ok     settings ", "ok     socket    listening on port " + d.Port() + "\n",
-		"ok     answer ", "ok     key ", "ok     TLS       off", " clock ", " disk ", "ok     address   http://", ":" + d.Port() + " answers",
+		"ok     service   running: 0 connections\n", "ok     settings ",
+		"ok     socket    listening on port " + d.Port() + "\n",
+		"ok     answer ", "ok     key ", "ok     TLS       off", " clock ", " disk ", "ok     address   http://",
+		":" + d.Port() + " answers",
 		".local, announced as _picloud._tcp\n", "ok     you       this user needs no key",
 	} {
 		if !strings.Contains(out, want) {
@@ -115,50 +119,88 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 		says   string
 		remedy string
 	}{
-		"not installed": {[]func(*appliance, *daemon){remove("/units/picloud.service")}, "wrong  service", "not installed", "picloud doctor --url"},
-		"masked":        {[]func(*appliance, *daemon){unit("LoadState", "masked")}, "wrong  service", "masked", "unmask"},
-		"stopped":       {[]func(*appliance, *daemon){unit("ActiveState", "inactive")}, "look   service", "stopped", "systemctl start"},
-		"disabled":      {[]func(*appliance, *daemon){unit("UnitFileState", "disabled")}, "look   service", "not started with", "systemctl enable"},
-		"restarted":     {[]func(*appliance, *daemon){unit("NRestarts", "3")}, "look   service", "so often: 3", "journalctl"},
+		"not installed": {[]func(*appliance, *daemon){remove("/units/picloud.service")}, "wrong  service",
+			"not installed", "picloud doctor --url"},
+		"masked": {[]func(*appliance, *daemon){unit("LoadState", "masked")}, "wrong  service", "masked", "unmask"},
+		"stopped": {[]func(*appliance, *daemon){unit("ActiveState", "inactive")}, "look   service", "stopped",
+			"systemctl start"},
+		"disabled": {[]func(*appliance, *daemon){unit("UnitFileState", "disabled")}, "look   service",
+			"not started with", "systemctl enable"},
+		"restarted": {[]func(*appliance, *daemon){unit("NRestarts", "3")}, "look   service", "so often: 3",
+			"journalctl"},
 		"a person's": {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) {
 			a.write("/etc/passwd", "picloud:x:1000:1000::/home/picloud:/bin/bash\n")
 		}},
 			"look   service", "a person's account", "a user of its own"},
-		"no credential":    {[]func(*appliance, *daemon){failing("243")}, "wrong  service", "key file is missing", "journalctl"},
-		"no group":         {[]func(*appliance, *daemon){failing("216")}, "wrong  service", "systemd-sysusers", "journalctl"},
-		"wrong and tells":  {[]func(*appliance, *daemon){failing("1"), func(a *appliance, _ *daemon) { a.write("/journal", "LED=x: must be\n") }}, "wrong  service", "LED=x: must be", "journalctl"},
-		"between tries":    {[]func(*appliance, *daemon){unit("ActiveState", "deactivating"), unit("ExecMainStatus", "1")}, "wrong  service", "exit status 1", "journalctl"},
-		"wrong and silent": {[]func(*appliance, *daemon){failing("1")}, "wrong  service", "exit status 1", "journalctl"},
+		"no credential": {[]func(*appliance, *daemon){failing("243")}, "wrong  service", "key file is missing",
+			"journalctl"},
+		"no group": {[]func(*appliance, *daemon){failing("216")}, "wrong  service", "systemd-sysusers",
+			"journalctl"},
+		"wrong and tells": {[]func(*appliance, *daemon){failing("1"),
+			func(a *appliance, _ *daemon) { a.write("/journal", "LED=x: must be\n") }}, "wrong  service",
+			"LED=x: must be", "journalctl"},
+		"between tries": {[]func(*appliance, *daemon){unit("ActiveState", "deactivating"),
+			unit("ExecMainStatus", "1")}, "wrong  service", "exit status 1", "journalctl"},
+		"wrong and silent": {[]func(*appliance, *daemon){failing("1")}, "wrong  service", "exit status 1",
+			"journalctl"},
 
-		"wrong setting":    {[]func(*appliance, *daemon){setting("MAX_CONNECTIONS=many")}, "wrong  settings", `MAX_CONNECTIONS="many": must be`, "nano"},
-		"port in use":      {[]func(*appliance, *daemon){socket("ActiveState=active", "ActiveState=failed")}, "wrong  socket", "another program has port", "ss -ltnp"},
-		"PORT moved":       {[]func(*appliance, *daemon){setting("PORT=8080")}, "wrong  socket", "and PORT is 8080", "sudo systemctl restart picloud"},
-		"PORT taken":       {[]func(*appliance, *daemon){taken}, "wrong  socket", "another program has port", "ss -ltnp"},
-		"other port":       {[]func(*appliance, *daemon){listen("[::]:8080")}, "wrong  socket", "and systemd's unit has 8080", "picloud-port"},
-		"no port":          {[]func(*appliance, *daemon){deaf}, "wrong  socket", "was handed no port", "picloud-port"},
-		"no network":       {[]func(*appliance, *daemon){socket("Listen=[::]", "Nothing=")}, "look   socket", "no port", "systemctl cat"},
-		"socket disabled":  {[]func(*appliance, *daemon){socket("enabled", "disabled")}, "look   socket", "next start", "enable"},
-		"server is silent": {[]func(*appliance, *daemon){func(_ *appliance, d *daemon) { d.Stop(t) }}, "wrong  answer", "connection refused", "journalctl"},
-		"no local socket":  {[]func(*appliance, *daemon){remove(localSocket)}, "wrong  you", "picloud.sock is missing", "restart picloud.socket"},
+		"wrong setting": {[]func(*appliance, *daemon){setting("MAX_CONNECTIONS=many")}, "wrong  settings",
+			`MAX_CONNECTIONS="many": must be`, "nano"},
+		"port in use": {[]func(*appliance, *daemon){socket("ActiveState=active", "ActiveState=failed")},
+			"wrong  socket", "another program has port", "ss -ltnp"},
+		"PORT moved": {[]func(*appliance, *daemon){setting("PORT=8080")}, "wrong  socket", "and PORT is 8080",
+			"sudo systemctl restart picloud"},
+		"PORT taken": {[]func(*appliance, *daemon){taken}, "wrong  socket", "another program has port",
+			"ss -ltnp"},
+		"other port": {[]func(*appliance, *daemon){listen("[::]:8080")}, "wrong  socket",
+			"and systemd's unit has 8080", "picloud-port"},
+		"no port": {[]func(*appliance, *daemon){deaf}, "wrong  socket", "was handed no port", "picloud-port"},
+		"no network": {[]func(*appliance, *daemon){socket("Listen=[::]", "Nothing=")}, "look   socket", "no port",
+			"systemctl cat"},
+		"socket disabled": {[]func(*appliance, *daemon){socket("enabled", "disabled")}, "look   socket", "next start",
+			"enable"},
+		"server is silent": {[]func(*appliance, *daemon){func(_ *appliance, d *daemon) { d.Stop(t) }}, "wrong  answer",
+			"connection refused", "journalctl"},
+		"no local socket": {[]func(*appliance, *daemon){remove(localSocket)}, "wrong  you", "picloud.sock is missing",
+			"restart picloud.socket"},
 
-		"no key":         {[]func(*appliance, *daemon){remove(keyFile)}, "wrong  key", "is missing", "restart picloud"},
-		"empty key":      {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) { a.write(keyFile, "\n") }}, "wrong  key", "is empty", "sudo rm"},
-		"other key":      {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) { a.write(keyFile, "other\n") }}, "wrong  key", "another key", "restart picloud"},
-		"open key":       {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) { os.Chmod(a.at(keyFile), 0o644) }}, "look   key", "everybody", "chmod o="},
-		"closed key":     {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) { os.Chmod(a.at(keyFile), 0o600) }}, "look   key", "group picloud may not", "chgrp picloud"},
-		"key in setting": {[]func(*appliance, *daemon){setting("API_KEY=" + key)}, "look   key", "everybody", "move it"},
+		"no key": {[]func(*appliance, *daemon){remove(keyFile)}, "wrong  key", "is missing", "restart picloud"},
+		"empty key": {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) { a.write(keyFile, "\n") }},
+			"wrong  key", "is empty", "sudo rm"},
+		"other key": {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) { a.write(keyFile, "other\n") }},
+			"wrong  key", "another key", "restart picloud"},
+		"open key": {[]func(*appliance,
+			*daemon){func(a *appliance, _ *daemon) { os.Chmod(a.at(keyFile), 0o644) }}, "look   key", "everybody",
+			"chmod o="},
+		"closed key": {[]func(*appliance,
+			*daemon){func(a *appliance, _ *daemon) { os.Chmod(a.at(keyFile), 0o600) }}, "look   key",
+			"group picloud may not", "chgrp picloud"},
+		"key in setting": {[]func(*appliance, *daemon){setting("API_KEY=" + key)}, "look   key", "everybody",
+			"move it"},
 
-		"no GPIO":      {[]func(*appliance, *daemon){setting("LED=gpio17")}, "wrong  LED", "no GPIO", "LED=led:NAME"},
-		"closed GPIO":  {[]func(*appliance, *daemon){setting("LED=gpio17"), func(a *appliance, _ *daemon) { a.write("/dev/gpiochip0", "") }}, "wrong  LED", "may not use", "udevadm"},
-		"no groups":    {[]func(*appliance, *daemon){remove("/etc/group")}, "wrong  service", "no group picloud", "systemd-sysusers"},
-		"not in group": {[]func(*appliance, *daemon){setting("LED=gpio17"), func(a *appliance, _ *daemon) { a.write("/etc/group", "gpio:x:5:pi\n") }}, "wrong  LED", "group gpio", "adduser"},
-		"no such LED":  {[]func(*appliance, *daemon){setting("LED=led:ACT")}, "wrong  LED", "no LED ACT", "/sys/class/leds"},
-		"closed LED":   {[]func(*appliance, *daemon){setting("LED=led:ACT"), func(a *appliance, _ *daemon) { a.write("/sys/class/leds/ACT/brightness", "0") }}, "wrong  LED", "may not switch", "udevadm"},
+		"no GPIO": {[]func(*appliance, *daemon){setting("LED=gpio17")}, "wrong  LED", "no GPIO", "LED=led:NAME"},
+		"closed GPIO": {[]func(*appliance, *daemon){setting("LED=gpio17"),
+			func(a *appliance, _ *daemon) { a.write("/dev/gpiochip0", "") }}, "wrong  LED", "may not use", "udevadm"},
+		"no groups": {[]func(*appliance, *daemon){remove("/etc/group")}, "wrong  service", "no group picloud",
+			"systemd-sysusers"},
+		"not in group": {[]func(*appliance, *daemon){setting("LED=gpio17"),
+			func(a *appliance, _ *daemon) { a.write("/etc/group", "gpio:x:5:pi\n") }}, "wrong  LED", "group gpio",
+			"adduser"},
+		"no such LED": {[]func(*appliance, *daemon){setting("LED=led:ACT")}, "wrong  LED", "no LED ACT",
+			"/sys/class/leds"},
+		"closed LED": {[]func(*appliance, *daemon){setting("LED=led:ACT"),
+			func(a *appliance, _ *daemon) { a.write("/sys/class/leds/ACT/brightness", "0") }}, "wrong  LED",
+			"may not switch", "udevadm"},
 
-		"no TLS files":   {[]func(*appliance, *daemon){setting("USE_TLS=on\nCERT_FILE=/etc/picloud/c\nKEY_FILE=/etc/picloud/k")}, "wrong  TLS", "/etc/picloud/c is missing", "correct the path"},
-		"behind a proxy": {[]func(*appliance, *daemon){socket("[::]", "127.0.0.1")}, "look   address", "only programs of this machine", "proxy"},
-		"no Avahi":       {[]func(*appliance, *daemon){remove("/units/avahi-daemon.service")}, "look   name", "Avahi", "apt install"},
-		"unannounced":    {[]func(*appliance, *daemon){remove("/etc/avahi/services/picloud.service")}, "look   name", "no announcement", "picloud-announce"},
+		"no TLS files": {[]func(*appliance,
+			*daemon){setting("USE_TLS=on\nCERT_FILE=/etc/picloud/c\nKEY_FILE=/etc/picloud/k")}, "wrong  TLS",
+			"/etc/picloud/c is missing", "correct the path"},
+		"behind a proxy": {[]func(*appliance, *daemon){socket("[::]", "127.0.0.1")}, "look   address",
+			"only programs of this machine", "proxy"},
+		"no Avahi": {[]func(*appliance, *daemon){remove("/units/avahi-daemon.service")}, "look   name", "Avahi",
+			"apt install"},
+		"unannounced": {[]func(*appliance, *daemon){remove("/etc/avahi/services/picloud.service")}, "look   name",
+			"no announcement", "picloud-announce"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, d := healthyAppliance(t)
@@ -174,7 +216,8 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 			for line := range strings.SplitSeq(out, "\n"+test.line) {
 				first, rest, _ := strings.Cut(line, "\n")
 				second, _, _ := strings.Cut(rest, "\n")
-				if strings.Contains(first, test.says) && strings.Contains(second, "→ ") && strings.Contains(second, test.remedy) {
+				if strings.Contains(first, test.says) && strings.Contains(second, "→ ") &&
+					strings.Contains(second, test.remedy) {
 					return
 				}
 			}
@@ -195,7 +238,8 @@ func TestDoctorReadsTheServedCertificate(t *testing.T) {
 	}
 	a.write(settingsFile, "PORT="+d.Port()+"\nUSE_TLS=on\nCERT_FILE=/etc/picloud/cert.pem\nKEY_FILE=/etc/picloud/key.pem\n")
 	out := diagnosis(t, nil, 0)
-	for _, want := range []string{"look   TLS       the certificate expires on ", "ok     answer ", "ok     address   https://"} {
+	for _, want := range []string{"look   TLS       the certificate expires on ", "ok     answer ",
+		"ok     address   https://"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("it lacks %q:\n%s", want, out)
 		}
@@ -211,7 +255,8 @@ func TestTLSFilesThatTheServiceCannotRead(t *testing.T) {
 		"/etc/picloud/none.pem": {wrong, "TLS", "is missing", "correct the path"},
 		"/etc/picloud/key.pem":  {wrong, "TLS", "may not read /etc/picloud/key.pem", "chgrp picloud"},
 	} {
-		if got := m.secret(path); got.verdict != want.verdict || !strings.Contains(got.says, want.says) || !strings.Contains(got.remedy, want.remedy) {
+		if got := m.secret(path); got.verdict != want.verdict || !strings.Contains(got.says, want.says) ||
+			!strings.Contains(got.remedy, want.remedy) {
 			t.Errorf("%s: got %+v, want %+v", path, got, want)
 		}
 	}
@@ -235,7 +280,8 @@ func TestDatesOfACertificate(t *testing.T) {
 		{day, 90 * day, wrong, "not valid before 2026-06-02"},
 	} {
 		got := dates(&x509.Certificate{NotBefore: now.Add(test.from), NotAfter: now.Add(test.to)}, now)
-		if got.verdict != test.want || !strings.Contains(got.says, test.says) || (got.remedy == "") != (got.verdict == fine) {
+		if got.verdict != test.want || !strings.Contains(got.says, test.says) ||
+			(got.remedy == "") != (got.verdict == fine) {
 			t.Errorf("got %+v, want %d, %q", got, test.want, test.says)
 		}
 	}
@@ -250,7 +296,8 @@ func TestSpaceOfADisk(t *testing.T) {
 	}{
 		{all / 2, false, fine}, {all / 30, false, look}, {1 << 10, false, wrong}, {all / 2, true, look},
 	} {
-		if got := space(test.free, all, test.readOnly); got.verdict != test.want || (got.remedy == "") != (got.verdict == fine) {
+		if got := space(test.free, all, test.readOnly); got.verdict != test.want ||
+			(got.remedy == "") != (got.verdict == fine) {
 			t.Errorf("%d free, read-only %t: got %+v, want %d", test.free, test.readOnly, got, test.want)
 		}
 	}
@@ -259,7 +306,8 @@ func TestSpaceOfADisk(t *testing.T) {
 func TestDoctorLooksAtAServerElsewhere(t *testing.T) {
 	d := serve(t, "0")
 	out := diagnosis(t, environment(d, nil), 0)
-	for _, want := range []string{"ok     answer    " + d.URL, "ok     key       the server lets us in: PiCloud dev", "ok     clock "} {
+	for _, want := range []string{"ok     answer    " + d.URL, "ok     key       the server lets us in: PiCloud dev",
+		"ok     clock "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("it lacks %q:\n%s", want, out)
 		}
@@ -269,7 +317,8 @@ func TestDoctorLooksAtAServerElsewhere(t *testing.T) {
 		t.Errorf("with another key:\n%s", out)
 	}
 	d.Stop(t)
-	if out = diagnosis(t, environment(d, nil), 1); !strings.Contains(out, "wrong  answer    "+d.URL+" does not answer") {
+	if out = diagnosis(t, environment(d, nil), 1); !strings.Contains(out,
+		"wrong  answer    "+d.URL+" does not answer") {
 		t.Errorf("without a server:\n%s", out)
 	}
 
@@ -283,7 +332,8 @@ func TestDoctorLooksAtAServerElsewhere(t *testing.T) {
 
 func TestDoctorsVerdictsHaveColoursOnATerminalOnly(t *testing.T) {
 	f := finding{wrong, "key", "it is \x1b[2Jgone", "make one"}
-	if got, want := (settings{colour: true}).finding(f), "\x1b[31mwrong\x1b[m  key       it is \\u001b[2Jgone\n                 → make one\n"; got != want {
+	if got, want := (settings{colour: true}).finding(f),
+		"\x1b[31mwrong\x1b[m  key       it is \\u001b[2Jgone\n                 → make one\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := (settings{}).finding(f); strings.Contains(got, "\x1b") {
@@ -323,7 +373,8 @@ func TestPortsOfASocketUnit(t *testing.T) {
 func TestGroupsOfThisMachine(t *testing.T) {
 	a := newAppliance(t, map[string]string{"/etc/group": "broken\ngpio:x:44:pi,picloud\nempty:x:45:\n"})
 	groups := readGroups()
-	if !groups["gpio"].has("picloud") || groups["gpio"].has("p") || groups["empty"].has("picloud") || groups["gpio"].id != 44 {
+	if !groups["gpio"].has("picloud") || groups["gpio"].has("p") || groups["empty"].has("picloud") ||
+		groups["gpio"].id != 44 {
 		t.Errorf("got %v", groups)
 	}
 	path := filepath.Join(a.root, "file")

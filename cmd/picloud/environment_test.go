@@ -79,7 +79,8 @@ func TestGeneratorReadsTheSettingsFileInTheSameWay(t *testing.T) {
 			got = string(listen.FindSubmatch(dropIn)[1])
 		}
 		want := ""
-		if port, err := strconv.ParseUint(strings.Trim(readEnvironment(settings)["PORT"], " \t\r\n"), 10, 16); err == nil && port > 0 {
+		if port, err := strconv.ParseUint(strings.Trim(readEnvironment(settings)["PORT"], " \t\r\n"), 10,
+			16); err == nil && port > 0 {
 			want = fmt.Sprint(port)
 		}
 		if got != want {
@@ -89,11 +90,13 @@ func TestGeneratorReadsTheSettingsFileInTheSameWay(t *testing.T) {
 	for settings := range environmentFiles {
 		check(settings)
 	}
-	for _, settings := range []string{"PORT=0", "PORT=65535", "PORT=65536", "PORT=0080", "PORT=+80", "PORT=x", "PORT=8O81", "PORT=18446744073709551617", "PORT=' 81 '"} {
+	for _, settings := range []string{"PORT=0", "PORT=65535", "PORT=65536", "PORT=0080", "PORT=+80", "PORT=x",
+		"PORT=8O81", "PORT=18446744073709551617", "PORT=' 81 '"} {
 		check(settings)
 	}
 	random := rand.New(rand.NewPCG(1, 2))
-	pieces := []string{"PORT", "=", "8", "81", "\n", "\r", " ", "\t", "'", "\"", "\\", "#", ";", "$", "*", "PORT=", "\nPORT=7", "LED"}
+	pieces := []string{"PORT", "=", "8", "81", "\n", "\r", " ", "\t", "'", "\"", "\\", "#", ";", "$", "*", "PORT=",
+		"\nPORT=7", "LED"}
 	for range 500 {
 		var settings strings.Builder
 		for range 3 + random.IntN(20) {

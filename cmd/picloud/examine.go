@@ -23,7 +23,8 @@ import (
 func (m *machine) key(context.Context) []finding {
 	const what, again = "key", "sudo systemctl restart picloud; systemctl status picloud-key tells why none is made"
 	if m.config.APIKey != "" {
-		return []finding{{look, what, "it is API_KEY in " + settingsFile + ", which everybody on this machine may read", "move it into " + keyFile}}
+		return []finding{{look, what, "it is API_KEY in " + settingsFile + ", which everybody on this machine may read",
+			"move it into " + keyFile}}
 	}
 	info, err := os.Stat(at(keyFile))
 	switch {
@@ -32,11 +33,13 @@ func (m *machine) key(context.Context) []finding {
 	case err != nil:
 		return []finding{{hidden, what, err.Error(), sudoDoctor}}
 	case strings.TrimSpace(contents(keyFile, info)) == "":
-		return []finding{{wrong, what, keyFile + " is empty: nobody on the network gets in", "sudo rm " + keyFile + " && " + again}}
+		return []finding{{wrong, what, keyFile + " is empty: nobody on the network gets in",
+			"sudo rm " + keyFile + " && " + again}}
 	case info.Mode().Perm()&0o007 != 0:
 		return []finding{{look, what, "everybody on this machine may read " + keyFile, "sudo chmod o= " + keyFile}}
 	case !m.allows(info, "picloud", 4):
-		return []finding{{look, what, "the group picloud may not read " + keyFile, "sudo chgrp picloud " + keyFile + " && sudo chmod 640 " + keyFile}}
+		return []finding{{look, what, "the group picloud may not read " + keyFile,
+			"sudo chgrp picloud " + keyFile + " && sudo chmod 640 " + keyFile}}
 	}
 	return []finding{{fine, what, keyFile + " is there", ""}}
 }
@@ -70,7 +73,8 @@ func (m *machine) tls(ctx context.Context) []finding {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return append(list, finding{wrong, what, m.config.CertFile + " holds no PEM certificate", "sudo picloudd -check names what is wrong with it"})
+		return append(list, finding{wrong, what, m.config.CertFile + " holds no PEM certificate",
+			"sudo picloudd -check names what is wrong with it"})
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
@@ -84,7 +88,8 @@ func (m *machine) secret(path string) finding {
 	const what, move = "TLS", "put it into /etc/picloud"
 	for _, sandboxed := range []string{"/home/", "/root/", "/run/user/", "/boot/", "/tmp/", "/var/tmp/"} {
 		if strings.HasPrefix(path, sandboxed) {
-			return finding{look, what, "the service's sandbox hides " + sandboxed + ", where " + path + " is", move + "; or see The sandbox in docs/operations.md"}
+			return finding{look, what, "the service's sandbox hides " + sandboxed + ", where " + path + " is",
+				move + "; or see The sandbox in docs/operations.md"}
 		}
 	}
 	info, err := os.Stat(at(path))
@@ -94,7 +99,8 @@ func (m *machine) secret(path string) finding {
 	case err != nil:
 		return finding{hidden, what, err.Error(), sudoDoctor}
 	case !m.allows(info, "picloud", 4):
-		return finding{wrong, what, "the service may not read " + path, "sudo chgrp picloud " + path + " && sudo chmod 640 " + path}
+		return finding{wrong, what, "the service may not read " + path,
+			"sudo chgrp picloud " + path + " && sudo chmod 640 " + path}
 	}
 	return finding{what: what}
 }
@@ -128,7 +134,8 @@ func dates(leaf *x509.Certificate, now time.Time) finding {
 	day := leaf.NotAfter.Format(time.DateOnly)
 	switch {
 	case now.Before(leaf.NotBefore):
-		return finding{wrong, what, "the certificate is not valid before " + leaf.NotBefore.Format(time.DateOnly), "is this machine's clock right? timedatectl"}
+		return finding{wrong, what, "the certificate is not valid before " + leaf.NotBefore.Format(time.DateOnly),
+			"is this machine's clock right? timedatectl"}
 	case now.After(leaf.NotAfter):
 		return finding{wrong, what, "the certificate expired on " + day, renew}
 	case now.After(leaf.NotAfter.Add(-soon)):
@@ -144,21 +151,24 @@ func (m *machine) led(context.Context) []finding {
 		return nil
 	}
 	if !m.groups["gpio"].has("picloud") {
-		return []finding{{wrong, what, "the user picloud is not in the group gpio", "sudo adduser picloud gpio && sudo systemctl restart picloud"}}
+		return []finding{{wrong, what, "the user picloud is not in the group gpio",
+			"sudo adduser picloud gpio && sudo systemctl restart picloud"}}
 	}
 	if led.Board != "" {
 		return []finding{m.boardLED(led.Board)}
 	}
 	chips, _ := filepath.Glob(at("/dev/gpiochip*"))
 	if len(chips) == 0 {
-		return []finding{{wrong, what, "there is no /dev/gpiochip*: this machine has no GPIO", "LED=led:NAME uses an LED of the board; ls /sys/class/leds"}}
+		return []finding{{wrong, what, "there is no /dev/gpiochip*: this machine has no GPIO",
+			"LED=led:NAME uses an LED of the board; ls /sys/class/leds"}}
 	}
 	for _, chip := range chips {
 		if info, err := os.Stat(chip); err == nil && m.allows(info, "gpio", 6) {
 			return []finding{{fine, what, fmt.Sprintf("GPIO%d: the service may use the GPIO chips", led.GPIO), ""}}
 		}
 	}
-	return []finding{{wrong, what, "the group gpio may not use /dev/gpiochip*", "sudo udevadm trigger --subsystem-match=gpio --settle && sudo systemctl restart picloud"}}
+	return []finding{{wrong, what, "the group gpio may not use /dev/gpiochip*",
+		"sudo udevadm trigger --subsystem-match=gpio --settle && sudo systemctl restart picloud"}}
 }
 
 func (m *machine) boardLED(name string) finding {
@@ -168,7 +178,8 @@ func (m *machine) boardLED(name string) finding {
 	case err != nil:
 		return finding{wrong, what, "this machine has no LED " + name, "ls /sys/class/leds lists those that it has"}
 	case !m.allows(info, "gpio", 2):
-		return finding{wrong, what, "the group gpio may not switch the LED " + name, "sudo udevadm trigger --subsystem-match=leds --settle; docs/led.md has how to allow another LED"}
+		return finding{wrong, what, "the group gpio may not switch the LED " + name,
+			"sudo udevadm trigger --subsystem-match=leds --settle; docs/led.md has how to allow another LED"}
 	}
 	return finding{fine, what, "the service may switch the LED " + name, ""}
 }
@@ -183,7 +194,8 @@ func (m *machine) clock(context.Context) []finding {
 	case err != nil:
 		return []finding{{hidden, what, "adjtimex: " + err.Error(), ""}}
 	case state == notSynchronized:
-		return []finding{{look, what, "it is not synchronized, and says " + now + ": created_at may be wrong, and TLS may fail", "timedatectl"}}
+		return []finding{{look, what, "it is not synchronized, and says " + now +
+			": created_at may be wrong, and TLS may fail", "timedatectl"}}
 	}
 	return []finding{{fine, what, "synchronized, " + now, ""}}
 }
@@ -202,7 +214,8 @@ func space(free, all uint64, readOnly bool) finding {
 	says := fmt.Sprintf("%d of %d MiB are free", free>>20, all>>20)
 	switch {
 	case readOnly:
-		return finding{look, what, "it is mounted read-only: on purpose, or because the SD card fails", "sudo dmesg | grep -i -e mmc -e ext4"}
+		return finding{look, what, "it is mounted read-only: on purpose, or because the SD card fails",
+			"sudo dmesg | grep -i -e mmc -e ext4"}
 	case free < 1<<20:
 		return finding{wrong, what, says + ": settings, a new key and upgrades cannot be written", clear}
 	case free < all/20:
@@ -219,7 +232,8 @@ func (m *machine) network(ctx context.Context) []finding {
 	case err != nil:
 		return []finding{{wrong, what, err.Error(), "ip address"}}
 	case m.listens != 0 && !m.isOpen:
-		return []finding{{look, what, "only programs of this machine reach " + m.page(m.host).String(), "as it should be where a proxy is in front; systemctl cat picloud.socket tells who set it"}}
+		return []finding{{look, what, "only programs of this machine reach " + m.page(m.host).String(),
+			"as it should be where a proxy is in front; systemctl cat picloud.socket tells who set it"}}
 	case m.listens != 0 && m.host != loopback:
 		host = m.host // the only address it listens on
 	}
@@ -227,9 +241,11 @@ func (m *machine) network(ctx context.Context) []finding {
 	page := m.page(host)
 	if m.listens != 0 && !m.isSilent {
 		if err := healthy(ctx, page); err != nil {
-			list = append(list, finding{wrong, what, err.Error(), "does it listen on that address? systemctl show -P Listen picloud.socket; a firewall: sudo nft list ruleset"})
+			list = append(list, finding{wrong, what, err.Error(),
+				"does it listen on that address? systemctl show -P Listen picloud.socket; a firewall: sudo nft list ruleset"})
 		} else {
-			list = append(list, finding{fine, what, page.String() + " answers; try it from elsewhere: a firewall or the Wi-Fi can still be in the way", ""})
+			list = append(list, finding{fine, what,
+				page.String() + " answers; try it from elsewhere: a firewall or the Wi-Fi can still be in the way", ""})
 		}
 	}
 	name, _ := os.Hostname()
@@ -237,9 +253,12 @@ func (m *machine) network(ctx context.Context) []finding {
 	switch _, unannounced := os.Stat(at("/etc/avahi/services/picloud.service")); {
 	case err != nil:
 	case unit["ActiveState"] != "active":
-		list = append(list, finding{look, "name", "Avahi does not run: others need the address, " + name + ".local is not found", "sudo apt install avahi-daemon"})
+		list = append(list, finding{look, "name",
+			"Avahi does not run: others need the address, " + name + ".local is not found",
+			"sudo apt install avahi-daemon"})
 	case unannounced != nil:
-		list = append(list, finding{look, "name", name + ".local, and no announcement as _picloud._tcp", "systemctl status picloud-announce"})
+		list = append(list, finding{look, "name", name + ".local, and no announcement as _picloud._tcp",
+			"systemctl status picloud-announce"})
 	default:
 		list = append(list, finding{fine, "name", name + ".local, announced as _picloud._tcp", ""})
 	}
@@ -256,7 +275,9 @@ func (m *machine) user(context.Context) []finding {
 		}
 		return nil
 	case defaultURL(at(localSocket)) == localURL:
-		return []finding{{hidden, "you", "this user needs the key, and cannot see all that was looked at: it is not in the group picloud", "sudo adduser $USER picloud, then log in again"}}
+		return []finding{{hidden, "you",
+			"this user needs the key, and cannot see all that was looked at: it is not in the group picloud",
+			"sudo adduser $USER picloud, then log in again"}}
 	}
 	return []finding{{fine, "you", "this user needs no key on this machine", ""}}
 }
@@ -317,7 +338,8 @@ func isTaken(port string) bool {
 func lastLogLine(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "journalctl", "--unit=picloud.service", "_COMM=picloudd", "--lines=1", "--output=cat", "--no-pager", "--quiet").Output()
+	out, err := exec.CommandContext(ctx, "journalctl", "--unit=picloud.service", "_COMM=picloudd", "--lines=1",
+		"--output=cat", "--no-pager", "--quiet").Output()
 	if err != nil {
 		return ""
 	}

@@ -87,11 +87,13 @@ func table(s settings, i wire.Info) string {
 }
 
 func present(s wire.ServerInfo) string {
-	return fmt.Sprintf("connections %d of %d, events %d, subscriptions %d", s.Connections, s.MaxConnections, s.Events, s.Subscriptions)
+	return fmt.Sprintf("connections %d of %d, events %d, subscriptions %d", s.Connections, s.MaxConnections, s.Events,
+		s.Subscriptions)
 }
 
 func total(s wire.ServerInfo) string {
-	return fmt.Sprintf("published %d, delivered %d, slow clients closed %d, wrong keys %d", s.Published, s.Delivered, s.SlowClientsClosed, s.WrongKeys)
+	return fmt.Sprintf("published %d, delivered %d, slow clients closed %d, wrong keys %d", s.Published, s.Delivered,
+		s.SlowClientsClosed, s.WrongKeys)
 }
 
 func lists(s settings, i wire.Info) string {

@@ -176,7 +176,8 @@ func TestNewKeyThatTheServiceDoesNotTakeIsAnError(t *testing.T) {
 	a := newAppliance(t, map[string]string{keyFile: "old\n"})
 	a.command("systemctl", "echo 'Access denied' >&2; exit 1")
 	out, said := call(t, nil, "key", "new").ends(1)
-	if out != "" || !strings.Contains(said, "still has the old one: systemctl try-restart: Access denied: sudo systemctl restart picloud") {
+	if out != "" || !strings.Contains(said,
+		"still has the old one: systemctl try-restart: Access denied: sudo systemctl restart picloud") {
 		t.Errorf("printed %q, said %q", out, said)
 	}
 }

@@ -71,7 +71,8 @@ func exitStatus(err error, stderr io.Writer) int {
 }
 
 // run does what args ask for. If ctx ends before that is done, the error is errInterrupted.
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) error {
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer,
+	getenv func(string) string) error {
 	s, words, err := parse(args, commands)
 	if err != nil {
 		return err

@@ -126,7 +126,8 @@ func TestOpenSkipsACodeThatDoesNotFit(t *testing.T) {
 	resize(t, outside, 20, 24)
 	env := environment(d, map[string]string{"TERM": plainTerminal})
 	var said strings.Builder
-	if err := run(t.Context(), []string{"open"}, nil, inside, &said, func(name string) string { return env[name] }); err != nil {
+	if err := run(t.Context(), []string{"open"}, nil, inside, &said,
+		func(name string) string { return env[name] }); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(said.String(), "the window has to be ") {

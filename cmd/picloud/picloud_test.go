@@ -319,7 +319,8 @@ func selfSigned(t *testing.T, names ...string) (certFile, keyFile string) {
 		t.Fatal(err)
 	}
 	certFile, keyFile = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
-	for name, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+	for name, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der},
+		keyFile: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
 		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -385,7 +386,8 @@ func TestWrongCommandLinesSayHow(t *testing.T) {
 	} {
 		j := call(t, nil, strings.Fields(test.line)...)
 		out, said := j.ends(2)
-		if !strings.Contains(said, test.want) || !strings.HasPrefix(said, "picloud: ") || strings.Count(said, "\n") != 1 {
+		if !strings.Contains(said, test.want) || !strings.HasPrefix(said, "picloud: ") ||
+			strings.Count(said, "\n") != 1 {
 			t.Errorf("picloud %q said %q, want it to have %q", test.line, said, test.want)
 		}
 		if out != "" || strings.Contains(said, "\x1b") {
@@ -422,7 +424,8 @@ func TestInfoShowsWhoIsConnected(t *testing.T) {
 	s := call(t, environment(d, map[string]string{"PICLOUD_NAME": "Pörch"}), "sub", "a\x1b[31m\tb\nc")
 	s.says("subscribed")
 	got := does(t, d, "info")
-	for _, want := range []string{"PiCloud dev, up ", "connections 1 of ", "events 1, subscriptions 1", "Pörch", `a\u001b[31m\tb\nc `, "127.0.0.1:", "s ago\n"} {
+	for _, want := range []string{"PiCloud dev, up ", "connections 1 of ", "events 1, subscriptions 1", "Pörch",
+		`a\u001b[31m\tb\nc `, "127.0.0.1:", "s ago\n"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("info lacks %q:\n%s", want, got)
 		}
@@ -437,14 +440,17 @@ func TestInfoShowsWhoIsConnected(t *testing.T) {
 
 func TestInfoTable(t *testing.T) {
 	now := time.Date(2015, 11, 25, 3, 40, 39, 0, time.UTC)
-	porch := wire.Connection{ClientName: "Porch", IPAddress: "192.168.99.1:62178", ConnectedAt: now.Add(-26 * time.Second)}
-	attic := wire.Connection{ClientName: "The attic", IPAddress: "local", ConnectedAt: now.Add(-50*time.Hour - time.Minute)}
+	porch := wire.Connection{ClientName: "Porch", IPAddress: "192.168.99.1:62178",
+		ConnectedAt: now.Add(-26 * time.Second)}
+	attic := wire.Connection{ClientName: "The attic", IPAddress: "local",
+		ConnectedAt: now.Add(-50*time.Hour - time.Minute)}
 	got := table(settings{}, wire.Info{
 		Subscriptions:  []wire.Subscription{{Name: "door", Connections: []wire.Connection{porch, attic}}},
 		AllConnections: []wire.Connection{porch, attic},
 		CreatedAt:      now,
-		Server: wire.ServerInfo{Version: "0.1.0", UptimeSeconds: 3*3600 + 12*60 + 5, Connections: 2, MaxConnections: 8192,
-			Events: 1, Subscriptions: 2, Published: 120, Delivered: 240, SlowClientsClosed: 3, WrongKeys: 4},
+		Server: wire.ServerInfo{Version: "0.1.0", UptimeSeconds: 3*3600 + 12*60 + 5, Connections: 2,
+			MaxConnections: 8192,
+			Events:         1, Subscriptions: 2, Published: 120, Delivered: 240, SlowClientsClosed: 3, WrongKeys: 4},
 	})
 	const want = `PiCloud 0.1.0, up 3h 12m
 connections 2 of 8192, events 1, subscriptions 2
@@ -540,7 +546,8 @@ func terminal(t *testing.T) (outside, inside *os.File) {
 	t.Cleanup(func() { outside.Close() })
 	var number, locked int32
 	for request, argument := range map[uintptr]*int32{syscall.TIOCSPTLCK: &locked, syscall.TIOCGPTN: &number} {
-		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, outside.Fd(), request, uintptr(unsafe.Pointer(argument))); errno != 0 {
+		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, outside.Fd(), request,
+			uintptr(unsafe.Pointer(argument))); errno != 0 {
 			t.Fatal(errno)
 		}
 	}
@@ -568,7 +575,8 @@ func TestMessagesCannotTrickATerminal(t *testing.T) {
 		done := make(chan error)
 		env := environment(d, nil)
 		go func() {
-			done <- run(ctx, []string{"sub", "door", test.flag}, nil, inside, errWriter, func(name string) string { return env[name] })
+			done <- run(ctx, []string{"sub", "door", test.flag}, nil, inside, errWriter,
+				func(name string) string { return env[name] })
 		}()
 		if _, err := errReader.Read(make([]byte, 100)); err != nil { // subscribed
 			t.Fatal(err)
@@ -597,7 +605,8 @@ func TestServersWordsCannotTrickATerminal(t *testing.T) {
 }
 
 func FuzzVisible(f *testing.F) {
-	for _, s := range []string{"", "plain", "\x1b[31m", "a\nb\r\tc", "\u202e\u2028\u0085", "\xff\xfe\uFFFD", "{\"a\":\"\u009b\"}", "👩‍👩‍👧"} {
+	for _, s := range []string{"", "plain", "\x1b[31m", "a\nb\r\tc", "\u202e\u2028\u0085", "\xff\xfe\uFFFD",
+		"{\"a\":\"\u009b\"}", "👩‍👩‍👧"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

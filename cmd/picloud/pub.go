@@ -90,7 +90,8 @@ type sent struct {
 }
 
 // pubLines publishes each line of stdin. Lines that fail are named, and the others are published.
-func pubLines(ctx context.Context, c *client.Client, event string, isJSON bool, stdin io.Reader, stderr io.Writer) error {
+func pubLines(ctx context.Context, c *client.Client, event string, isJSON bool, stdin io.Reader,
+	stderr io.Writer) error {
 	err := withConnection(ctx, c, func(ctx context.Context) error {
 		inFlight := make(chan sent, window)
 		var failed int
@@ -114,7 +115,8 @@ func pubLines(ctx context.Context, c *client.Client, event string, isJSON bool, 
 }
 
 // sendLines returns the number of lines. An error means that not all were sent.
-func sendLines(ctx context.Context, c *client.Client, event string, isJSON bool, stdin io.Reader, inFlight chan<- sent) (int, error) {
+func sendLines(ctx context.Context, c *client.Client, event string, isJSON bool, stdin io.Reader,
+	inFlight chan<- sent) (int, error) {
 	lines := make(chan []byte)
 	read := make(chan error, 1)
 	// Nothing can interrupt a read of the standard input, so this goroutine may outlive its caller, until the read

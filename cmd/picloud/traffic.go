@@ -43,7 +43,8 @@ type subscriber struct {
 
 // open connects n subscribers, subscribes them to the events in turn, and returns how long each took. After an error,
 // the caller still has to close those that are open.
-func open(ctx context.Context, c *client.Client, n int, events []string, opened *atomic.Int64) ([]*subscriber, []time.Duration, error) {
+func open(ctx context.Context, c *client.Client, n int, events []string, opened *atomic.Int64) ([]*subscriber,
+	[]time.Duration, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	subscribers, took := make([]*subscriber, n), make([]time.Duration, n)

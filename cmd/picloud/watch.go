@@ -123,7 +123,8 @@ func (w *watcher) line(stdout, stderr io.Writer) error {
 	w.told = false
 	line := w.raw
 	if !w.json {
-		line = fmt.Sprintf("%s %s, %s\n", w.last.CreatedAt.UTC().Format(time.RFC3339), present(w.last.Server), total(w.last.Server))
+		line = fmt.Sprintf("%s %s, %s\n", w.last.CreatedAt.UTC().Format(time.RFC3339), present(w.last.Server),
+			total(w.last.Server))
 	}
 	_, err := io.WriteString(stdout, line)
 	return err
@@ -136,7 +137,8 @@ func (w *watcher) page() string {
 		notice = w.paint(red, visible(w.away.Error())+": trying again")
 	}
 	s := w.last.Server
-	return fmt.Sprintf("%s at %s, up %s. Ctrl-C ends this\n%s\n%s\n%s\n%s", w.paint(bold, "PiCloud "+cell(s.Version)), visible(w.url),
+	return fmt.Sprintf("%s at %s, up %s. Ctrl-C ends this\n%s\n%s\n%s\n%s", w.paint(bold, "PiCloud "+cell(s.Version)),
+		visible(w.url),
 		duration(time.Duration(s.UptimeSeconds)*time.Second), present(s), total(s), notice, lists(w.settings, w.last))
 }
 

@@ -21,7 +21,8 @@ const plainTerminal = "xterm-256color"
 func resize(t *testing.T, outside *os.File, width, height uint16) {
 	t.Helper()
 	size := [4]uint16{height, width} // struct winsize, ioctl_tty(2)
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, outside.Fd(), syscall.TIOCSWINSZ, uintptr(unsafe.Pointer(&size))); errno != 0 {
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, outside.Fd(), syscall.TIOCSWINSZ,
+		uintptr(unsafe.Pointer(&size))); errno != 0 {
 		t.Fatal(errno)
 	}
 }
@@ -152,7 +153,8 @@ func TestWatchWaitsForAServerThatWentAway(t *testing.T) {
 
 func TestWatchHasNoColoursWhereTheyAreNotWanted(t *testing.T) {
 	d := serve(t, "0")
-	w := picloudOnTerminal(t, environment(d, map[string]string{"TERM": plainTerminal, "NO_COLOR": "1"}), "info", "--watch")
+	w := picloudOnTerminal(t, environment(d, map[string]string{"TERM": plainTerminal, "NO_COLOR": "1"}), "info",
+		"--watch")
 	first := w.shows("wrong keys 0")
 	w.outside.Write([]byte{3})
 	if all := first + w.ends(0); regexp.MustCompile(`\x1b\[[0-9;]*m`).MatchString(all) {

@@ -22,8 +22,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// A manager is the service manager of the real binary: it holds the listener, takes what is to be stored, and starts each process
-// with both.
+// A manager is the service manager of the real binary: it holds the listener, takes what is to be stored, and starts
+// each process with both.
 type manager struct {
 	t        *testing.T
 	listener *os.File
@@ -129,12 +129,14 @@ func (m *manager) start() {
 	if m.files > 0 {
 		limit = fmt.Sprintf("ulimit -n %d && ", m.files)
 	}
-	cmd := exec.Command("sh", "-c", limit+`LISTEN_PID=$$ exec "$0"`, binary) // the manager knows the number after the fork
+	cmd := exec.Command("sh", "-c", limit+`LISTEN_PID=$$ exec "$0"`,
+		binary) // the manager knows the number after the fork
 	m.stderr = new(picloudd.Log)
 	cmd.Stderr, cmd.ExtraFiles = m.stderr, files
 	cmd.Env = []string{
 		picloudd.AtOnce,
-		"NOTIFY_SOCKET=" + m.socket, "LISTEN_FDS=" + fmt.Sprint(len(files)), "LISTEN_FDNAMES=" + strings.Join(append([]string{"picloud"}, names...), ":"),
+		"NOTIFY_SOCKET=" + m.socket, "LISTEN_FDS=" + fmt.Sprint(len(files)),
+		"LISTEN_FDNAMES=" + strings.Join(append([]string{"picloud"}, names...), ":"),
 		"DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere", // no answer: every stop is a restart
 	}
 	for k, v := range m.env.with("API_KEY", testKey).with("PORT", "0") {
@@ -174,7 +176,8 @@ type guest struct {
 
 func (m *manager) guest(name, route string) *guest {
 	m.t.Helper()
-	c, _, err := (&websocket.Dialer{NetDialContext: ws.DialPatient}).Dial(strings.Replace(m.url, "http", "ws", 1)+route+"?clientName="+name, http.Header{"X-Api-Key": {testKey}})
+	c, _, err := (&websocket.Dialer{NetDialContext: ws.DialPatient}).Dial(strings.Replace(m.url, "http", "ws",
+		1)+route+"?clientName="+name, http.Header{"X-Api-Key": {testKey}})
 	if err != nil {
 		m.t.Fatalf("%v\n%s", err, m.stderr)
 	}
@@ -196,7 +199,8 @@ func (g *guest) subscribe(t *testing.T, event string) {
 
 func (m *manager) post(event, data string) {
 	m.t.Helper()
-	req, _ := http.NewRequest("POST", m.url+"/publish?clientName=P", strings.NewReader(`{"event":"`+event+`","data":`+data+`}`))
+	req, _ := http.NewRequest("POST", m.url+"/publish?clientName=P",
+		strings.NewReader(`{"event":"`+event+`","data":`+data+`}`))
 	req.Header.Set("X-API-Key", testKey)
 	req.Close = true
 	res, err := http.DefaultClient.Do(req)
@@ -209,8 +213,8 @@ func (m *manager) post(event, data string) {
 	}
 }
 
-// Who is between two frames when the process is killed, or restarts, goes on with all subscriptions; and whoever does not go on
-// has been cut off, not garbled.
+// Who is between two frames when the process is killed, or restarts, goes on with all subscriptions; and whoever does
+// not go on has been cut off, not garbled.
 func TestClientsOutliveEveryProcess(t *testing.T) {
 	m := manage(t, nil)
 	m.start()
@@ -223,7 +227,8 @@ func TestClientsOutliveEveryProcess(t *testing.T) {
 	}
 	half := m.guest("half", "/subscribe")
 	half.NetConn().Write([]byte{0x81})
-	for i, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL, syscall.SIGKILL, syscall.SIGTERM, syscall.SIGKILL, syscall.SIGABRT, syscall.SIGKILL} {
+	for i, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL, syscall.SIGKILL, syscall.SIGTERM,
+		syscall.SIGKILL, syscall.SIGABRT, syscall.SIGKILL} {
 		for len(subscribers) < busy {
 			g := m.guest("busy", "/subscribe")
 			g.subscribe(t, "busy")
@@ -281,9 +286,11 @@ func TestClientsOutliveEveryProcess(t *testing.T) {
 		}
 		traffic.Wait()
 		lived, ended := len(subscribers), []error{}
-		subscribers = slices.DeleteFunc(subscribers, func(g *guest) bool { ended = append(ended, g.gone); return g.gone != nil })
+		subscribers = slices.DeleteFunc(subscribers,
+			func(g *guest) bool { ended = append(ended, g.gone); return g.gone != nil })
 		if signal == syscall.SIGTERM && len(subscribers) != lived {
-			t.Errorf("life %d: a restart has cost %d of %d: %v", i, lived-len(subscribers), lived, errors.Join(ended...))
+			t.Errorf("life %d: a restart has cost %d of %d: %v", i, lived-len(subscribers), lived,
+				errors.Join(ended...))
 		}
 		m.post("quiet", fmt.Sprint(i))
 		for _, g := range idle {
@@ -301,8 +308,8 @@ func TestClientsOutliveEveryProcess(t *testing.T) {
 	}
 }
 
-// Whose ack has come is with every subscriber that lives on, at whatever moment the process is killed: with several messages in one
-// write, and with a publisher that is subscribed itself.
+// Whose ack has come is with every subscriber that lives on, at whatever moment the process is killed: with several
+// messages in one write, and with a publisher that is subscribed itself.
 func TestAckedMessageIsWithAllWhoOutliveACrash(t *testing.T) {
 	m := manage(t, nil)
 	m.start()
@@ -320,7 +327,8 @@ func TestAckedMessageIsWithAllWhoOutliveACrash(t *testing.T) {
 		}
 		var burst []byte
 		for n, event := range []string{"other", "e", "other"} {
-			burst = append(burst, textFrame(fmt.Sprintf(`{"action":"publish","event":"%s","data":[%d],"id":%d}`, event, round, n))...)
+			burst = append(burst, textFrame(fmt.Sprintf(`{"action":"publish","event":"%s","data":[%d],"id":%d}`, event,
+				round, n))...)
 		}
 		pub.NetConn().Write(burst)
 		for acked := false; !acked; {
@@ -352,7 +360,8 @@ func TestAckedMessageIsWithAllWhoOutliveACrash(t *testing.T) {
 			}
 		}
 		if lost > 0 {
-			t.Errorf("round %d: an acked message is missing at %d clients that live on; %d were ended", round, lost, ended)
+			t.Errorf("round %d: an acked message is missing at %d clients that live on; %d were ended", round, lost,
+				ended)
 		}
 		subs = living
 		pub.Close()
@@ -446,7 +455,8 @@ func TestSecureClientsAreToldToComeBack(t *testing.T) {
 	trusting.url = strings.Replace(m.url, "http://127.0.0.1", "https://localhost", 1)
 	for range 2 {
 		c := trusting.connect(t, "/subscribe?clientName=Secure")
-		if err := c.WriteMessage(websocket.TextMessage, []byte(`{"action":"subscribe","event":"e","id":1}`)); err != nil {
+		if err := c.WriteMessage(websocket.TextMessage,
+			[]byte(`{"action":"subscribe","event":"e","id":1}`)); err != nil {
 			t.Fatal(err)
 		}
 		receive(t, c)
@@ -462,7 +472,11 @@ func TestStoreThatCannotBeReadCostsNoStart(t *testing.T) {
 		"another version": func(files map[string]*os.File) { files["journal"].WriteAt([]byte{99}, 8) },
 		"no journal":      func(files map[string]*os.File) { files["journal"].WriteAt([]byte("?"), 0) },
 		"other marks":     func(files map[string]*os.File) { files["marks"].WriteAt([]byte{99}, 8) },
-		"files missing":   func(files map[string]*os.File) { files["vault-singles"].Close(); delete(files, "vault-singles") },
+		"files missing": func(files map[string]*os.File) {
+			files["vault-singles"].Close()
+			delete(files,
+				"vault-singles")
+		},
 		"files swapped": func(files map[string]*os.File) {
 			files["journal"], files["marks"] = files["marks"], files["journal"]
 		},

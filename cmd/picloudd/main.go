@@ -38,7 +38,8 @@ var version = "dev"
 var errUsage = errors.New("usage")
 
 func main() {
-	// Go ends a process that writes to a closed standard error with the signal, even one that has been told to ignore it.
+	// Go ends a process that writes to a closed standard error with the signal, even one that has been told to ignore
+	// it.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
@@ -123,7 +124,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return report(stdout, cfg, pair, limits)
 	}
 	if limits.Connections < cfg.MaxConnections {
-		log.Warn("fewer connections than MAX_CONNECTIONS: the process may not open more files", "connections", limits.Connections,
+		log.Warn("fewer connections than MAX_CONNECTIONS: the process may not open more files", "connections",
+			limits.Connections,
 			"max_connections", cfg.MaxConnections, "open_files", files, "remedy", "raise LimitNOFILE= or ulimit -n")
 	}
 	if kept := handover.Room(files); systemd.Managed() && limits.Connections+requests(files) > kept {
@@ -162,7 +164,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Ending:        func() server.Ending { return ending(store, left.foreign, log) },
 		About: func() server.About {
 			at, fault := theLED.about()
-			return server.About{Port: port, TLS: cfg.UseTLS, LED: at, LEDError: fault, LogLinesDropped: lines.dropped.Load()}
+			return server.About{Port: port, TLS: cfg.UseTLS, LED: at, LEDError: fault,
+				LogLinesDropped: lines.dropped.Load()}
 		},
 	}, log)
 	if err != nil {
@@ -214,7 +217,10 @@ func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, st
 	parts.Go(func() error { return srv.Run(ctx, listeners...) })
 	if store != nil {
 		parts.Go(func() error {
-			return store.Run(ctx, func(err error) { log.Warn("the store of the connections cannot be compacted", "error", err) },
+			return store.Run(ctx, func(err error) {
+				log.Warn("the store of the connections cannot be compacted",
+					"error", err)
+			},
 				srv.StoreFilling(), srv.WarnFilling)
 		})
 	}
@@ -280,7 +286,8 @@ func openFiles() (int, error) {
 	}
 	files := int(min(l.Cur, 1<<30))
 	if files < 4*spareFiles {
-		return 0, fmt.Errorf("the process may open %d files only: at least %d are needed (ulimit -n)", files, 4*spareFiles)
+		return 0, fmt.Errorf("the process may open %d files only: at least %d are needed (ulimit -n)", files,
+			4*spareFiles)
 	}
 	return files, nil
 }

@@ -159,7 +159,8 @@ func (d *daemon) post(t *testing.T, body string) {
 // connect makes a WebSocket with the key.
 func (d *daemon) connect(t *testing.T, path string) *websocket.Conn {
 	t.Helper()
-	c, res, err := d.dialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(d.url, "http")+path, http.Header{"X-Api-Key": {d.key}})
+	c, res, err := d.dialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(d.url, "http")+path,
+		http.Header{"X-Api-Key": {d.key}})
 	if err != nil {
 		t.Fatalf("%s: %v (%v)", path, err, res)
 	}

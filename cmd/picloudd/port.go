@@ -20,10 +20,10 @@ import (
 	"picloud/internal/config"
 )
 
-// systemd holds the port, and PORT may have been changed since it began to. A daemon-reload makes it close a port that is no
-// longer PORT, and open no other: the next daemon is then handed no TCP socket at all. The daemon can do nothing about
-// either; it says so, and leaves a file for which systemd starts picloud-port.service: it has the privileges, and is
-// picloudd -follow-port.
+// systemd holds the port, and PORT may have been changed since it began to. A daemon-reload makes it close a port that
+// is no longer PORT, and open no other: the next daemon is then handed no TCP socket at all. The daemon can do nothing
+// about either; it says so, and leaves a file for which systemd starts picloud-port.service: it has the privileges, and
+// is picloudd -follow-port.
 
 // otherPortFile is there, in the service's runtime directory, while the daemon is not on PORT.
 const otherPortFile = "other-port"
@@ -38,8 +38,8 @@ var (
 // moveTime is how long systemd may take, on a Pi Zero that is busy.
 const moveTime = 2 * time.Minute
 
-// tellPort says in the log when PORT is not among the ports that the service manager has handed over, and leaves word of it
-// in the directory runtime, unless that is empty. It returns what the service's status ends with.
+// tellPort says in the log when PORT is not among the ports that the service manager has handed over, and leaves word
+// of it in the directory runtime, unless that is empty. It returns what the service's status ends with.
 func tellPort(ports []int, want int, runtime string, log *slog.Logger) (status string) {
 	isRight := slices.Contains(ports, want) || want == 0 && len(ports) > 0
 	if err := leaveWord(isRight, runtime); err != nil {
@@ -50,7 +50,8 @@ func tellPort(ports []int, want int, runtime string, log *slog.Logger) (status s
 	case isRight:
 		return ""
 	case len(ports) == 0:
-		log.Error("no TCP socket was handed over: only programs of this machine are served", "PORT", want, "remedy", remedy)
+		log.Error("no TCP socket was handed over: only programs of this machine are served", "PORT", want, "remedy",
+			remedy)
 		return fmt.Sprintf(", on no port, not on PORT=%d: journalctl -u picloud-port", want)
 	default:
 		log.Warn("the socket's port is not PORT", "port", ports[0], "PORT", want, "remedy", remedy)
@@ -76,8 +77,8 @@ func leaveWord(isRight bool, runtime string) error {
 // restarted with them. It does so once; where an override of the unit wins it leaves it at that. A port that another
 // program has is not asked for: the daemon would lose the one that it is on.
 //
-// A failure is noted in the file notMoved, for which systemd starts it again with the next daemon: else the unit would be
-// failed for ever, when what was in the way has gone.
+// A failure is noted in the file notMoved, for which systemd starts it again with the next daemon: else the unit would
+// be failed for ever, when what was in the way has gone.
 func followPort(ctx context.Context, getenv func(string) string, log *slog.Logger) error {
 	err := follow(ctx, getenv, log)
 	var noted error
@@ -125,8 +126,8 @@ func moveSocket(ctx context.Context, want int, log *slog.Logger) error {
 		return err
 	}
 	if at := withPort(listen, want); len(at) == 0 && generatedPort() != want {
-		// The unit is that of another PORT. Whatever has been changed beside it counts then, too; but the address is the
-		// generator's, unless an override wins.
+		// The unit is that of another PORT. Whatever has been changed beside it counts then, too; but the address is
+		// the generator's, unless an override wins.
 		if err := free(netip.AddrPortFrom(netip.IPv6Unspecified(), uint16(want))); err != nil {
 			return err
 		}
@@ -177,7 +178,8 @@ func withPort(list []netip.AddrPort, port int) []netip.AddrPort {
 	return slices.DeleteFunc(slices.Clone(list), func(at netip.AddrPort) bool { return int(at.Port()) != port })
 }
 
-// generatedPort is the PORT that systemd knows of: without the generator's file it is the unit's, 0 where it cannot be read.
+// generatedPort is the PORT that systemd knows of: without the generator's file it is the unit's, 0 where it cannot be
+// read.
 func generatedPort() int {
 	text, err := os.ReadFile(generated)
 	if errors.Is(err, fs.ErrNotExist) {

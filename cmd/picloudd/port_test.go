@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// fakeSystemctl puts one into the PATH. Listen= of picloud.socket is what is in the file listen of the directory that it returns,
-// and from a daemon-reload on what is in reloaded; asked has what it was asked.
+// fakeSystemctl puts one into the PATH. Listen= of picloud.socket is what is in the file listen of the directory that
+// it returns, and from a daemon-reload on what is in reloaded; asked has what it was asked.
 func fakeSystemctl(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -63,20 +63,31 @@ func TestPortIsFollowedOnceAndNotToWhereTheServerWouldBeLost(t *testing.T) {
 		asked     string
 		err, said string
 	}{
-		"nothing to do":              {port: free, listen: preset, asked: ""},
-		"well again":                 {port: free, listen: preset, files: []string{"not-moved"}, asked: ""},
-		"no port at all":             {port: "0", listen: preset, files: []string{"other-port"}, asked: ""},
-		"not to be used":             {port: "x", listen: preset, files: []string{"other-port"}, asked: ""},
-		"changed":                    {port: free, listen: preset, reloaded: "[::]:" + free + "\n", files: []string{"other-port"}, asked: "show daemon-reload show try-restart", said: "has been moved"},
-		"changed again":              {port: free, generated: "9001", listen: "[::]:9001\n", reloaded: "[::]:" + free + "\n", files: []string{"other-port"}, asked: "show daemon-reload show try-restart"},
-		"reloaded":                   {port: free, generated: free, listen: "[::]:" + free + "\n", files: []string{"other-port"}, asked: "show try-restart"},
-		"override":                   {port: free, generated: free, listen: override, files: []string{"other-port"}, asked: "show", said: "an override of picloud.socket"},
-		"override, not reloaded":     {port: free, listen: override, reloaded: override, files: []string{"other-port"}, asked: "show daemon-reload show", said: "an override of picloud.socket"},
-		"override of the same":       {port: free, listen: "127.0.0.1:" + free + "\n", files: []string{"other-port"}, asked: "show try-restart"},
-		"taken":                      {port: taken, listen: preset, files: []string{"other-port"}, asked: "show", err: "another program has port " + taken},
-		"reloaded and taken":         {port: taken, generated: taken, listen: "[::]:" + taken + "\n", files: []string{"other-port"}, asked: "show", err: "another program has port " + taken},
-		"no address of this machine": {port: free, listen: "192.0.2.1:" + free + "\n", files: []string{"other-port"}, asked: "show", err: "PORT cannot be listened on"},
-		"the sockets are stopped":    {port: free, listen: "[::]:" + free + "\n", files: []string{"other-port", "refuses"}, asked: "show try-restart", err: "systemctl try-restart: Job failed."},
+		"nothing to do":  {port: free, listen: preset, asked: ""},
+		"well again":     {port: free, listen: preset, files: []string{"not-moved"}, asked: ""},
+		"no port at all": {port: "0", listen: preset, files: []string{"other-port"}, asked: ""},
+		"not to be used": {port: "x", listen: preset, files: []string{"other-port"}, asked: ""},
+		"changed": {port: free, listen: preset, reloaded: "[::]:" + free + "\n",
+			files: []string{"other-port"}, asked: "show daemon-reload show try-restart", said: "has been moved"},
+		"changed again": {port: free, generated: "9001", listen: "[::]:9001\n",
+			reloaded: "[::]:" + free + "\n", files: []string{"other-port"},
+			asked: "show daemon-reload show try-restart"},
+		"reloaded": {port: free, generated: free, listen: "[::]:" + free + "\n",
+			files: []string{"other-port"}, asked: "show try-restart"},
+		"override": {port: free, generated: free, listen: override, files: []string{"other-port"},
+			asked: "show", said: "an override of picloud.socket"},
+		"override, not reloaded": {port: free, listen: override, reloaded: override, files: []string{"other-port"},
+			asked: "show daemon-reload show", said: "an override of picloud.socket"},
+		"override of the same": {port: free, listen: "127.0.0.1:" + free + "\n", files: []string{"other-port"},
+			asked: "show try-restart"},
+		"taken": {port: taken, listen: preset, files: []string{"other-port"}, asked: "show",
+			err: "another program has port " + taken},
+		"reloaded and taken": {port: taken, generated: taken, listen: "[::]:" + taken + "\n",
+			files: []string{"other-port"}, asked: "show", err: "another program has port " + taken},
+		"no address of this machine": {port: free, listen: "192.0.2.1:" + free + "\n", files: []string{"other-port"},
+			asked: "show", err: "PORT cannot be listened on"},
+		"the sockets are stopped": {port: free, listen: "[::]:" + free + "\n", files: []string{"other-port", "refuses"},
+			asked: "show try-restart", err: "systemctl try-restart: Job failed."},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := fakeSystemctl(t)
@@ -95,7 +106,8 @@ func TestPortIsFollowedOnceAndNotToWhereTheServerWouldBeLost(t *testing.T) {
 				write(file, "")
 			}
 			var said strings.Builder
-			err := followPort(t.Context(), env{"PORT": test.port, "LED": "x"}.get, slog.New(slog.NewTextHandler(&said, nil)))
+			err := followPort(t.Context(), env{"PORT": test.port, "LED": "x"}.get,
+				slog.New(slog.NewTextHandler(&said, nil)))
 			if (err != nil) != (test.err != "") || err != nil && !strings.Contains(err.Error(), test.err) {
 				t.Errorf("got error %v, want %q", err, test.err)
 			}
@@ -119,8 +131,8 @@ func TestPortIsFollowedOnceAndNotToWhereTheServerWouldBeLost(t *testing.T) {
 	}
 }
 
-// handed starts the real binary as systemd does: with the sockets, a runtime directory, and a notify socket, of which it
-// returns the first notification.
+// handed starts the real binary as systemd does: with the sockets, a runtime directory, and a notify socket, of which
+// it returns the first notification.
 func handed(t *testing.T, port, runtime string, sockets ...interface{ File() (*os.File, error) }) (*daemon, string) {
 	t.Helper()
 	notify := filepath.Join(t.TempDir(), "notify")
@@ -131,7 +143,8 @@ func handed(t *testing.T, port, runtime string, sockets ...interface{ File() (*o
 	defer manager.Close()
 	d := newDaemon(testKey)
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `LISTEN_PID=$$ exec "$0"`, binary)
-	cmd.Env = []string{"PORT=" + port, "API_KEY=" + testKey, "RUNTIME_DIRECTORY=" + runtime, "NOTIFY_SOCKET=" + notify, fmt.Sprint("LISTEN_FDS=", len(sockets))}
+	cmd.Env = []string{"PORT=" + port, "API_KEY=" + testKey, "RUNTIME_DIRECTORY=" + runtime, "NOTIFY_SOCKET=" + notify,
+		fmt.Sprint("LISTEN_FDS=", len(sockets))}
 	for _, s := range sockets {
 		f, err := s.File()
 		if err != nil {
@@ -178,18 +191,23 @@ func TestDaemonThatIsNotOnPORTSaysSoAndLeavesWord(t *testing.T) {
 		sockets      []interface{ File() (*os.File, error) }
 		says, status string
 	}{
-		{"none", "8081", []interface{ File() (*os.File, error) }{local}, "no TCP socket was handed over", ", on no port, not on PORT=8081: journalctl -u picloud-port"},
-		{"another", "8081", []interface{ File() (*os.File, error) }{tcp, local}, "the socket's port is not PORT", ", on port " + port + ", not on PORT=8081: journalctl -u picloud-port"},
+		{"none", "8081", []interface{ File() (*os.File, error) }{local}, "no TCP socket was handed over",
+			", on no port, not on PORT=8081: journalctl -u picloud-port"},
+		{"another", "8081", []interface{ File() (*os.File, error) }{tcp, local}, "the socket's port is not PORT",
+			", on port " + port + ", not on PORT=8081: journalctl -u picloud-port"},
 		{"the right one", port, []interface{ File() (*os.File, error) }{tcp, local}, "", "0 clients, 0 events"},
 		{"any", "0", []interface{ File() (*os.File, error) }{tcp}, "", "0 clients, 0 events"},
-		{"none of any", "0", []interface{ File() (*os.File, error) }{local}, "no TCP socket was handed over", "on no port"},
+		{"none of any", "0", []interface{ File() (*os.File, error) }{local}, "no TCP socket was handed over",
+			"on no port"},
 	} {
 		d, notification := handed(t, test.port, runtime, test.sockets...)
-		if !strings.HasSuffix(notification, test.status) && test.name != "none of any" || !strings.Contains(notification, test.status) {
+		if !strings.HasSuffix(notification, test.status) && test.name != "none of any" ||
+			!strings.Contains(notification, test.status) {
 			t.Errorf("%s: the status is %q, want %q", test.name, notification, test.status)
 		}
 		d.stderr.Await(t, "msg=listening")
-		if said := d.stderr.String(); !strings.Contains(said, test.says) || test.says == "" && strings.Contains(said, "PORT") {
+		if said := d.stderr.String(); !strings.Contains(said, test.says) ||
+			test.says == "" && strings.Contains(said, "PORT") {
 			t.Errorf("%s: it said\n%s\nwant %q", test.name, said, test.says)
 		}
 		_, err := os.Stat(filepath.Join(runtime, otherPortFile))

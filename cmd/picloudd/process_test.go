@@ -87,7 +87,8 @@ func TestExitStatus(t *testing.T) {
 		if status != tt.status {
 			t.Errorf("%s: status %d, want %d; printed %q and %q", tt.name, status, tt.status, stdout, stderr)
 		}
-		if tt.status == 1 && (stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "picloudd: ")) {
+		if tt.status == 1 && (stdout != "" || strings.Count(stderr, "\n") != 1 ||
+			!strings.HasPrefix(stderr, "picloudd: ")) {
 			t.Errorf("%s: printed %q and %q, want one line", tt.name, stdout, stderr)
 		}
 		if strings.Contains(stderr, "goroutine") || strings.Contains(stderr, "panic") {

@@ -28,7 +28,8 @@ func TestSettingsAndStoreFitTogether(t *testing.T) {
 		}
 		for _, n := range []int{1, most} {
 			if bytes := server.StoreBytes(wsconn.Limits{Connections: n}, requests(1<<20)); bytes > handover.MaxJournal {
-				t.Errorf("for %d connections a store of %d bytes is needed, and there can be %d", n, bytes, handover.MaxJournal)
+				t.Errorf("for %d connections a store of %d bytes is needed, and there can be %d", n, bytes,
+					handover.MaxJournal)
 			}
 		}
 		preset, err := strconv.Atoi(s.Default)

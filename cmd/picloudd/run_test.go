@@ -84,9 +84,11 @@ func TestWrongSettingsAreNamedInOneLine(t *testing.T) {
 }
 
 func TestArgumentsAreUsage(t *testing.T) {
-	for _, args := range [][]string{{"serve"}, {"-check", "x"}, {"-version", "x"}, {"-port=1"}, {"--nonsense"}, {"\x1b[31m"}} {
+	for _, args := range [][]string{{"serve"}, {"-check", "x"}, {"-version", "x"}, {"-port=1"}, {"--nonsense"},
+		{"\x1b[31m"}} {
 		stdout, stderr, err := call(t, env{"PORT": "0"}, args...)
-		if !errors.Is(err, errUsage) || stdout != "" || !strings.Contains(stderr, strings.TrimLeft(strings.SplitN(args[len(args)-1], "=", 2)[0], "-\x1b")) {
+		if !errors.Is(err, errUsage) || stdout != "" ||
+			!strings.Contains(stderr, strings.TrimLeft(strings.SplitN(args[len(args)-1], "=", 2)[0], "-\x1b")) {
 			t.Errorf("%q: error %v, printed %q and %q, want usage", args, err, stdout, stderr)
 		}
 		if strings.Contains(stderr, "\x1b") {
@@ -122,11 +124,13 @@ func TestCheckSaysWhatAStartWouldDo(t *testing.T) {
 	defer busy.Close()
 	port := strconv.Itoa(busy.Addr().(*net.TCPAddr).Port)
 
-	stdout, stderr, err := call(t, env{"PORT": port, "API_KEY": testKey, "MAX_CONNECTIONS": "17", "MAX_MESSAGE_BYTES": "2K", "MAX_QUEUE_BYTES": "8K"}, "-check")
+	stdout, stderr, err := call(t, env{"PORT": port, "API_KEY": testKey, "MAX_CONNECTIONS": "17",
+		"MAX_MESSAGE_BYTES": "2K", "MAX_QUEUE_BYTES": "8K"}, "-check")
 	if err != nil || stderr != "" {
 		t.Errorf("%v, printed %q", err, stderr)
 	}
-	for _, line := range []string{"settings are valid", `port +` + port, `key +from API_KEY`, `TLS +off.*`, `connections +17 .*`, `message +2048 bytes`, `queue +8192 bytes`} {
+	for _, line := range []string{"settings are valid", `port +` + port, `key +from API_KEY`, `TLS +off.*`,
+		`connections +17 .*`, `message +2048 bytes`, `queue +8192 bytes`} {
 		if !regexp.MustCompile(`(?m)^ *` + line + `$`).MatchString(stdout) {
 			t.Errorf("no line %q in\n%s", line, stdout)
 		}
@@ -136,7 +140,8 @@ func TestCheckSaysWhatAStartWouldDo(t *testing.T) {
 	}
 
 	stdout, _, err = call(t, nil, "-check")
-	if err != nil || !regexp.MustCompile(`(?m)^ *port +9000$`).MatchString(stdout) || !strings.Contains(stdout, "random") || strings.Contains(stdout, "export") {
+	if err != nil || !regexp.MustCompile(`(?m)^ *port +9000$`).MatchString(stdout) ||
+		!strings.Contains(stdout, "random") || strings.Contains(stdout, "export") {
 		t.Errorf("with nothing set: %v, printed\n%s", err, stdout)
 	}
 
@@ -145,13 +150,15 @@ func TestCheckSaysWhatAStartWouldDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	stdout, _, err = call(t, env{"CREDENTIALS_DIRECTORY": credentials}, "-check")
-	if err != nil || !regexp.MustCompile(`(?m)^ *key +from the credential api-key$`).MatchString(stdout) || strings.Contains(stdout, testKey) {
+	if err != nil || !regexp.MustCompile(`(?m)^ *key +from the credential api-key$`).MatchString(stdout) ||
+		strings.Contains(stdout, testKey) {
 		t.Errorf("with a credential: %v, printed\n%s", err, stdout)
 	}
 
 	pair := newPair(t, "picloud.local")
 	stdout, _, err = call(t, pair.env(), "-check")
-	if err != nil || !strings.Contains(stdout, `certificate for "picloud.local"`) || !strings.Contains(stdout, "valid until") {
+	if err != nil || !strings.Contains(stdout, `certificate for "picloud.local"`) ||
+		!strings.Contains(stdout, "valid until") {
 		t.Errorf("with TLS: %v, printed\n%s", err, stdout)
 	}
 	other := newPair(t, "other.local")
@@ -192,14 +199,16 @@ func TestPortInUse(t *testing.T) {
 func TestGreetingNamesTheAddressFirst(t *testing.T) {
 	d, _ := launch(t, env{})
 	first := d.stdout.Await(t, "PiCloud")
-	if want := "PiCloud " + version + " listens on " + d.url; first != want || !strings.HasPrefix(d.stdout.String(), want) {
+	if want := "PiCloud " + version + " listens on " + d.url; first != want ||
+		!strings.HasPrefix(d.stdout.String(), want) {
 		t.Errorf("the first line is %q, want %q", first, want)
 	}
 	d.stdout.Await(t, "in a browser")
 	if text := d.stdout.String(); strings.Contains(text, "export") {
 		t.Errorf("a key that was given is no news:\n%s", text)
 	}
-	if status, text := d.request(t, "GET", "/info", ""); status != http.StatusOK || !strings.Contains(text, `"version":"`+version+`"`) {
+	if status, text := d.request(t, "GET", "/info", ""); status != http.StatusOK ||
+		!strings.Contains(text, `"version":"`+version+`"`) {
 		t.Errorf("GET /info: status %d %s", status, text)
 	}
 }
@@ -262,7 +271,8 @@ func TestUnderTheJournalNothingIsPrinted(t *testing.T) {
 func TestEverySettingReachesTheServer(t *testing.T) {
 	t.Parallel()
 	d, _ := launch(t, env{
-		"MAX_MESSAGE_BYTES": "1K", "MAX_CONNECTIONS": "2", "MAX_SUBSCRIPTIONS": "1", "HEADER_TIMEOUT": "1s", "PING_INTERVAL": "1s",
+		"MAX_MESSAGE_BYTES": "1K", "MAX_CONNECTIONS": "2", "MAX_SUBSCRIPTIONS": "1", "HEADER_TIMEOUT": "1s",
+		"PING_INTERVAL":  "1s",
 		"MAX_WRONG_KEYS": "1", "LOG_LEVEL": "debug",
 	})
 	begin := time.Now()
@@ -274,11 +284,13 @@ func TestEverySettingReachesTheServer(t *testing.T) {
 		t.Errorf("MAX_SUBSCRIPTIONS: got %s", got)
 	}
 	other := d.connect(t, "/publish?clientName=P")
-	_, res, err := d.dialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(d.url, "http")+"/subscribe?clientName=C&apiKey="+d.key, nil)
+	_, res, err := d.dialer.DialContext(t.Context(),
+		"ws"+strings.TrimPrefix(d.url, "http")+"/subscribe?clientName=C&apiKey="+d.key, nil)
 	if err == nil || res == nil || res.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("MAX_CONNECTIONS: %v %v", res, err)
 	}
-	if status, text := d.request(t, "POST", "/publish?clientName=P", `{"event":"e","data":"`+strings.Repeat("x", 1024)+`"}`); status != http.StatusRequestEntityTooLarge {
+	if status, text := d.request(t, "POST", "/publish?clientName=P",
+		`{"event":"e","data":"`+strings.Repeat("x", 1024)+`"}`); status != http.StatusRequestEntityTooLarge {
 		t.Errorf("MAX_MESSAGE_BYTES: status %d %q", status, text)
 	}
 	send(t, other, `{"event":"e","data":"`+strings.Repeat("x", 1024)+`"}`)
@@ -303,11 +315,13 @@ func TestEverySettingReachesTheServer(t *testing.T) {
 }
 
 func TestLimitsFitWhatTheProcessMayOpen(t *testing.T) {
-	cfg, err := config.Parse(env{"PEER_TIMEOUT": "7s", "PING_INTERVAL": "3s", "MAX_QUEUE_BYTES": "2M", "MAX_MESSAGE_BYTES": "5K"}.get)
+	cfg, err := config.Parse(env{"PEER_TIMEOUT": "7s", "PING_INTERVAL": "3s", "MAX_QUEUE_BYTES": "2M",
+		"MAX_MESSAGE_BYTES": "5K"}.get)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := wsconn.Limits{MessageBytes: 5 << 10, QueueBytes: 2 << 20, PingEvery: 3 * time.Second, PeerTimeout: 7 * time.Second}
+	want := wsconn.Limits{MessageBytes: 5 << 10, QueueBytes: 2 << 20, PingEvery: 3 * time.Second,
+		PeerTimeout: 7 * time.Second}
 	for files, connections := range map[int]int{1 << 30: 8192, 1 << 20: 8192, 8192: 6080, 1024: 704, 256: 128} {
 		want.Connections = connections
 		if got := fit(cfg, files); got != want {
@@ -419,7 +433,8 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 		case <-bound:
 			var stacks bytes.Buffer
 			pprof.Lookup("goroutine").WriteTo(&stacks, 1)
-			t.Fatalf("%d descriptors were %d, %d goroutines were %d\n%s", descriptors(), files, runtime.NumGoroutine(), goroutines, stacks.String())
+			t.Fatalf("%d descriptors were %d, %d goroutines were %d\n%s", descriptors(), files, runtime.NumGoroutine(),
+				goroutines, stacks.String())
 		}
 	}
 }

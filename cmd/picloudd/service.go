@@ -33,7 +33,8 @@ func reloader(pair *certs.Pair) func() error {
 	return pair.Reload
 }
 
-// hangUps are the SIGHUPs from now until stop. Where they were ignored before the start, as under nohup(1), they still are.
+// hangUps are the SIGHUPs from now until stop. Where they were ignored before the start, as under nohup(1), they still
+// are.
 func hangUps() (signals <-chan os.Signal, stop func()) {
 	if signal.Ignored(syscall.SIGHUP) {
 		return nil, func() {}
@@ -75,7 +76,8 @@ func reloadRunning(ctx context.Context) error {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("reload: %w: is picloud.service running, and may this user use its socket?", errors.Unwrap(err))
+		return fmt.Errorf("reload: %w: is picloud.service running, and may this user use its socket?",
+			errors.Unwrap(err))
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusNoContent {

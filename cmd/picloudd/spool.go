@@ -18,9 +18,9 @@ const (
 	greetTime = 100 * time.Millisecond
 )
 
-// A spool prints what is written to it, and never makes who writes wait: a pipe that is full, or a journal that is stuck,
-// is not in the way of the work. Past spoolBytes, and where printing fails, lines are dropped and counted; when it flows
-// again a note tells how many were.
+// A spool prints what is written to it, and never makes who writes wait: a pipe that is full, or a journal that is
+// stuck, is not in the way of the work. Past spoolBytes, and where printing fails, lines are dropped and counted; when
+// it flows again a note tells how many were.
 type spool struct {
 	w    io.Writer
 	note func(dropped uint64) []byte // nil: nothing is told
@@ -79,9 +79,9 @@ func (s *spool) flush(limit time.Duration) {
 	wait(printed, limit)
 }
 
-// close ends the printing. It returns when everything is printed, or when limit is over, at once when a print has hung for as long
-// before: who restarts has clients that wait. Then a print is left behind that hangs in the kernel, from where nothing but
-// the end of the process brings it back.
+// close ends the printing. It returns when everything is printed, or when limit is over, at once when a print has hung
+// for as long before: who restarts has clients that wait. Then a print is left behind that hangs in the kernel, from
+// where nothing but the end of the process brings it back.
 func (s *spool) close(limit time.Duration) {
 	s.mu.Lock()
 	s.closed = true
@@ -148,8 +148,8 @@ func (s *spool) printing(since time.Time) {
 	s.since = since
 }
 
-// next waits for a record, or for lines whose loss can be told. The note stands where they would have stood: behind what
-// was there before them. ok is false at the end.
+// next waits for a record, or for lines whose loss can be told. The note stands where they would have stood: behind
+// what was there before them. ok is false at the end.
 func (s *spool) next() (r record, lost uint64, ok bool) {
 	for {
 		s.mu.Lock()

@@ -57,7 +57,8 @@ func (p pair) write(t *testing.T, name string) {
 		path, kind string
 		der        []byte
 	}{{p.key, "PRIVATE KEY", der}, {p.cert, "CERTIFICATE", cert}} {
-		if err := os.WriteFile(f.path+".new", pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der}), 0o600); err != nil {
+		if err := os.WriteFile(f.path+".new", pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der}),
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Rename(f.path+".new", f.path); err != nil {
@@ -86,7 +87,8 @@ func TestTLSEndToEnd(t *testing.T) {
 	p := newPair(t, "localhost")
 	d, stop := launch(t, p.env())
 	d.trust(t, p.cert)
-	if first := d.stdout.Await(t, "PiCloud"); !strings.HasSuffix(first, " listens on "+d.url) || !strings.HasPrefix(d.url, "https://") {
+	if first := d.stdout.Await(t, "PiCloud"); !strings.HasSuffix(first, " listens on "+d.url) ||
+		!strings.HasPrefix(d.url, "https://") {
 		t.Errorf("the first line is %q", first)
 	}
 	sub, pub := d.subscriber(t, "S"), d.connect(t, "/publish?clientName=P")
@@ -96,16 +98,19 @@ func TestTLSEndToEnd(t *testing.T) {
 		d.post(t, fmt.Sprintf(`{"event":"e","data":%d}`, 2*i+1))
 		wantData(t, sub, fmt.Sprint(2*i+1))
 	}
-	if status, text := d.request(t, "GET", "/info", ""); status != http.StatusOK || !strings.Contains(text, `"client_name":"S"`) {
+	if status, text := d.request(t, "GET", "/info", ""); status != http.StatusOK ||
+		!strings.Contains(text, `"client_name":"S"`) {
 		t.Errorf("GET /info: status %d %q", status, text)
 	}
 
 	_, addr, _ := strings.Cut(d.url, "://")
-	if c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11}); err == nil {
+	if c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true,
+		MaxVersion: tls.VersionTLS11}); err == nil {
 		c.Close()
 		t.Error("TLS 1.1 is spoken")
 	}
-	c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}})
+	c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"}})
 	if err != nil {
 		t.Fatalf("TLS 1.2: %v", err)
 	}

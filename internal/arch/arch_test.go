@@ -21,11 +21,12 @@ const (
 	root   = "../.."
 )
 
-// arrows says which packages of the module each package may import. A package
-// that is listed need not exist yet; one that exists must be listed.
+// arrows says which packages of the module each package may import. A package that is listed need not exist yet; one
+// that exists must be listed.
 var arrows = map[string][]string{
 	"cmd/picloudd": {
-		"internal/certs", "internal/client", "internal/config", "internal/wsconn", "internal/dashboard", "internal/handover",
+		"internal/certs", "internal/client", "internal/config", "internal/wsconn", "internal/dashboard",
+		"internal/handover",
 		"internal/hub", "internal/led", "internal/server", "internal/systemd", "internal/wire",
 	},
 	"cmd/picloud":        {"internal/client", "internal/config", "internal/discover", "internal/wire"},
@@ -43,23 +44,23 @@ var arrows = map[string][]string{
 	"internal/led":       {},
 	"internal/httpconn":  {"internal/poll"},
 	"internal/poll":      {},
-	"internal/server":    {"internal/wsconn", "internal/dashboard", "internal/httpconn", "internal/handover", "internal/hub", "internal/poll", "internal/wire"},
-	"internal/systemd":   {},
-	"internal/wire":      {},
-	"test":               {},
-	"test/benchmarks":    {},
-	"test/browser":       {},
-	"test/daemon":        {"test/wait"},
-	"test/load":          {"internal/client", "test/daemon", "test/peer"},
-	"test/peer":          {"test/wait"},
-	"test/recipes":       {},
-	"test/restart":       {"test/peer"},
-	"test/sandbox":       {},
-	"test/wait":          {},
+	"internal/server": {"internal/wsconn", "internal/dashboard", "internal/httpconn", "internal/handover",
+		"internal/hub", "internal/poll", "internal/wire"},
+	"internal/systemd": {},
+	"internal/wire":    {},
+	"test":             {},
+	"test/benchmarks":  {},
+	"test/browser":     {},
+	"test/daemon":      {"test/wait"},
+	"test/load":        {"internal/client", "test/daemon", "test/peer"},
+	"test/peer":        {"test/wait"},
+	"test/recipes":     {},
+	"test/restart":     {"test/peer"},
+	"test/sandbox":     {},
+	"test/wait":        {},
 }
 
-// owners says which packages may import each external dependency: one, but for
-// those in shared.
+// owners says which packages may import each external dependency: one, but for those in shared.
 var owners = map[string][]string{
 	"github.com/coreos/go-systemd":        {"internal/systemd"},
 	"github.com/godbus/dbus":              {"internal/systemd"},
@@ -67,20 +68,20 @@ var owners = map[string][]string{
 	"github.com/julienschmidt/httprouter": {"internal/server"},
 	"golang.org/x/net":                    {"internal/discover"},
 	"golang.org/x/sync":                   {"cmd/picloudd"},
-	"golang.org/x/sys":                    {"internal/wsconn", "internal/httpconn", "internal/handover", "internal/poll"},
-	"golang.org/x/term":                   {"cmd/picloud"},
-	"golang.org/x/time":                   {"internal/server"},
-	"periph.io/x":                         {"internal/led"},
-	"rsc.io/qr":                           {"cmd/picloud"},
+	"golang.org/x/sys": {"internal/wsconn", "internal/httpconn", "internal/handover",
+		"internal/poll"},
+	"golang.org/x/term": {"cmd/picloud"},
+	"golang.org/x/time": {"internal/server"},
+	"periph.io/x":       {"internal/led"},
+	"rsc.io/qr":         {"cmd/picloud"},
 }
 
-// shared is what more than one package may own: gorilla speaks for both ends of
-// a connection, and x/sys is the kernel's own interface, for those who hold
-// descriptors.
+// shared is what more than one package may own: gorilla speaks for both ends of a connection, and x/sys is the kernel's
+// own interface, for those who hold descriptors.
 var shared = []string{"github.com/gorilla/websocket", "golang.org/x/sys"}
 
-// refusal says why pkg may not import path; empty: it may. Both packages of the
-// module and its imports are named without the module's own name in front.
+// refusal says why pkg may not import path; empty: it may. Both packages of the module and its imports are named
+// without the module's own name in front.
 func refusal(pkg, path string) string {
 	allowed, known := arrows[pkg]
 	if !known {
@@ -147,9 +148,9 @@ type goPackage struct {
 
 func goList(t *testing.T) []goPackage {
 	t.Helper()
-	// -e: a package that does not build has arrows too; that it does not build
-	// is for the compiler to say.
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=Dir,ImportPath,GoFiles,CgoFiles,IgnoredGoFiles", "./...")
+	// -e: a package that does not build has arrows too; that it does not build is for the compiler to say.
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=Dir,ImportPath,GoFiles,CgoFiles,IgnoredGoFiles",
+		"./...")
 	cmd.Dir = root
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -189,9 +190,8 @@ func imports(t *testing.T, file string) []string {
 	return paths
 }
 
-// readFolders makes go test see which folders this test depends on. It caches a
-// result until a file or folder changes that the test itself read; what
-// go list read does not count, so a new package would go unnoticed.
+// readFolders makes go test see which folders this test depends on. It caches a result until a file or folder changes
+// that the test itself read; what go list read does not count, so a new package would go unnoticed.
 func readFolders(t *testing.T) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -219,14 +219,21 @@ func TestRefusedAndAllowedImports(t *testing.T) {
 		{"internal/systemd", "github.com/coreos/go-systemd/v22/daemon", ""},
 		{"internal/led", "periph.io/x/conn/v3/gpio", ""},
 
-		{"internal/server", module + "/internal/config", "internal/server imports internal/config: it may import internal/wsconn, internal/dashboard, internal/httpconn, internal/handover, internal/hub, internal/poll, internal/wire"},
-		{"internal/server", module + "/internal/certs", "internal/server imports internal/certs: it may import internal/wsconn, internal/dashboard, internal/httpconn, internal/handover, internal/hub, internal/poll, internal/wire"},
-		{"cmd/picloud", module + "/internal/server", "cmd/picloud imports internal/server: it may import internal/client, internal/config, internal/discover, internal/wire"},
-		{"internal/wire", module + "/internal/hub", "internal/wire imports internal/hub: it may import the standard library only"},
+		{"internal/server", module + "/internal/config",
+			"internal/server imports internal/config: it may import internal/wsconn, internal/dashboard, internal/httpconn, internal/handover, internal/hub, internal/poll, internal/wire"},
+		{"internal/server", module + "/internal/certs",
+			"internal/server imports internal/certs: it may import internal/wsconn, internal/dashboard, internal/httpconn, internal/handover, internal/hub, internal/poll, internal/wire"},
+		{"cmd/picloud", module + "/internal/server",
+			"cmd/picloud imports internal/server: it may import internal/client, internal/config, internal/discover, internal/wire"},
+		{"internal/wire", module + "/internal/hub",
+			"internal/wire imports internal/hub: it may import the standard library only"},
 		{"internal/wire", module, "internal/wire imports picloud: it may import the standard library only"},
-		{"internal/server", "github.com/gorilla/websocket", "internal/server imports github.com/gorilla/websocket: it belongs to internal/client, internal/wsconn"},
-		{"internal/server", "golang.org/x/sys/unix", "internal/server imports golang.org/x/sys/unix: it belongs to internal/wsconn, internal/httpconn, internal/handover, internal/poll"},
-		{"internal/wire", "github.com/gorilla/websocketextra", "internal/wire imports github.com/gorilla/websocketextra: nobody owns it; see whether the standard library will do, else give it an owner in internal/arch"},
+		{"internal/server", "github.com/gorilla/websocket",
+			"internal/server imports github.com/gorilla/websocket: it belongs to internal/client, internal/wsconn"},
+		{"internal/server", "golang.org/x/sys/unix",
+			"internal/server imports golang.org/x/sys/unix: it belongs to internal/wsconn, internal/httpconn, internal/handover, internal/poll"},
+		{"internal/wire", "github.com/gorilla/websocketextra",
+			"internal/wire imports github.com/gorilla/websocketextra: nobody owns it; see whether the standard library will do, else give it an owner in internal/arch"},
 		{"internal/wsconn", "C", "internal/wsconn imports C: nobody owns it; see whether the standard library will do, else give it an owner in internal/arch"},
 		{"internal/util", "fmt", "internal/util is not in the layout: give it its arrows in internal/arch and its sentence in docs/architecture.md"},
 	} {

@@ -17,8 +17,7 @@ import (
 // checkEvery is how often, at most, handshakes look at the files.
 const checkEvery = time.Second
 
-// A Pair is a certificate with its key. It is safe for concurrent use, owns no
-// goroutine and need not be closed.
+// A Pair is a certificate with its key. It is safe for concurrent use, owns no goroutine and need not be closed.
 type Pair struct {
 	certFile, keyFile string
 	log               *slog.Logger
@@ -26,8 +25,8 @@ type Pair struct {
 
 	current atomic.Pointer[tls.Certificate] // never nil, its Leaf neither
 
-	// checking is held by whoever looks at the files, and guards the fields
-	// below. A handshake that does not get it at once goes on without.
+	// checking is held by whoever looks at the files, and guards the fields below. A handshake that does not get it at
+	// once goes on without.
 	checking sync.Mutex
 	checked  time.Time // when the files were looked at last
 	cert     stamp
@@ -35,9 +34,8 @@ type Pair struct {
 	failure  string // why the files as they are cannot be used, as logged; empty: they are in use
 }
 
-// Load reads the pair. Its error names the file, what is wrong with it and
-// what to do. A certificate that is expired, or not valid yet, is only logged:
-// this machine's clock may be the one that is wrong.
+// Load reads the pair. Its error names the file, what is wrong with it and what to do. A certificate that is expired,
+// or not valid yet, is only logged: this machine's clock may be the one that is wrong.
 func Load(certFile, keyFile string, log *slog.Logger) (*Pair, error) {
 	p := &Pair{certFile: certFile, keyFile: keyFile, log: log, now: time.Now}
 	if err := p.load(); err != nil {
@@ -46,9 +44,8 @@ func Load(certFile, keyFile string, log *slog.Logger) (*Pair, error) {
 	return p, nil
 }
 
-// Config returns what a listener needs: TLS 1.2 or later, HTTP/1.1 only
-// (WebSocket has no use for h2), the pair as its files are at each handshake.
-// Trap: http.Server.ServeTLS adds h2 again unless its Protocols are HTTP/1 only.
+// Config returns what a listener needs: TLS 1.2 or later, HTTP/1.1 only (WebSocket has no use for h2), the pair as its
+// files are at each handshake. Trap: http.Server.ServeTLS adds h2 again unless its Protocols are HTTP/1 only.
 func (p *Pair) Config() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
@@ -57,9 +54,8 @@ func (p *Pair) Config() *tls.Config {
 	}
 }
 
-// GetCertificate returns the certificate for a handshake, and never an error.
-// When a second has passed since the files were looked at, it looks first; others
-// who come meanwhile get the pair that is in use and do not wait. Files that
+// GetCertificate returns the certificate for a handshake, and never an error. When a second has passed since the files
+// were looked at, it looks first; others who come meanwhile get the pair that is in use and do not wait. Files that
 // cannot be used leave the old pair in use and are logged once for each change.
 func (p *Pair) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if p.checking.TryLock() {
@@ -107,8 +103,8 @@ func (p *Pair) follow() {
 	}
 	p.checked = now
 	changed := !p.cert.matches(p.certFile) || !p.key.matches(p.keyFile)
-	// Files that could not be used are tried at each check: chown, or a mode
-	// further up the path, cures them without leaving a trace in a stamp.
+	// Files that could not be used are tried at each check: chown, or a mode further up the path, cures them without
+	// leaving a trace in a stamp.
 	if !changed && p.failure == "" {
 		return
 	}
@@ -140,8 +136,8 @@ func (p *Pair) load() error {
 	return nil
 }
 
-// A stamp tells whether a path still leads to the same file with the same
-// contents. Its info is nil while the path leads nowhere.
+// A stamp tells whether a path still leads to the same file with the same contents. Its info is nil while the path
+// leads nowhere.
 type stamp struct{ info fs.FileInfo }
 
 func stampOf(path string) stamp {

@@ -61,15 +61,14 @@ func encodeKey(t *testing.T, key crypto.PrivateKey) []byte {
 	return encode("PRIVATE KEY", der)
 }
 
-// encode pads with line ends (PEM ignores them) to one size, so that no test
-// passes only because two files happen to differ in length.
+// encode pads with line ends (PEM ignores them) to one size, so that no test passes only because two files happen to
+// differ in length.
 func encode(kind string, der []byte) []byte {
 	p := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 	return append(p, bytes.Repeat([]byte("\n"), max(0, 2048-len(p)))...)
 }
 
-// A site is a folder with a pair of files, the Pair that follows them, and a
-// listener with a TLS echo behind it.
+// A site is a folder with a pair of files, the Pair that follows them, and a listener with a TLS echo behind it.
 type site struct {
 	cert, key string
 	pair      *Pair
@@ -393,8 +392,8 @@ func TestUnusableNewFilesKeepTheOldPairAndAreLoggedOnceForEachChange(t *testing.
 	s.log.wantErrors(t, 3)
 }
 
-// chown, or the mode of a folder, changes nothing that a stamp holds. A repair in
-// place with its time set back stands for them here: permissions do not hold for root.
+// chown, or the mode of a folder, changes nothing that a stamp holds. A repair in place with its time set back stands
+// for them here: permissions do not hold for root.
 func TestRepairThatLeavesNoTraceIsSeen(t *testing.T) {
 	s := newSite(t, issue(t, "old"))
 	next := issue(t, "new")
@@ -413,8 +412,7 @@ func TestRepairThatLeavesNoTraceIsSeen(t *testing.T) {
 
 func TestHandshakesDoNotWaitForTheOneThatLooksAtTheFiles(t *testing.T) {
 	s := newSite(t, issue(t, "old"))
-	// The log stands for a slow disk: the one that looks is held while it says
-	// that the files are broken.
+	// The log stands for a slow disk: the one that looks is held while it says that the files are broken.
 	looking, release := make(chan struct{}), make(chan struct{})
 	s.log.afterWrite(func() {
 		close(looking)

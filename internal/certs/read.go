@@ -11,12 +11,11 @@ import (
 	"strings"
 )
 
-// maxFileBytes is far above any chain; it keeps a wrong path (a disk image, a
-// log) from being read into memory.
+// maxFileBytes is far above any chain; it keeps a wrong path (a disk image, a log) from being read into memory.
 const maxFileBytes = 1 << 20
 
-// read returns the pair in two PEM files, its Leaf set. The error is one line
-// that names the file, what is wrong with it and what to do.
+// read returns the pair in two PEM files, its Leaf set. The error is one line that names the file, what is wrong with
+// it and what to do.
 func read(certFile, keyFile string) (*tls.Certificate, error) {
 	certPEM, err := contents(certFile)
 	if err != nil {
@@ -34,7 +33,8 @@ func read(certFile, keyFile string) (*tls.Certificate, error) {
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("certificate file %q: its first certificate is damaged (%w): copy it here again", certFile, err)
+		return nil, fmt.Errorf("certificate file %q: its first certificate is damaged (%w): copy it here again",
+			certFile, err)
 	}
 
 	block = find(keyPEM, isKey)
@@ -54,8 +54,7 @@ func read(certFile, keyFile string) (*tls.Certificate, error) {
 	return &pair, nil
 }
 
-// contents reads a regular file; anything else might block or never end.
-// Its error does not name the file.
+// contents reads a regular file; anything else might block or never end. Its error does not name the file.
 func contents(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -73,8 +72,7 @@ func contents(path string) ([]byte, error) {
 	return data, nil
 }
 
-// advise adds the remedy to an error of the file system and takes the path out,
-// which the caller quotes.
+// advise adds the remedy to an error of the file system and takes the path out, which the caller quotes.
 func advise(err error) error {
 	cause := err
 	if pathError, ok := errors.AsType[*fs.PathError](err); ok {

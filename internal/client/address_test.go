@@ -7,21 +7,27 @@ import (
 
 func TestAddressForms(t *testing.T) {
 	for in, want := range map[string]address{
-		"http://pi:9000":             {"tcp", "pi:9000", "pi:9000", "pi", false, "http://pi:9000"},
-		"HTTP://pi:9000/":            {"tcp", "pi:9000", "pi:9000", "pi", false, "http://pi:9000"},
-		"ws://pi":                    {"tcp", "pi:80", "pi:80", "pi", false, "http://pi:80"},
-		"https://pi.example":         {"tcp", "pi.example:443", "pi.example:443", "pi.example", true, "https://pi.example:443"},
-		"wss://pi:1":                 {"tcp", "pi:1", "pi:1", "pi", true, "https://pi:1"},
-		"pi":                         {"tcp", "pi:9000", "pi:9000", "pi", false, "http://pi:9000"},
-		"raspberrypi.local:80":       {"tcp", "raspberrypi.local:80", "raspberrypi.local:80", "raspberrypi.local", false, "http://raspberrypi.local:80"},
-		"192.168.1.7":                {"tcp", "192.168.1.7:9000", "192.168.1.7:9000", "192.168.1.7", false, "http://192.168.1.7:9000"},
-		"::1":                        {"tcp", "[::1]:9000", "[::1]:9000", "::1", false, "http://[::1]:9000"},
-		"[::1]":                      {"tcp", "[::1]:9000", "[::1]:9000", "::1", false, "http://[::1]:9000"},
-		"[::1]:8":                    {"tcp", "[::1]:8", "[::1]:8", "::1", false, "http://[::1]:8"},
-		"https://[fe80::1%eth0]:8":   {"tcp", "[fe80::1%eth0]:8", "[fe80::1]:8", "fe80::1", true, "https://[fe80::1%eth0]:8"},
-		"unix:/run/picloud/p.sock":   {"unix", "/run/picloud/p.sock", "localhost", "", false, "unix:/run/picloud/p.sock"},
-		"unix:///run/picloud/p.sock": {"unix", "/run/picloud/p.sock", "localhost", "", false, "unix:/run/picloud/p.sock"},
-		"unix:p.sock":                {"unix", "p.sock", "localhost", "", false, "unix:p.sock"},
+		"http://pi:9000":  {"tcp", "pi:9000", "pi:9000", "pi", false, "http://pi:9000"},
+		"HTTP://pi:9000/": {"tcp", "pi:9000", "pi:9000", "pi", false, "http://pi:9000"},
+		"ws://pi":         {"tcp", "pi:80", "pi:80", "pi", false, "http://pi:80"},
+		"https://pi.example": {"tcp", "pi.example:443", "pi.example:443", "pi.example", true,
+			"https://pi.example:443"},
+		"wss://pi:1": {"tcp", "pi:1", "pi:1", "pi", true, "https://pi:1"},
+		"pi":         {"tcp", "pi:9000", "pi:9000", "pi", false, "http://pi:9000"},
+		"raspberrypi.local:80": {"tcp", "raspberrypi.local:80", "raspberrypi.local:80", "raspberrypi.local",
+			false, "http://raspberrypi.local:80"},
+		"192.168.1.7": {"tcp", "192.168.1.7:9000", "192.168.1.7:9000", "192.168.1.7", false,
+			"http://192.168.1.7:9000"},
+		"::1":     {"tcp", "[::1]:9000", "[::1]:9000", "::1", false, "http://[::1]:9000"},
+		"[::1]":   {"tcp", "[::1]:9000", "[::1]:9000", "::1", false, "http://[::1]:9000"},
+		"[::1]:8": {"tcp", "[::1]:8", "[::1]:8", "::1", false, "http://[::1]:8"},
+		"https://[fe80::1%eth0]:8": {"tcp", "[fe80::1%eth0]:8", "[fe80::1]:8", "fe80::1", true,
+			"https://[fe80::1%eth0]:8"},
+		"unix:/run/picloud/p.sock": {"unix", "/run/picloud/p.sock", "localhost", "", false,
+			"unix:/run/picloud/p.sock"},
+		"unix:///run/picloud/p.sock": {"unix", "/run/picloud/p.sock", "localhost", "", false,
+			"unix:/run/picloud/p.sock"},
+		"unix:p.sock": {"unix", "p.sock", "localhost", "", false, "unix:p.sock"},
 	} {
 		got, err := parseAddress(in)
 		if err != nil || got != want {
@@ -62,7 +68,8 @@ func TestAddressErrorsSayWhatIsTaken(t *testing.T) {
 }
 
 func FuzzAddress(f *testing.F) {
-	for _, s := range []string{"pi", "pi:9000", "https://pi", "[fe80::1%eth0]:8", "unix:/run/p.sock", "http://a@b", "::1", "[::1]", "a%b"} {
+	for _, s := range []string{"pi", "pi:9000", "https://pi", "[fe80::1%eth0]:8", "unix:/run/p.sock", "http://a@b",
+		"::1", "[::1]", "a%b"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

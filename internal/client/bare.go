@@ -25,7 +25,8 @@ type Bare struct {
 
 // Dial opens a separate connection, which the caller closes. Run is not needed for it.
 func (c *Client) Dial(ctx context.Context) (*Bare, error) {
-	dialer := websocket.Dialer{ReadBufferSize: bareReadBytes, WriteBufferSize: batchBytes, WriteBufferPool: &bareBuffers}
+	dialer := websocket.Dialer{ReadBufferSize: bareReadBytes, WriteBufferSize: batchBytes,
+		WriteBufferPool: &bareBuffers}
 	ws, err := c.handshake(ctx, dialer, func(conn net.Conn) net.Conn { return conn })
 	if err != nil {
 		return nil, err

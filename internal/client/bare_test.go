@@ -31,7 +31,8 @@ func dialBare(t *testing.T, p *peer) (*Bare, *socket) {
 func TestBarePassesMessagesAsTheyAre(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b, s := dialBare(t, newPeer(t))
-		for _, text := range []string{`{"action":"subscribe","event":"door","id":1}`, "", strings.Repeat("x", 511), strings.Repeat("x", 512), strings.Repeat("x", 100_000)} {
+		for _, text := range []string{`{"action":"subscribe","event":"door","id":1}`, "", strings.Repeat("x", 511),
+			strings.Repeat("x", 512), strings.Repeat("x", 100_000)} {
 			written := async(func() error { return b.Write([]byte(text)) })
 			if _, got, err := s.ws.ReadMessage(); err != nil || string(got) != text {
 				t.Fatalf("the peer got %.40q, %v, want %.40q", got, err, text)
@@ -92,7 +93,8 @@ func TestBareClosesAsRFC6455Asks(t *testing.T) {
 func TestBareThatTheServerEndsSaysWhy(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b, s := dialBare(t, newPeer(t))
-		go s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(wire.CloseTooSlow, ""), time.Now().Add(time.Second))
+		go s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(wire.CloseTooSlow, ""),
+			time.Now().Add(time.Second))
 		_, err := b.Read()
 		if e, ok := errors.AsType[*CloseError](err); !ok || e.Code != wire.CloseTooSlow {
 			t.Errorf("got %v", err)

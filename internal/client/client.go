@@ -37,8 +37,8 @@ type Options struct {
 	TLS *tls.Config
 
 	// OnMessage, when not nil, gets each message of the subscribed events, one at a time and in order, and none once
-	// Run's context has ended. Nothing is read while it runs: the server closes a client that is too slow, and
-	// a call made from within it that waits for the server never returns.
+	// Run's context has ended. Nothing is read while it runs: the server closes a client that is too slow, and a call
+	// made from within it that waits for the server never returns.
 	OnMessage func(wire.Delivery)
 
 	// OnState, when not nil, is told of each change, in order. It must return quickly.
@@ -257,7 +257,8 @@ func (c *Client) connected(ctx context.Context) (*session, error) {
 }
 
 // do sends once, on the current connection or the next one.
-func (c *Client) do(ctx context.Context, action wire.Action, event string, data json.RawMessage) (*session, *Receipt, error) {
+func (c *Client) do(ctx context.Context, action wire.Action, event string, data json.RawMessage) (*session, *Receipt,
+	error) {
 	if !utf8.ValidString(event) {
 		return nil, nil, fmt.Errorf("%s %q: the event is not UTF-8", action, event)
 	}

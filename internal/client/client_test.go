@@ -38,7 +38,8 @@ func TestSubscribeReturnsWhenTheServerHasTheSubscription(t *testing.T) {
 		}
 		s.deliver("door", `{"open": true}`)
 		got := <-c.got
-		if got.Event != "door" || string(got.Data) != `{"open": true}` || got.ClientName != "Porch" || got.CreatedAt.IsZero() {
+		if got.Event != "door" || string(got.Data) != `{"open": true}` || got.ClientName != "Porch" ||
+			got.CreatedAt.IsZero() {
 			t.Errorf("got %+v", got)
 		}
 	})
@@ -728,7 +729,8 @@ func TestStuckWriteDoesNotDelayComingBack(t *testing.T) {
 		go c.publish(t.Context(), "door", `1`)
 		synctest.Wait()
 		start := time.Now()
-		s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(wire.CloseRestart, ""), time.Now().Add(time.Second))
+		s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(wire.CloseRestart, ""),
+			time.Now().Add(time.Second))
 		c.next(t)
 		if took := time.Since(start); took > grace {
 			t.Errorf("took %s", took)
@@ -769,7 +771,8 @@ func TestReasonIsReadWhereTheServerStoppedReading(t *testing.T) {
 		// The writer gets stuck, then fails; the close frame comes after that.
 		published := async(func() error { return c.publish(t.Context(), "door", `1`) })
 		time.Sleep(patience + grace/2) // the bubble's clock
-		s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(wire.CloseTooBig, ""), time.Now().Add(time.Second))
+		s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(wire.CloseTooBig, ""),
+			time.Now().Add(time.Second))
 		checkContains(t, <-published, "MAX_MESSAGE_BYTES")
 		checkContains(t, c.failure(t), "MAX_MESSAGE_BYTES")
 	})

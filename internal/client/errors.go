@@ -67,7 +67,8 @@ func (e *StatusError) Error() string {
 			return fmt.Sprintf("%s: try again in %s, with the right key", e.status(), e.RetryAfter)
 		}
 		return e.status() + ": try again later, with the right key"
-	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect,
+		http.StatusPermanentRedirect:
 		return e.status() + ": the server points elsewhere, give that address: " + e.Reason
 	}
 	return e.status()
@@ -204,7 +205,8 @@ func advise(a address, err error) error {
 	_, isOther := errors.AsType[x509.HostnameError](err)
 	_, isInvalid := errors.AsType[x509.CertificateInvalidError](err)
 	switch {
-	case a.network == "unix" && errors.Is(err, syscall.ENOENT), a.network == "unix" && errors.Is(err, syscall.ECONNREFUSED):
+	case a.network == "unix" && errors.Is(err, syscall.ENOENT), a.network == "unix" &&
+		errors.Is(err, syscall.ECONNREFUSED):
 		advice = "is PiCloud running, and is this its socket?"
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
 		advice = "is picloudd running there, and is the address right?"

@@ -26,7 +26,8 @@ func TestPostPublishes(t *testing.T) {
 		p := newPeer(t)
 		p.set(func(w http.ResponseWriter, r *http.Request) bool {
 			body, _ := io.ReadAll(r.Body)
-			got := fmt.Sprint(r.Method, r.URL.Path, r.Header["X-Api-Key"], r.Header["X-Api-Client-Name"], r.Header["Content-Type"], string(body))
+			got := fmt.Sprint(r.Method, r.URL.Path, r.Header["X-Api-Key"], r.Header["X-Api-Client-Name"],
+				r.Header["Content-Type"], string(body))
 			want := `POST/publish[sesame] [Porch] [application/json]{"event":"do\"or","data":{"a": 1}}`
 			if got != want {
 				t.Errorf("got  %s\nwant %s", got, want)
@@ -154,7 +155,8 @@ func TestInfo(t *testing.T) {
 		})
 		c := newCaller(t, p)
 		info, err := c.Info(t.Context())
-		if err != nil || len(info.Subscriptions) != 1 || info.Subscriptions[0].Name != "door" || info.Server.Version != "9" {
+		if err != nil || len(info.Subscriptions) != 1 || info.Subscriptions[0].Name != "door" ||
+			info.Server.Version != "9" {
 			t.Errorf("got %+v, %v", info, err)
 		}
 		if raw, err := c.InfoJSON(t.Context()); err != nil || string(raw) != snapshot {
@@ -239,7 +241,8 @@ func TestTLSAndUnixSocket(t *testing.T) {
 	defer local.Close()
 
 	for _, o := range []Options{
-		{URL: "wss://" + secured.Listener.Addr().String(), TLS: secured.Client().Transport.(*http.Transport).TLSClientConfig},
+		{URL: "wss://" + secured.Listener.Addr().String(),
+			TLS: secured.Client().Transport.(*http.Transport).TLSClientConfig},
 		{URL: "unix:" + path},
 	} {
 		c, err := New(o)

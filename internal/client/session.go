@@ -70,7 +70,8 @@ func (c *Client) open(ctx context.Context) (*session, error) {
 }
 
 // handshake opens a WebSocket over the connection as wrap returns it.
-func (c *Client) handshake(ctx context.Context, dialer websocket.Dialer, wrap func(net.Conn) net.Conn) (*websocket.Conn, error) {
+func (c *Client) handshake(ctx context.Context, dialer websocket.Dialer, wrap func(net.Conn) net.Conn) (*websocket.Conn,
+	error) {
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	stop := func() bool { return true }

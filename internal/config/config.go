@@ -13,8 +13,8 @@ import (
 	"unicode/utf8"
 )
 
-// Config is what the daemon runs with: every field is in its allowed range.
-// It holds the API key, so it is never printed or logged as a whole.
+// Config is what the daemon runs with: every field is in its allowed range. It holds the API key, so it is never
+// printed or logged as a whole.
 type Config struct {
 	Port       int    // 0: any free port
 	APIKey     string // empty: the caller makes a key for this run
@@ -57,12 +57,11 @@ const (
 	mib = 1 << 20
 )
 
-// queueRoom is how much more than one message a queue must hold: the parts of
-// a delivery around its data (event and client name escaped, time, frame header).
+// queueRoom is how much more than one message a queue must hold: the parts of a delivery around its data (event and
+// client name escaped, time, frame header).
 const queueRoom = kib
 
-// settings is the only place where a default stands. A row's check sees the
-// rows above it.
+// settings is the only place where a default stands. A row's check sees the rows above it.
 var settings = []row{
 	{"PORT", "9000", "TCP port to listen on",
 		port(func(c *Config) *int { return &c.Port })},
@@ -108,13 +107,12 @@ func Settings() []Setting {
 // keyCredential is the credential that holds the key, see LoadCredential= in systemd.exec(5).
 const keyCredential = "api-key"
 
-// Parse reads every setting through getenv, which returns "" for one that is
-// not set: it then has its default. Blanks around a value do not count. The
-// error is one printable line about the first wrong setting: its name, its
-// value (never that of API_KEY) and what is allowed.
+// Parse reads every setting through getenv, which returns "" for one that is not set: it then has its default. Blanks
+// around a value do not count. The error is one printable line about the first wrong setting: its name, its value
+// (never that of API_KEY) and what is allowed.
 //
-// Without API_KEY the key is the credential api-key, if the service manager
-// has handed over one: the variable CREDENTIALS_DIRECTORY says where.
+// Without API_KEY the key is the credential api-key, if the service manager has handed over one: the variable
+// CREDENTIALS_DIRECTORY says where.
 func Parse(getenv func(string) string) (Config, error) {
 	key, err := credential(getenv)
 	if err != nil {
@@ -122,8 +120,8 @@ func Parse(getenv func(string) string) (Config, error) {
 	}
 	var c Config
 	for _, r := range settings {
-		// ASCII blanks only: an exotic space pasted around a key is not part
-		// of what was meant, and dropping it silently would hide why no client gets in.
+		// ASCII blanks only: an exotic space pasted around a key is not part of what was meant, and dropping it
+		// silently would hide why no client gets in.
 		text := strings.Trim(getenv(r.name), blanks)
 		isPreset := text == ""
 		switch {

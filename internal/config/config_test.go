@@ -128,8 +128,10 @@ func TestAcceptedValues(t *testing.T) {
 		{env{"KEY_FILE": "k"}, func(c Config) any { return c.KeyFile }, "k"},
 		{env{"MAX_MESSAGE_BYTES": "1024"}, func(c Config) any { return c.MaxMessageBytes }, 1024},
 		{env{"MAX_MESSAGE_BYTES": "1k"}, func(c Config) any { return c.MaxMessageBytes }, 1024},
-		{env{"MAX_MESSAGE_BYTES": "64m", "MAX_QUEUE_BYTES": "65M"}, func(c Config) any { return c.MaxMessageBytes }, 64 << 20},
-		{env{"MAX_MESSAGE_BYTES": "1K", "MAX_QUEUE_BYTES": "2048"}, func(c Config) any { return c.MaxQueueBytes }, 2048},
+		{env{"MAX_MESSAGE_BYTES": "64m", "MAX_QUEUE_BYTES": "65M"}, func(c Config) any { return c.MaxMessageBytes },
+			64 << 20},
+		{env{"MAX_MESSAGE_BYTES": "1K", "MAX_QUEUE_BYTES": "2048"}, func(c Config) any { return c.MaxQueueBytes },
+			2048},
 		{env{"MAX_QUEUE_BYTES": "256M"}, func(c Config) any { return c.MaxQueueBytes }, 256 << 20},
 		{env{"MAX_CONNECTIONS": "200000"}, func(c Config) any { return c.MaxConnections }, 200_000},
 		{env{"MAX_CONNECTIONS": "007"}, func(c Config) any { return c.MaxConnections }, 7},
@@ -256,7 +258,8 @@ func TestKeyIsTakenFromTheCredentialUnlessSet(t *testing.T) {
 		{"", "from-the-credential", "the credential api-key"},
 		{"set", "set", "API_KEY"},
 	} {
-		if c := mustParse(t, env{"CREDENTIALS_DIRECTORY": dir, "API_KEY": tt.set}); c.APIKey != tt.key || c.APIKeyFrom != tt.from {
+		if c := mustParse(t, env{"CREDENTIALS_DIRECTORY": dir, "API_KEY": tt.set}); c.APIKey != tt.key ||
+			c.APIKeyFrom != tt.from {
 			t.Errorf("API_KEY=%q: got key %q from %q, want %q from %q", tt.set, c.APIKey, c.APIKeyFrom, tt.key, tt.from)
 		}
 	}
@@ -278,7 +281,8 @@ func TestKeyIsTakenFromTheCredentialUnlessSet(t *testing.T) {
 func TestUnusableAPIKeyIsRefusedAndNotShown(t *testing.T) {
 	const want = "API_KEY: must be at most 256 visible ASCII characters without spaces (its value is not shown)"
 	for _, key := range []string{
-		"two words", "a\tb", "a\nb", "a\x00b", "a\x7fb", "sch\u00fcssel", "a\xffb", "\u00a0key", strings.Repeat("k", 257),
+		"two words", "a\tb", "a\nb", "a\x00b", "a\x7fb", "sch\u00fcssel", "a\xffb", "\u00a0key",
+		strings.Repeat("k", 257),
 	} {
 		_, err := Parse(env{"API_KEY": key}.get)
 		if err == nil || err.Error() != want {
@@ -287,9 +291,8 @@ func TestUnusableAPIKeyIsRefusedAndNotShown(t *testing.T) {
 	}
 }
 
-// Whatever two settings and the key hold, Parse ends with a usable Config or
-// with one printable line. The key has no influence on any error but the one
-// about itself, which is constant: so no error can tell it.
+// Whatever two settings and the key hold, Parse ends with a usable Config or with one printable line. The key has no
+// influence on any error but the one about itself, which is constant: so no error can tell it.
 func FuzzParse(f *testing.F) {
 	names := make([]string, 0, len(settings))
 	for _, s := range Settings() {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A kind of setting: what it allows in words, and the same as code. Both are
-// made from the same bounds, so that they cannot differ.
+// A kind of setting: what it allows in words, and the same as code. Both are made from the same bounds, so that they
+// cannot differ.
 type kind struct {
 	allowed string
 	secret  bool // the value must not be shown
@@ -63,7 +63,8 @@ func queueSize(field func(*Config) *int, least, most int) kind {
 
 func duration(field func(*Config) *time.Duration, least, most time.Duration) kind {
 	return kind{
-		allowed: fmt.Sprintf("a time from %s to %s, with its unit, such as 25s or 1m30s", durationText(least), durationText(most)),
+		allowed: fmt.Sprintf("a time from %s to %s, with its unit, such as 25s or 1m30s", durationText(least),
+			durationText(most)),
 		set: func(c *Config, text string) bool {
 			d, err := time.ParseDuration(text)
 			if err != nil || d < least || d > most {
@@ -113,8 +114,7 @@ func level(field func(*Config) *slog.Level) kind {
 	}
 }
 
-// tlsPath is a path that may be missing only without TLS. Whether the file can
-// be used is for its reader to say.
+// tlsPath is a path that may be missing only without TLS. Whether the file can be used is for its reader to say.
 func tlsPath(field func(*Config) *string) kind {
 	return kind{
 		allowed: "a file's path (needed while USE_TLS is on)",
@@ -125,8 +125,8 @@ func tlsPath(field func(*Config) *string) kind {
 	}
 }
 
-// apiKey is a text that a header carries unchanged: visible ASCII. Spaces and
-// other bytes are where clients and proxies differ (RFC 9110 §5.5).
+// apiKey is a text that a header carries unchanged: visible ASCII. Spaces and other bytes are where clients and proxies
+// differ (RFC 9110 §5.5).
 func apiKey(field func(*Config) *string) kind {
 	const most = 256
 	return kind{

@@ -1,4 +1,5 @@
-// Package dashboard is the web page that PiCloud serves to people; it holds the files and knows nothing of the server behind them.
+// Package dashboard is the web page that PiCloud serves to people; it holds the files and knows nothing of the server
+// behind them.
 package dashboard
 
 import (
@@ -34,8 +35,8 @@ func Paths() []string {
 	return slices.Sorted(maps.Keys(files()))
 }
 
-// Handler serves the page to anyone: it holds no secret, it asks for the key and sends it like any client.
-// Methods are the router's to check; a path that is not in [Paths] gets a 404.
+// Handler serves the page to anyone: it holds no secret, it asks for the key and sends it like any client. Methods are
+// the router's to check; a path that is not in [Paths] gets a 404.
 func Handler() http.Handler {
 	served := files()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -64,8 +65,8 @@ func Handler() http.Handler {
 // files are the embedded ones by the path they are served at, listed once.
 var files = sync.OnceValue(list)
 
-// list lists them. What goes wrong here is a fault of the build, not
-// of the machine, so it panics: any test that calls it sees it.
+// list lists them. What goes wrong here is a fault of the build, not of the machine, so it panics: any test that calls
+// it sees it.
 func list() map[string]file {
 	served := make(map[string]file)
 	err := fs.WalkDir(embedded, "page", func(name string, d fs.DirEntry, err error) error {
@@ -108,12 +109,12 @@ var contentTypes = map[string]string{
 	".svg":  "image/svg+xml",
 }
 
-// policy is the page's Content-Security-Policy for a request to that host: only its own files run, only its own server is
-// talked to, and no text becomes markup, even by mistake.
+// policy is the page's Content-Security-Policy for a request to that host: only its own files run, only its own server
+// is talked to, and no text becomes markup, even by mistake.
 func policy(host string) string {
 	connect := "'self'"
-	// Browsers before about 2022 do not count ws: and wss: to the same host as 'self'. The Host header is the
-	// client's word and may hold a ';', and CSP has no way to write an IPv6 address: hence the check.
+	// Browsers before about 2022 do not count ws: and wss: to the same host as 'self'. The Host header is the client's
+	// word and may hold a ';', and CSP has no way to write an IPv6 address: hence the check.
 	if isPlain(host) {
 		connect += " ws://" + host + " wss://" + host
 	}
@@ -121,8 +122,8 @@ func policy(host string) string {
 		"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 }
 
-// isPlain reports whether host is a name or an IPv4 address, with or without a port, and nothing else. (Package regexp would
-// be a hundredth of the daemon for this alone.)
+// isPlain reports whether host is a name or an IPv4 address, with or without a port, and nothing else. (Package regexp
+// would be a hundredth of the daemon for this alone.)
 func isPlain(host string) bool {
 	const digits, letters = "0123456789", "-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	name, port, hasPort := strings.Cut(host, ":")

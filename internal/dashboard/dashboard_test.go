@@ -42,7 +42,8 @@ func TestEveryEmbeddedFileIsServedWithItsType(t *testing.T) {
 		}
 		w := get(t, http.MethodGet, at, nil)
 		if w.Code != http.StatusOK || !bytes.Equal(w.Body.Bytes(), body) {
-			t.Errorf("GET %s = %d and %d bytes, want 200 and the %d bytes of the file", at, w.Code, w.Body.Len(), len(body))
+			t.Errorf("GET %s = %d and %d bytes, want 200 and the %d bytes of the file", at, w.Code, w.Body.Len(),
+				len(body))
 		}
 		if got, want := w.Header().Get("Content-Type"), types[path.Ext(name)]; got != want {
 			t.Errorf("GET %s: Content-Type %q, want %q", at, got, want)
@@ -148,7 +149,8 @@ func TestHeadTellsTheLengthAndSendsNothing(t *testing.T) {
 }
 
 func TestPathsOutsideThePageAreNotFound(t *testing.T) {
-	for _, at := range []string{"/index.html", "/page/", "/page/index.html", "/dashboard.go", "/../dashboard.go", "/.", "//", "/key.js/"} {
+	for _, at := range []string{"/index.html", "/page/", "/page/index.html", "/dashboard.go", "/../dashboard.go", "/.",
+		"//", "/key.js/"} {
 		if w := get(t, http.MethodGet, "http://pi.local"+at, nil); w.Code != http.StatusNotFound {
 			t.Errorf("GET %s = %d, want 404", at, w.Code)
 		}
@@ -184,7 +186,8 @@ func TestNothingComesFromAnotherHost(t *testing.T) {
 		if path.Ext(name) == ".js" {
 			text = comment.ReplaceAllString(text, "")
 		}
-		for _, foreign := range []string{"http://", "https://", "ws://", "wss://", `"//`, `'//`, "`//", "(//", "@import", "url("} {
+		for _, foreign := range []string{"http://", "https://", "ws://", "wss://", `"//`, `'//`, "`//", "(//",
+			"@import", "url("} {
 			if at := strings.Index(text, foreign); at >= 0 {
 				t.Errorf("%s refers to elsewhere: %q", name, text[at:min(at+40, len(text))])
 			}

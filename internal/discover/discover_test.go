@@ -28,7 +28,8 @@ func answer(t testing.TB, resources ...dnsmessage.Resource) []byte {
 	for i := range resources {
 		resources[i].Header.Class = dnsmessage.ClassINET
 	}
-	m := dnsmessage.Message{Header: dnsmessage.Header{Response: true}, Answers: resources[:1], Additionals: resources[1:]}
+	m := dnsmessage.Message{Header: dnsmessage.Header{Response: true}, Answers: resources[:1],
+		Additionals: resources[1:]}
 	p, err := m.Pack()
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +79,8 @@ func TestWhatIsMissingIsAskedFor(t *testing.T) {
 	same(t, asked(t, k), "[PTR _picloud._tcp.local. SRV PiCloud on porch._picloud._tcp.local. TXT PiCloud on porch._picloud._tcp.local.]")
 	same(t, k.servers(), "[]")
 	// Names are the same whatever their case.
-	k.learn(answer(t, resource(strings.ToUpper(porch), &dnsmessage.SRVResource{Target: name("Porch.local."), Port: 9000})), "eth0")
+	k.learn(answer(t, resource(strings.ToUpper(porch),
+		&dnsmessage.SRVResource{Target: name("Porch.local."), Port: 9000})), "eth0")
 	same(t, asked(t, k), "[PTR _picloud._tcp.local. A Porch.local. AAAA Porch.local.]")
 	same(t, k.servers(), "[{PiCloud on porch Porch.local 9000 false []}]")
 	k.learn(answer(t, resource("porch.local.", &dnsmessage.AAAAResource{AAAA: netip.MustParseAddr("fe80::1").As16()}),
@@ -91,7 +93,8 @@ func TestWhatIsMissingIsAskedFor(t *testing.T) {
 func TestOtherServicesAreNotServers(t *testing.T) {
 	k := newKnowledge()
 	k.learn(answer(t, resource("_http._tcp.local.", &dnsmessage.PTRResource{PTR: name("Printer._http._tcp.local.")}),
-		resource("Printer._http._tcp.local.", &dnsmessage.SRVResource{Target: name("printer.local."), Port: 80})), "eth0")
+		resource("Printer._http._tcp.local.", &dnsmessage.SRVResource{Target: name("printer.local."), Port: 80})),
+		"eth0")
 	question := answer(t, pointer(porch))
 	question[2] &^= 0x80 // not a response
 	k.learn(question, "eth0")
@@ -112,7 +115,8 @@ func TestWhatANetworkSaysIsBounded(t *testing.T) {
 
 func FuzzLearn(f *testing.F) {
 	f.Add(answer(f, pointer(porch), resource(porch, &dnsmessage.SRVResource{Target: name("p.local."), Port: 1})))
-	f.Add(answer(f, resource("p.local.", &dnsmessage.AAAAResource{}), resource(porch, &dnsmessage.TXTResource{TXT: []string{"tls=1"}})))
+	f.Add(answer(f, resource("p.local.", &dnsmessage.AAAAResource{}),
+		resource(porch, &dnsmessage.TXTResource{TXT: []string{"tls=1"}})))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		k := newKnowledge()

@@ -135,8 +135,12 @@ func (k *knowledge) servers() []Server {
 		}
 		addresses := slices.Clone(k.hosts[strings.ToLower(i.host)])
 		slices.SortFunc(addresses, func(a, b netip.Addr) int { return a.Compare(b) }) // IPv4 is less
-		list = append(list, Server{i.name[:len(i.name)-len("."+service)], strings.TrimSuffix(i.host, "."), i.port, i.tls, addresses})
+		list = append(list, Server{i.name[:len(i.name)-len("."+service)], strings.TrimSuffix(i.host, "."), i.port,
+			i.tls, addresses})
 	}
-	slices.SortFunc(list, func(a, b Server) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Host, b.Host)) })
+	slices.SortFunc(list, func(a, b Server) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name),
+			cmp.Compare(a.Host, b.Host))
+	})
 	return list
 }

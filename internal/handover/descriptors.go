@@ -185,7 +185,8 @@ func ends(files []*os.File) (singles, batches *os.File, err error) {
 		*end = f
 	}
 	if singles == nil || batches == nil {
-		return nil, nil, fmt.Errorf("%w: it has two files, %s and %s, and one is missing", errDamaged, singlesName, batchesName)
+		return nil, nil, fmt.Errorf("%w: it has two files, %s and %s, and one is missing", errDamaged, singlesName,
+			batchesName)
 	}
 	return singles, batches, nil
 }
@@ -395,7 +396,8 @@ func (d *descriptors) send(q *queue, ids []uint64) error {
 		fds[i] = d.held[id].fd
 	}
 	head := []byte{queueVersion, byte(len(ids))}
-	if err := unix.Sendmsg(int(q.send.Fd()), head, unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
+	if err := unix.Sendmsg(int(q.send.Fd()), head, unix.UnixRights(fds...), nil,
+		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err != nil {
 		if err == unix.EAGAIN || err == unix.ETOOMANYREFS {
 			return fmt.Errorf("%w: queue %d descriptors: %w", errFull, len(ids), err)
 		}

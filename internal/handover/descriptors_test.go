@@ -218,7 +218,8 @@ func TestWasteIsBounded(t *testing.T) {
 				delete(numbers, id)
 			}
 			if got, most := d.queued(), d.Len()*3/2+3*maxFiles; got > most {
-				t.Fatalf("step %d: %d descriptors are queued for %d connections; want at most %d", step, got, d.Len(), most)
+				t.Fatalf("step %d: %d descriptors are queued for %d connections; want at most %d", step, got, d.Len(),
+					most)
 			}
 		}
 		for _, q := range []queue{d.singles, d.batches} {
@@ -278,7 +279,8 @@ func TestTwoCopiesAreOneConnection(t *testing.T) {
 		defer unix.Close(fd)
 	}
 	if got := next.Len(); got != 100 || len(fds) != 100 || next.queued() != 200 {
-		t.Errorf("%d connections with %d descriptors are kept in %d copies; want 100, 100 and 200", got, len(fds), next.queued())
+		t.Errorf("%d connections with %d descriptors are kept in %d copies; want 100, 100 and 200", got, len(fds),
+			next.queued())
 	}
 	if err := errors.Join(next.pack(&next.batches), next.pack(&next.singles)); err != nil {
 		t.Fatal(err)

@@ -168,7 +168,8 @@ func openJournal(f *os.File) (*journal, []Record, error) {
 	}
 	j.dueAt = 2*j.base + compactMin
 	if whole < j.end {
-		err = fmt.Errorf("open the journal: %w: after %d of %d bytes, with %d values", errDamaged, whole, j.end, len(records))
+		err = fmt.Errorf("open the journal: %w: after %d of %d bytes, with %d values", errDamaged, whole, j.end,
+			len(records))
 	}
 	j.end, j.allocated = whole, whole
 	return j, records, err
@@ -233,7 +234,8 @@ func live(b []byte) (spans []span, whole int) {
 		r := rest[:n]
 		key := atKey + int(binary.LittleEndian.Uint16(r[atKind+1:]))
 		action := r[atAction]
-		if key > len(r) || action < actionSet || action > actionEnd || crc32.Checksum(r[atLength:], castagnoli) != binary.LittleEndian.Uint32(r) {
+		if key > len(r) || action < actionSet || action > actionEnd ||
+			crc32.Checksum(r[atLength:], castagnoli) != binary.LittleEndian.Uint32(r) {
 			break
 		}
 		id := binary.LittleEndian.Uint64(r[atID:])
@@ -511,7 +513,8 @@ func (j *journal) compact(keep func(id uint64, kind byte) bool) error {
 		return err
 	}
 	// Gives the memory back; should it fail, the next time writes over it.
-	unix.Fallocate(int(j.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(headerSize+int(from)*j.limit), int64(j.limit))
+	unix.Fallocate(int(j.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
+		int64(headerSize+int(from)*j.limit), int64(j.limit))
 	return nil
 }
 

@@ -87,7 +87,8 @@ type aChange struct {
 }
 
 func newChange(a, b int) aChange {
-	c := aChange{actionSet, uint64(a % 7), byte(a % 3), strconv.Itoa(b % 11), []byte(strings.Repeat("v", a%50) + strconv.Itoa(b))}
+	c := aChange{actionSet, uint64(a % 7), byte(a % 3), strconv.Itoa(b % 11),
+		[]byte(strings.Repeat("v", a%50) + strconv.Itoa(b))}
 	switch {
 	case b%13 == 0:
 		c.action = actionEnd
@@ -265,7 +266,8 @@ func TestChangesWhileCompacting(t *testing.T) {
 		writers.Go(func() {
 			rng := rand.New(rand.NewPCG(7, uint64(w)))
 			for range 20_000 {
-				if err := change(j, want[w], rng.Int()/7*7+w, rng.Int()); err != nil { // a writer has connections of its own
+				if err := change(j, want[w], rng.Int()/7*7+w,
+					rng.Int()); err != nil { // a writer has connections of its own
 					t.Error(err)
 				}
 			}
@@ -584,7 +586,8 @@ func FuzzDamagedJournal(f *testing.F) {
 // FuzzOpenJournal opens what anybody may have written, and checks that it can be gone on with.
 func FuzzOpenJournal(f *testing.F) {
 	j := newTestJournal(f, headerSize)
-	if err := errors.Join(j.Set(1, 'c', "", []byte("sensor")), j.Set(1, 's', "temp", nil), j.Delete(1, 's', "temp"), j.End(2)); err != nil {
+	if err := errors.Join(j.Set(1, 'c', "", []byte("sensor")), j.Set(1, 's', "temp", nil), j.Delete(1, 's', "temp"),
+		j.End(2)); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(bytes.Clone(j.area(0)[:j.end]), uint32(j.end))
@@ -620,7 +623,8 @@ func BenchmarkJournal(b *testing.B) {
 	fill := func(b *testing.B) *journal {
 		j := newTestJournal(b, 1<<26)
 		for id := range uint64(clients) {
-			err := cmp.Or(j.Set(id, 'c', "", make([]byte, 100)), j.Set(id, 's', "sensors/temperature", nil), j.Set(id, 's', "lamp", nil))
+			err := cmp.Or(j.Set(id, 'c', "", make([]byte, 100)), j.Set(id, 's', "sensors/temperature", nil),
+				j.Set(id, 's', "lamp", nil))
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -252,7 +252,8 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 			return was.sockets[id] != 0 || or.sockets[id] != 0
 		}), valuesOf(t, records)}
 		if !maps.Equal(got.values, was.values) && !maps.Equal(got.values, or.values) {
-			t.Fatalf("at %q: %d values are there, which are not those %d that were set", doing, len(got.values), len(was.values))
+			t.Fatalf("at %q: %d values are there, which are not those %d that were set", doing, len(got.values),
+				len(was.values))
 		}
 		// A dropped socket's copies may be there or not: nobody asks for them any more.
 		for id, number := range was.sockets {
@@ -357,7 +358,8 @@ func TestKilledWriterTearsNothing(t *testing.T) {
 		or := maps.Clone(want)
 		changes[at%uint32(len(changes))].of(or)
 		if !maps.Equal(got, or) {
-			t.Fatalf("round %d, seed %d, after %d changes: %d values are there, which are not those %d that were set", round, seed, at, len(got), len(want))
+			t.Fatalf("round %d, seed %d, after %d changes: %d values are there, which are not those %d that were set",
+				round, seed, at, len(got), len(want))
 		}
 	}
 }

@@ -84,7 +84,8 @@ func known(t *testing.T, s *Store) (k *Kept, client *net.TCPConn) {
 // claim records, as no Store would, that the mark at a place is k's.
 func claim(t *testing.T, k *Kept, place int) {
 	t.Helper()
-	if err := k.store.journal.Set(k.id, kindMark, "", binary.LittleEndian.AppendUint32(nil, uint32(place))); err != nil {
+	if err := k.store.journal.Set(k.id, kindMark, "",
+		binary.LittleEndian.AppendUint32(nil, uint32(place))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -319,7 +320,10 @@ func TestRetainDeletesWhatIsNotWanted(t *testing.T) {
 	}
 	n := after(t, s)
 	unwanted := n.of(goes).Kept
-	if err := n.Retain(func(k *Kept, kind byte) bool { return k != unwanted && kind != 'r' && kind != 'o' }); err != nil {
+	if err := n.Retain(func(k *Kept, kind byte) bool {
+		return k != unwanted && kind != 'r' &&
+			kind != 'o'
+	}); err != nil {
 		t.Fatal(err)
 	}
 	found, conns, general, err := Open(copies(t, n.Files()...), func([]Record) bool { return true })
@@ -327,7 +331,8 @@ func TestRetainDeletesWhatIsNotWanted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer found.Close()
-	if len(conns) != 1 || conns[0].Kept.id != stays.id || len(conns[0].Records) != 1 || len(general) != 1 || general[0].Kind != 'k' {
+	if len(conns) != 1 || conns[0].Kept.id != stays.id || len(conns[0].Records) != 1 || len(general) != 1 ||
+		general[0].Kind != 'k' {
 		t.Errorf("got connections %+v, and %+v", conns, general)
 	}
 	if n, err := client.Read(make([]byte, 1)); n != 0 || err != io.EOF {
@@ -390,7 +395,8 @@ func TestConnectionThatIsNotKeptMayBeUsed(t *testing.T) {
 	if intact, err := k.Intact(-1); intact || !errors.Is(err, errNoMark) {
 		t.Errorf("intact: %t, %v; want that it has no mark", intact, err)
 	}
-	if err := errors.Join(k.Set('c', "", nil), k.SetWithin(0, 'c', "", nil), k.Delete('c', ""), k.Unmark(), k.End()); err != nil {
+	if err := errors.Join(k.Set('c', "", nil), k.SetWithin(0, 'c', "", nil), k.Delete('c', ""), k.Unmark(),
+		k.End()); err != nil {
 		t.Error(err)
 	}
 	k.Drop()

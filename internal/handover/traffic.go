@@ -49,7 +49,8 @@ func Traffic(fd int) (read, written uint64, err error) {
 		if err != nil {
 			return 0, 0, fmt.Errorf("ask for a connection's traffic: %w", err)
 		}
-		if before.State != after.State || before.Bytes_received != after.Bytes_received || before.Bytes_acked != after.Bytes_acked {
+		if before.State != after.State || before.Bytes_received != after.Bytes_received ||
+			before.Bytes_acked != after.Bytes_acked {
 			continue
 		}
 		received := after.Bytes_received

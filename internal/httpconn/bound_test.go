@@ -68,7 +68,8 @@ func TestWhoHasRestedLongestMakesRoom(t *testing.T) {
 					c.want("POST", 201, "1")
 				}
 				resting = append(resting, c)
-				wait.Until(t, "it is at rest", func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == len(resting) })
+				wait.Until(t, "it is at rest",
+					func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == len(resting) })
 				if begin != strings.TrimSuffix(begin, get[:9]) {
 					wait.Until(t, "what it has sent is known", func() bool { return r.count((*Conn).begun) == 1 })
 				}

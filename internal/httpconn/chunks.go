@@ -1,7 +1,7 @@
 package httpconn
 
-// A chunks finds where a chunked body ends, RFC 9112 §7.1, in pieces as they come. It judges nothing that net/http will: what it
-// does not know for sure is broken. The zero value stands at the body's beginning.
+// A chunks finds where a chunked body ends, RFC 9112 §7.1, in pieces as they come. It judges nothing that net/http
+// will: what it does not know for sure is broken. The zero value stands at the body's beginning.
 type chunks struct {
 	at   chunkPart
 	size int64 // of the chunk: so far, or what is left of it
@@ -26,7 +26,8 @@ const (
 // mostChunk is a size that no message may have; net/http has words for it.
 const mostChunk = 1 << 40
 
-// scan looks at what comes next. It returns how much of that belongs to the body: all of it unless at is chunksEnd then.
+// scan looks at what comes next. It returns how much of that belongs to the body: all of it unless at is chunksEnd
+// then.
 func (c *chunks) scan(p []byte) (n int) {
 	for n < len(p) && c.at < chunksEnd {
 		if c.at == chunkData {

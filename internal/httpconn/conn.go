@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Conn is one HTTP connection. Its turn has a goroutine in Run, or the loan, or whoever ends it: then it is never given back.
+// A Conn is one HTTP connection. Its turn has a goroutine in Run, or the loan, or whoever ends it: then it is never
+// given back.
 type Conn struct {
 	set           *Set
 	remote, local net.Addr
@@ -48,7 +49,8 @@ func (c *Conn) goOn() {
 	c.set.crew.Go(c)
 }
 
-// quiet reports whether nobody is busy with the connection, nor will be as soon as Ready tells of what has come. mu must be held.
+// quiet reports whether nobody is busy with the connection, nor will be as soon as Ready tells of what has come. mu
+// must be held.
 func (c *Conn) quiet() bool {
 	if !c.turn.Rests() {
 		return false
@@ -100,8 +102,8 @@ func (c *Conn) abort() {
 	}
 }
 
-// close ends the connection. The caller has the turn, and mu must be held. Another process's store may still have the socket: its end
-// must not wait for that.
+// close ends the connection. The caller has the turn, and mu must be held. Another process's store may still have the
+// socket: its end must not wait for that.
 func (c *Conn) close() {
 	fd, place := c.release()
 	c.set.cfg.Poller.Remove(place)
@@ -139,8 +141,8 @@ func (c *Conn) Run() {
 	}
 }
 
-// rest gives the turn back unless there is more to look at, and reports that it has. One that comes to rest where it has no place any
-// more is closed.
+// rest gives the turn back unless there is more to look at, and reports that it has. One that comes to rest where it
+// has no place any more is closed.
 func (c *Conn) rest() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -234,7 +236,8 @@ func (c *Conn) answerAll(b *buffer, in []byte) error {
 			}
 			fallthrough
 		case whole:
-			if f.upgrade && f.body == 0 && f.head <= c.set.cfg.HeadBytes && !c.set.draining.Load() && c.join(b, in[:size], in[size:]) {
+			if f.upgrade && f.body == 0 && f.head <= c.set.cfg.HeadBytes && !c.set.draining.Load() &&
+				c.join(b, in[:size], in[size:]) {
 				return errLent
 			}
 			return c.lend(in[:size], in[size:], 0, ch)
@@ -319,7 +322,8 @@ func (c *Conn) borrowed(request, behind []byte, missing int) *loan {
 	return l
 }
 
-// returned is the end of a loan: the connection goes on, behind an answer or with what has come of an unfinished request. mu must be held.
+// returned is the end of a loan: the connection goes on, behind an answer or with what has come of an unfinished
+// request. mu must be held.
 func (c *Conn) returned(unfinished []byte) {
 	c.loan = nil
 	if c.set.closed.Load() {

@@ -81,7 +81,8 @@ func TestUnfinishedRequestIsLeftToTheNextProcess(t *testing.T) {
 				body := strings.Repeat("0123456789", size/10)
 				text := request(body)
 				random := rand.New(rand.NewPCG(uint64(size), uint64(len(name))))
-				for _, cut := range []int{1, 40, strings.Index(text, "0123") + 5, 1 + random.IntN(len(text)-1), len(text) - 1} {
+				for _, cut := range []int{1, 40, strings.Index(text, "0123") + 5, 1 + random.IntN(len(text)-1),
+					len(text) - 1} {
 					r := newRig(t, "tcp")
 					c := r.dial()
 					c.send("%s", plainPost("before"))
@@ -94,8 +95,10 @@ func TestUnfinishedRequestIsLeftToTheNextProcess(t *testing.T) {
 					}
 					c.send("%s", text[cut:]+plainPost("behind"))
 					got, err := c.readFinal()
-					if err != nil || got.status != 201 && got.status != 200 || !strings.Contains(got.xBody+got.body, body) {
-						t.Fatalf("cut at %d of %d: got %d with %d bytes, error %v", cut, len(text), got.status, len(got.xBody+got.body), err)
+					if err != nil || got.status != 201 && got.status != 200 ||
+						!strings.Contains(got.xBody+got.body, body) {
+						t.Fatalf("cut at %d of %d: got %d with %d bytes, error %v", cut, len(text), got.status,
+							len(got.xBody+got.body), err)
 					}
 					c.want("POST", 201, "behind")
 					if name != "with a bare LF" {
@@ -247,8 +250,8 @@ func TestRestoreWaitsForNoPlace(t *testing.T) {
 	}
 }
 
-// Clients that send all kinds of requests all the time, in pieces, while one process follows the other: each request is answered once,
-// with what belongs to it.
+// Clients that send all kinds of requests all the time, in pieces, while one process follows the other: each request is
+// answered once, with what belongs to it.
 func TestNobodyNoticesHandOvers(t *testing.T) {
 	const clients, generations = 24, 12
 	seed := rand.Uint64()
@@ -285,7 +288,8 @@ func TestNobodyNoticesHandOvers(t *testing.T) {
 				}
 				got, err := c.readFinal()
 				if err != nil || got.status/100 != 2 || !strings.Contains(got.xBody+got.body, body) {
-					t.Errorf("client %d, request %d of %d bytes: got %d with %d bytes, error %v", n, i, len(body), got.status, len(got.xBody+got.body), err)
+					t.Errorf("client %d, request %d of %d bytes: got %d with %d bytes, error %v", n, i, len(body),
+						got.status, len(got.xBody+got.body), err)
 					return
 				}
 				answered.Add(1)

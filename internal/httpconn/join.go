@@ -21,7 +21,8 @@ func (c *Conn) join(b *buffer, request, behind []byte) bool {
 	return o.taken
 }
 
-// An offer is a connection that can be hijacked, by the request that it has sent. What is answered otherwise is dropped.
+// An offer is a connection that can be hijacked, by the request that it has sent. What is answered otherwise is
+// dropped.
 type offer struct {
 	conn   *Conn
 	behind []byte // what has come after the request

@@ -73,8 +73,8 @@ func Note(nc net.Conn, state http.ConnState) bool {
 	return ok
 }
 
-// Read gives the request's bytes, and then waits: for the answer to be given, or the deadline to be set to the past. Both
-// are what net/http does when it has read ahead, by one byte, to see whether the client is still there.
+// Read gives the request's bytes, and then waits: for the answer to be given, or the deadline to be set to the past.
+// Both are what net/http does when it has read ahead, by one byte, to see whether the client is still there.
 func (l *loan) Read(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -151,8 +151,9 @@ func (l *loan) readMore(p []byte) (int, error) {
 	return n, err
 }
 
-// comeBack is asked when the process is to end: a request that is not whole, and of which no answer has begun, is left to the next
-// process with all that has come of it. It is nobody else's before it is whole, so nothing has come of it yet.
+// comeBack is asked when the process is to end: a request that is not whole, and of which no answer has begun, is left
+// to the next process with all that has come of it. It is nobody else's before it is whole, so nothing has come of it
+// yet.
 func (l *loan) comeBack() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -242,8 +243,8 @@ func (l *loan) Close() error {
 	return nil
 }
 
-// end ends the loan, and reports whether it had not ended before and whether the connection goes on: only behind a request that httpconn,
-// too, has seen the end of.
+// end ends the loan, and reports whether it had not ended before and whether the connection goes on: only behind a
+// request that httpconn, too, has seen the end of.
 func (l *loan) end() (ended, goesOn bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -263,8 +264,9 @@ func (l *loan) shut() {
 	}
 }
 
-// Take makes the descriptor the caller's, non-blocking, with its place in the poller and what has come from the client and was not
-// read from the loan, of the request's body too: the connection has become something else. The loan is closed with it.
+// Take makes the descriptor the caller's, non-blocking, with its place in the poller and what has come from the client
+// and was not read from the loan, of the request's body too: the connection has become something else. The loan is
+// closed with it.
 func (l *loan) Take() (fd int, place poll.Place, behind []byte, err error) {
 	if ended, _ := l.end(); !ended {
 		return -1, poll.Place{}, nil, net.ErrClosed

@@ -5,8 +5,8 @@ import (
 	"net"
 )
 
-// A Request is one whole HTTP/1.1 request of the plain kind: nothing in it needs decoding, nothing asks for more than an
-// answer. Its bytes are valid while it is being answered.
+// A Request is one whole HTTP/1.1 request of the plain kind: nothing in it needs decoding, nothing asks for more than
+// an answer. Its bytes are valid while it is being answered.
 type Request struct {
 	Method, Path, Query []byte // Query is what follows the ?
 	Body                []byte
@@ -73,7 +73,8 @@ func (r *Request) scan(in []byte) (f frame, plain bool) {
 		}
 		line = line[:n-1]
 		if first {
-			if newer = bytes.HasSuffix(line, []byte(" HTTP/1.1")); !newer && !bytes.HasSuffix(line, []byte(" HTTP/1.0")) {
+			if newer = bytes.HasSuffix(line, []byte(" HTTP/1.1")); !newer &&
+				!bytes.HasSuffix(line, []byte(" HTTP/1.0")) {
 				return frame{kind: opaque}, false
 			}
 			sound, plain = r.requestLine(line)
@@ -195,7 +196,8 @@ func isName(name []byte) bool {
 func isHost(value []byte) bool {
 	for _, c := range value {
 		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == ':', c == '[', c == ']', c == '_':
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == ':', c == '[',
+			c == ']', c == '_':
 		default:
 			return false
 		}

@@ -66,8 +66,8 @@ func TestUpgradeRequests(t *testing.T) {
 	}
 }
 
-// FuzzScan: where scan says that it knows a request's end, net/http's parser finds the same end or refuses the request, and of
-// a plain request it finds the same words. So no byte of one request is ever taken for another's.
+// FuzzScan: where scan says that it knows a request's end, net/http's parser finds the same end or refuses the request,
+// and of a plain request it finds the same words. So no byte of one request is ever taken for another's.
 func FuzzScan(f *testing.F) {
 	for _, text := range []string{
 		post, post + post, "GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.0\r\nHost: x\r\n\r\n", "\r\nGET / HTTP/1.1\r\n\r\n",
@@ -79,7 +79,8 @@ func FuzzScan(f *testing.F) {
 		strings.Replace(post, "Content-Length: 3", "Content-Length : 3", 1),
 		strings.Replace(post, "Content-Length: 3", "Content-Length: 3\r\nTransfer-Encoding: chunked", 1),
 		strings.Replace(post, "Content-Length: 3", "Transfer-Encoding: identity", 1),
-		chunkedPost("0123456789", 3, "", "") + post, chunkedPost("0123456789", 16, " ; x=\"y\"", ""), chunkedPost("", 1, "", "Expect: 100-continue\r\n"),
+		chunkedPost("0123456789", 3, "", "") + post, chunkedPost("0123456789", 16, " ; x=\"y\"", ""),
+		chunkedPost("", 1, "", "Expect: 100-continue\r\n"),
 		strings.TrimSuffix(chunkedPost("1", 1, "", ""), "\r\n") + "X-Sum: 1\r\n\r\n" + post,
 		strings.Replace(chunkedPost("1", 1, "", ""), "1\r\n1", "00000001 \r\n1", 1),
 		strings.Replace(chunkedPost("1", 1, "", ""), "1\r\n1\r\n", "1\n1\n", 1),
@@ -141,7 +142,8 @@ func FuzzScan(f *testing.F) {
 		if end := len(in) - src.Len() - br.Buffered(); end != size && req.Method != "PRI" {
 			t.Fatalf("it ends at %d, for net/http at %d", size, end)
 		}
-		if found.upgrade && (req.ProtoMinor != 1 || req.Host == "" || !strings.EqualFold(req.Header.Get("Upgrade"), "websocket") || plain) {
+		if found.upgrade && (req.ProtoMinor != 1 || req.Host == "" ||
+			!strings.EqualFold(req.Header.Get("Upgrade"), "websocket") || plain) {
 			t.Fatalf("it asks for a WebSocket, and for net/http it is %+v", req)
 		}
 		if !plain {
@@ -160,7 +162,8 @@ func FuzzScan(f *testing.F) {
 			t.Errorf("host is %q, for net/http %q", got, req.Host)
 		}
 		for name, values := range req.Header {
-			if i := plainHeader([]byte(name)); i < 0 && name != "Connection" || len(values) != 1 && name != "Connection" {
+			if i := plainHeader([]byte(name)); i < 0 && name != "Connection" ||
+				len(values) != 1 && name != "Connection" {
 				t.Errorf("plain, with %s: %q", name, values)
 			}
 		}

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// While a request is being answered net/http reads ahead, to see whether the client is still there. What it has read then
-// is the next request's, wherever that is cut.
+// While a request is being answered net/http reads ahead, to see whether the client is still there. What it has read
+// then is the next request's, wherever that is cut.
 func TestNoByteIsLostAroundALoan(t *testing.T) {
 	for name, next := range map[string]string{
 		"plain":   plainPost("next"),
@@ -78,7 +78,8 @@ func TestManyRequestsAreAnsweredInOrder(t *testing.T) {
 					c.want("POST", 201, fmt.Sprintf(`"%d"`, i))
 				}
 				sending.Wait()
-				if plain, general := r.plain.Load(), r.general.Load(); plain+general != n || plain == 0 || general == 0 {
+				if plain, general := r.plain.Load(), r.general.Load(); plain+general != n || plain == 0 ||
+					general == 0 {
 					t.Errorf("%d plain and %d general ones answered, want %d in all", plain, general, n)
 				}
 			})
@@ -117,9 +118,11 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 				return n
 			}
 			wait.Until(t, "all are at rest", func() bool { return count("") == n+4*n/5 && count(half) == n/5 })
-			wait.Until(t, "net/http has no connection", func() bool { return len(leak.Goroutines("net/http.(*conn)")) == 0 })
+			wait.Until(t, "net/http has no connection",
+				func() bool { return len(leak.Goroutines("net/http.(*conn)")) == 0 })
 			wait.Within(t, "no connection has a goroutine", r.crew.Wait)
-			if left := len(leak.Goroutines("picloud/internal/httpconn.(*Conn)")) + len(leak.Goroutines("picloud/internal/httpconn.(*loan)")); left != 0 {
+			if left := len(leak.Goroutines("picloud/internal/httpconn.(*Conn)")) +
+				len(leak.Goroutines("picloud/internal/httpconn.(*loan)")); left != 0 {
 				t.Errorf("%d goroutines are left for connections at rest", left)
 			}
 			for i, c := range clients { // and all go on
@@ -222,7 +225,8 @@ func TestNothingIsLeftOfConnections(t *testing.T) {
 				})
 			}
 			lives.Wait()
-			wait.Until(t, "all are let in", func() bool { return r.entered.Load() == n+1 }) // who has left may still be in the backlog
+			wait.Until(t, "all are let in",
+				func() bool { return r.entered.Load() == n+1 }) // who has left may still be in the backlog
 			r.gone()
 			wait.Until(t, "all descriptors are closed", func() bool { return len(leak.Descriptors()) <= before })
 		})

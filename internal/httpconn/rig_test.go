@@ -210,7 +210,8 @@ func httpServer(cfg *Config, h http.Handler) *http.Server {
 func defaults() plan {
 	return plan{places: 1 << 12, Config: Config{
 		// No test is saved by what cuts connections off, unless that is what it is about.
-		HeadTimeout: time.Hour, BodyTimeout: time.Hour, IdleTimeout: time.Hour, SendTimeout: time.Hour, HeadBytes: 4 << 10, RecallBytes: 256 << 10,
+		HeadTimeout: time.Hour, BodyTimeout: time.Hour, IdleTimeout: time.Hour, SendTimeout: time.Hour,
+		HeadBytes: 4 << 10, RecallBytes: 256 << 10,
 	}}
 }
 
@@ -280,7 +281,8 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 		refuse()
 		l.Close()
 		close(r.opened)
-		if err := wait.For(t, accepted, "Serve returns"); err != nil && !errors.Is(err, net.ErrClosed) { // before it began
+		if err := wait.For(t, accepted, "Serve returns"); err != nil &&
+			!errors.Is(err, net.ErrClosed) { // before it began
 			t.Errorf("Serve: %v", err)
 		}
 	})
@@ -399,7 +401,8 @@ func (c *client) wantEnd() {
 
 // ended reports whether the peer has ended the connection, one way or another.
 func ended(err error) bool {
-	return err == io.EOF || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF)
+	return err == io.EOF || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // vanish ends the connection without a word, on TCP with a reset.

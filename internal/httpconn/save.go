@@ -16,9 +16,9 @@ type Saved struct {
 	In    []byte // what has come of the next request
 }
 
-// Freeze brings the connections to rest and keeps them there: what comes is left to who restores them. One that is lent for a
-// request which is not whole comes back with what there is of it; another is waited for until ctx ends. It is called once, while Run
-// goes on and nothing is accepted any more.
+// Freeze brings the connections to rest and keeps them there: what comes is left to who restores them. One that is lent
+// for a request which is not whole comes back with what there is of it; another is waited for until ctx ends. It is
+// called once, while Run goes on and nothing is accepted any more.
 func (s *Set) Freeze(ctx context.Context) {
 	s.crew.Freeze()
 	s.recall() // and whoever was about to start a goroutine has done so
@@ -64,8 +64,8 @@ func (s *Set) Save() []Saved {
 // ErrCrowded is what Restore returns when there is no place.
 var ErrCrowded = errors.New("there is no place for one more HTTP connection")
 
-// Restore makes a connection of what Save has returned; saved.FD becomes its own, and is closed with an error. Its requests come after
-// Run. It does not wait for a place, as newcomers wait behind it.
+// Restore makes a connection of what Save has returned; saved.FD becomes its own, and is closed with an error. Its
+// requests come after Run. It does not wait for a place, as newcomers wait behind it.
 func (s *Set) Restore(saved Saved) error {
 	sa, err := unix.Getpeername(saved.FD)
 	if err == nil && !s.cfg.TryEnter() {

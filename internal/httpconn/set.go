@@ -1,8 +1,8 @@
-// Package httpconn holds HTTP connections between their requests: one at rest is its socket and what has come of the next
-// request.
+// Package httpconn holds HTTP connections between their requests: one at rest is its socket and what has come of the
+// next request.
 //
-// A whole request is answered by net/http, which is lent the connection for it, or in a shorter way that the owner has for
-// requests of the plain kind.
+// A whole request is answered by net/http, which is lent the connection for it, or in a shorter way that the owner has
+// for requests of the plain kind.
 package httpconn
 
 import (
@@ -30,12 +30,12 @@ type Config struct {
 	Poller *poll.Poller
 	// HTTP answers what Short does not. Its ConnState must call Note; its timeouts are of a request under way.
 	HTTP *http.Server
-	// Short answers a plain request, or says no: then HTTP answers the same bytes. The answer is a whole response
-	// that keeps the connection. It must not wait, and may be called by many goroutines.
+	// Short answers a plain request, or says no: then HTTP answers the same bytes. The answer is a whole response that
+	// keeps the connection. It must not wait, and may be called by many goroutines.
 	Short func(*Request) (answer []byte, ok bool)
 	// Join may take over a connection by a request that asks for a WebSocket: it hijacks w, and the net.Conn is one to
-	// Take. If it does not, HTTP answers the same bytes, and what has been written to w is dropped. The request's context
-	// has http.LocalAddrContextKey. It is called as Short is.
+	// Take. If it does not, HTTP answers the same bytes, and what has been written to w is dropped. The request's
+	// context has http.LocalAddrContextKey. It is called as Short is.
 	Join func(w http.ResponseWriter, r *http.Request)
 	// Enter waits for a place for one more connection, Leave gives it up. TryEnter is Enter where there is no wait.
 	TryEnter     func() bool
@@ -78,7 +78,8 @@ const restBytes = 16 << 10
 
 // New makes a Set.
 func New(cfg Config) *Set {
-	s := &Set{cfg: cfg, lending: relay{conns: make(chan net.Conn), done: make(chan struct{})}, conns: make(map[*Conn]struct{})}
+	s := &Set{cfg: cfg, lending: relay{conns: make(chan net.Conn), done: make(chan struct{})},
+		conns: make(map[*Conn]struct{})}
 	s.bufs.New = func() any { return new(buffer) }
 	return s
 }
@@ -231,8 +232,8 @@ func (s *Set) sweep(ctx context.Context) {
 	}
 }
 
-// Drain makes the next answer of each connection its last, and ends those that are idle: what has come by now is answered.
-// Calling it again does nothing.
+// Drain makes the next answer of each connection its last, and ends those that are idle: what has come by now is
+// answered. Calling it again does nothing.
 func (s *Set) Drain() {
 	s.draining.Store(true)
 	for _, c := range s.all() {
@@ -240,8 +241,8 @@ func (s *Set) Drain() {
 	}
 }
 
-// Close ends every connection at once, those too that still come, but for those lent to the http.Server: its own Close ends
-// them, or the end of what they are lent for.
+// Close ends every connection at once, those too that still come, but for those lent to the http.Server: its own Close
+// ends them, or the end of what they are lent for.
 func (s *Set) Close() {
 	s.closed.Store(true)
 	for _, c := range s.all() {

@@ -120,7 +120,8 @@ func TestCloseEndsEveryConnection(t *testing.T) {
 			wait.Until(t, "all are known", func() bool { return r.entered.Load() == int64(len(clients)) })
 			wait.Until(t, "one sends", func() bool { return len(leak.Goroutines("picloud/internal/httpconn.(*Conn).send")) == 1 })
 			wait.Until(t, "two read and one writes in net/http", func() bool {
-				return len(leak.Goroutines("picloud/internal/httpconn.(*loan).Read")) >= 2 && len(leak.Goroutines("picloud/internal/httpconn.(*loan).Write")) == 1
+				return len(leak.Goroutines("picloud/internal/httpconn.(*loan).Read")) >= 2 &&
+					len(leak.Goroutines("picloud/internal/httpconn.(*loan).Write")) == 1
 			})
 			held := r.hold("")
 			r.http.Close()

@@ -217,7 +217,8 @@ func complete(t *testing.T, got []stamp, event uint16, from, to []uint32) bool {
 			return false
 		}
 		if last[s.publisher] == 0 && s.seq > from[s.publisher]+1 {
-			t.Errorf("publisher %d: the first frame is %d, though %d had not begun when subscribed", s.publisher, s.seq, s.seq-1)
+			t.Errorf("publisher %d: the first frame is %d, though %d had not begun when subscribed", s.publisher, s.seq,
+				s.seq-1)
 			return false
 		}
 		last[s.publisher] = s.seq

@@ -1,4 +1,5 @@
-// Package hub knows who is connected and who subscribes to what, and puts each published frame into its subscribers' queues.
+// Package hub knows who is connected and who subscribes to what, and puts each published frame into its subscribers'
+// queues.
 package hub
 
 import (
@@ -20,9 +21,9 @@ var ErrGone = errors.New("client has left")
 
 // A Sink takes the frames for one client.
 type Sink interface {
-	// Queue appends one frame and returns at once: it is called with an event's lock held, so it does no I/O and
-	// never calls the hub. The frame's bytes are shared with other sinks, and do not change before a Flush has
-	// said that they are free.
+	// Queue appends one frame and returns at once: it is called with an event's lock held, so it does no I/O and never
+	// calls the hub. The frame's bytes are shared with other sinks, and do not change before a Flush has said that they
+	// are free.
 	//
 	// batch is the number of the publisher's current Batch. Queue reports whether the sink had not been told that
 	// number before; the caller then owes it one Flush. A sink that wants none has copied the frame.
@@ -120,13 +121,14 @@ func New() *Hub {
 	return &Hub{events: make(map[string]*event), clients: make(map[*Client]struct{})}
 }
 
-// Join lists a client. Clients are listed in the order of at, which carries a monotonic clock's reading, and of joining.
+// Join lists a client. Clients are listed in the order of at, which carries a monotonic clock's reading, and of
+// joining.
 func (h *Hub) Join(sink Sink, name, addr string, at time.Time) *Client {
 	return h.join(&Client{Name: name, Addr: addr, ConnectedAt: at, sink: sink})
 }
 
-// Rejoin is Join for a client that was in another process's hub: at is by a clock that may have been set since. Those who
-// rejoin are listed in the order in which they do, before the others.
+// Rejoin is Join for a client that was in another process's hub: at is by a clock that may have been set since. Those
+// who rejoin are listed in the order in which they do, before the others.
 func (h *Hub) Rejoin(sink Sink, name, addr string, at time.Time) *Client {
 	return h.join(&Client{Name: name, Addr: addr, ConnectedAt: at, sink: sink, rejoined: true})
 }
@@ -163,8 +165,8 @@ func (h *Hub) Leave(c *Client) {
 	h.clientsMu.Unlock()
 }
 
-// Subscribe makes c receive what is published to the event from now on, and reports whether it did not before: subscribing twice
-// is subscribing once. It returns ErrTooManySubscriptions when c has max subscriptions already.
+// Subscribe makes c receive what is published to the event from now on, and reports whether it did not before:
+// subscribing twice is subscribing once. It returns ErrTooManySubscriptions when c has max subscriptions already.
 func (h *Hub) Subscribe(c *Client, name []byte, max int) (added bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -196,7 +198,8 @@ func (h *Hub) Subscribe(c *Client, name []byte, max int) (added bool, err error)
 	return true, nil
 }
 
-// Unsubscribe ends one subscription, if c has it, and reports whether it had. After it returns no frame of that event is queued for c.
+// Unsubscribe ends one subscription, if c has it, and reports whether it had. After it returns no frame of that event
+// is queued for c.
 func (h *Hub) Unsubscribe(c *Client, name []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -219,9 +222,9 @@ func (h *Hub) UnsubscribeAll(c *Client) {
 	h.dropAll(c)
 }
 
-// Publish puts frame into the queue of every current subscriber of the event, and lists in b who is to be flushed.
-// When it returns the message is accepted: it is in all those queues, behind everything that was published to the
-// event before. It reports the number of subscribers. What note says is kept until the event's next message.
+// Publish puts frame into the queue of every current subscriber of the event, and lists in b who is to be flushed. When
+// it returns the message is accepted: it is in all those queues, behind everything that was published to the event
+// before. It reports the number of subscribers. What note says is kept until the event's next message.
 func (h *Hub) Publish(b *Batch, name, frame []byte, note Note) int {
 	h.published.Add(1)
 	h.mu.RLock()

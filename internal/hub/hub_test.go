@@ -301,11 +301,13 @@ func TestCountsReturnToZero(t *testing.T) {
 	publish(h, "heat", 1)
 	publish(h, "rain", 2)
 	publish(h, "nobody's", 3)
-	if got, want := h.Counts(), (Counts{Clients: 2, Events: 2, Subscriptions: 3, Published: 3, Delivered: 3}); got != want {
+	if got, want := h.Counts(), (Counts{Clients: 2, Events: 2, Subscriptions: 3, Published: 3,
+		Delivered: 3}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	h.UnsubscribeAll(b)
-	if got, want := h.Counts(), (Counts{Clients: 2, Events: 1, Subscriptions: 1, Published: 3, Delivered: 3}); got != want {
+	if got, want := h.Counts(), (Counts{Clients: 2, Events: 1, Subscriptions: 1, Published: 3,
+		Delivered: 3}); got != want {
 		t.Errorf("after one unsubscribed: got %+v, want %+v", got, want)
 	}
 	h.Leave(a)

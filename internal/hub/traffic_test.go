@@ -93,7 +93,8 @@ func TestEventKeepsItsCountsAndItsLastMessage(t *testing.T) {
 	}
 	h.Publish(&b, []byte("heat"), stamp{}.frame(), Note{at, "roof", []byte(strings.Repeat("x", 1000))})
 	e := event()
-	if e.Last.Bytes != 1000 || string(e.Last.Data) != strings.Repeat("x", PreviewBytes) || e.Last.From != "roof" || !e.Last.At.Equal(at) {
+	if e.Last.Bytes != 1000 || string(e.Last.Data) != strings.Repeat("x", PreviewBytes) || e.Last.From != "roof" ||
+		!e.Last.At.Equal(at) {
 		t.Errorf("a long message is kept as %+v", e.Last)
 	}
 
@@ -105,14 +106,17 @@ func TestEventKeepsItsCountsAndItsLastMessage(t *testing.T) {
 		t.Errorf("a snapshot changed afterwards: %q", e.Last.Data)
 	}
 	e = event()
-	if e.Published != 2 || e.Delivered != 3 || e.Last.Bytes != 2 || string(e.Last.Data) != "26" || e.Last.From != "cellar" {
-		t.Errorf("got %d published, %d delivered, last %+v, want 2, 3 and 26 from the cellar", e.Published, e.Delivered, e.Last)
+	if e.Published != 2 || e.Delivered != 3 || e.Last.Bytes != 2 || string(e.Last.Data) != "26" ||
+		e.Last.From != "cellar" {
+		t.Errorf("got %d published, %d delivered, last %+v, want 2, 3 and 26 from the cellar", e.Published, e.Delivered,
+			e.Last)
 	}
 
 	h.Unsubscribe(attic, []byte("heat"))
 	h.Publish(&b, []byte("heat"), stamp{}.frame(), Note{at, "cellar", nil})
 	if e := event(); e.Published != 3 || e.Delivered != 4 || len(e.Last.Data) != 0 {
-		t.Errorf("after one of two subscribers has left: %d published, %d delivered, last %+v, want 3, 4 and nothing", e.Published, e.Delivered, e.Last)
+		t.Errorf("after one of two subscribers has left: %d published, %d delivered, last %+v, want 3, 4 and nothing",
+			e.Published, e.Delivered, e.Last)
 	}
 
 	h.UnsubscribeAll(porch)

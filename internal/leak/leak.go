@@ -15,8 +15,8 @@ import (
 // module is how the names of this module's functions begin.
 const module = "picloud/"
 
-// Check runs the tests, as TestMain has them in M.Run, and returns what to exit with: 1 when they pass but leave a goroutine
-// of this module behind, or have more descriptors open than before.
+// Check runs the tests, as TestMain has them in M.Run, and returns what to exit with: 1 when they pass but leave a
+// goroutine of this module behind, or have more descriptors open than before.
 func Check(run func() int) int {
 	// What Go opens once for itself is there before the count.
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
@@ -38,7 +38,8 @@ func Check(run func() int) int {
 	return code
 }
 
-// leftovers returns the stacks of the module's goroutines that do not end. One that has told its WaitGroup so is about to.
+// leftovers returns the stacks of the module's goroutines that do not end. One that has told its WaitGroup so is about
+// to.
 func leftovers(patience time.Duration) []string {
 	for deadline := time.Now().Add(patience); ; runtime.Gosched() {
 		left := Goroutines(module)

@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// A Board is an LED that the kernel knows by name, like the green one of a Raspberry Pi: a directory of /sys/class/leds.
-// Until Close it shows what Set says, not what the kernel had it show.
+// A Board is an LED that the kernel knows by name, like the green one of a Raspberry Pi: a directory of
+// /sys/class/leds. Until Close it shows what Set says, not what the kernel had it show.
 type Board struct {
 	name       string
 	dir        string

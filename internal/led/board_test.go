@@ -13,7 +13,8 @@ func board(t *testing.T, trigger string) string {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"trigger": trigger + "\n", "brightness": "255\n", "max_brightness": "255\n"} {
+	for name, text := range map[string]string{"trigger": trigger + "\n", "brightness": "255\n",
+		"max_brightness": "255\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -43,7 +44,8 @@ func open(t *testing.T, dir, keep string) *Board {
 }
 
 func TestBoardIsTakenOverAndGivenBack(t *testing.T) {
-	dir, keep := board(t, "none rc-feedback kbd-scrolllock [mmc0] timer heartbeat"), filepath.Join(t.TempDir(), "trigger")
+	dir, keep := board(t, "none rc-feedback kbd-scrolllock [mmc0] timer heartbeat"),
+		filepath.Join(t.TempDir(), "trigger")
 	b := open(t, dir, keep)
 	wants(t, dir, "trigger", "none")
 	wants(t, dir, "brightness", "0")
@@ -108,7 +110,8 @@ func TestBoardThatCannotBeHadIsExplained(t *testing.T) {
 		t.Errorf("a machine without LEDs: %v", err)
 	}
 	b := &Board{name: "ACT", dir: "/sys/class/leds/ACT"}
-	for name, remedy := range map[string]string{"read-only": "ReadWritePaths=/sys/class/leds/ACT", "forbidden": "group gpio"} {
+	for name, remedy := range map[string]string{"read-only": "ReadWritePaths=/sys/class/leds/ACT",
+		"forbidden": "group gpio"} {
 		cause := map[string]error{"read-only": readOnly, "forbidden": os.ErrPermission}[name]
 		if err := b.explain(cause); !strings.Contains(err.Error(), remedy) {
 			t.Errorf("%s: %v", name, err)

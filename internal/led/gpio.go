@@ -30,8 +30,8 @@ type GPIO struct {
 	line      *gpioioctl.GPIOLine
 }
 
-// OpenGPIO takes the line with that BCM number for output, and makes its LED dark; activeLow is one that shines when the
-// line is low. To be called once in a process, before there is a second goroutine that opens files.
+// OpenGPIO takes the line with that BCM number for output, and makes its LED dark; activeLow is one that shines when
+// the line is low. To be called once in a process, before there is a second goroutine that opens files.
 func OpenGPIO(number int, activeLow bool) (*GPIO, error) {
 	g := &GPIO{number: number, activeLow: activeLow}
 	if err := g.take("/dev"); err != nil {
@@ -89,7 +89,8 @@ func reachable(dev string) error {
 	}
 	err = errors.Join(errs...)
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: the user must be in the group gpio, and the chip be that group's (ls -l %s)", errs[0], chips[0])
+		return fmt.Errorf("%w: the user must be in the group gpio, and the chip be that group's (ls -l %s)", errs[0],
+			chips[0])
 	}
 	return err
 }

@@ -18,8 +18,8 @@ type State struct {
 	Incidents uint64 // times at which a slow client was closed or the limit was reached; it only grows
 }
 
-// Run shows the state until ctx ends or the LED fails, which is the error; then it leaves the LED dark. state is
-// asked whenever a pattern begins, and at no other time: a change shows after 3 seconds at most, or after 4 behind an
+// Run shows the state until ctx ends or the LED fails, which is the error; then it leaves the LED dark. state is asked
+// whenever a pattern begins, and at no other time: a change shows after 3 seconds at most, or after 4 behind an
 // incident.
 func Run(ctx context.Context, led LED, state func() State) error {
 	defer led.Set(false)

@@ -167,7 +167,8 @@ func TestChangeWaitsForThePatternsEnd(t *testing.T) {
 func TestChangeShowsWithinThreeSeconds(t *testing.T) {
 	for from := range 8 {
 		for to := range 8 {
-			for _, at := range []time.Duration{1, 49 * time.Millisecond, 151 * time.Millisecond, 1349 * time.Millisecond, 2949 * time.Millisecond} {
+			for _, at := range []time.Duration{1, 49 * time.Millisecond, 151 * time.Millisecond,
+				1349 * time.Millisecond, 2949 * time.Millisecond} {
 				play(t, from, func(s *show) {
 					s.after(at)
 					s.clients.Store(int64(to))
@@ -242,7 +243,8 @@ func TestStormOfChangesWakesNobody(t *testing.T) {
 }
 
 func TestLEDIsDarkFromTheMomentOfTheEnd(t *testing.T) {
-	for _, at := range []time.Duration{0, 49 * time.Millisecond, 50 * time.Millisecond, time.Second, 2899 * time.Millisecond} {
+	for _, at := range []time.Duration{0, 49 * time.Millisecond, 50 * time.Millisecond, time.Second,
+		2899 * time.Millisecond} {
 		for _, clients := range []int{0, 1, 5, 6} {
 			play(t, clients, func(s *show) { s.after(at) }) // stop checks
 		}

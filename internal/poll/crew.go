@@ -25,8 +25,8 @@ type Runner interface{ Run() }
 // mostIdle is how many goroutines wait at most.
 const mostIdle = 64
 
-// Wake has r run with the turn t, which r gives back. If somebody has the turn, that one looks again. In a frozen Crew who is at rest
-// stays there. It does not wait.
+// Wake has r run with the turn t, which r gives back. If somebody has the turn, that one looks again. In a frozen Crew
+// who is at rest stays there. It does not wait.
 func (c *Crew) Wake(t *Turn, r Runner) {
 	for !t.note() {
 		c.mu.Lock()
@@ -82,8 +82,8 @@ func (c *Crew) work(r Runner) {
 	}
 }
 
-// Freeze ends the waking: who is at rest stays there, and who has the turn should give it back at the next opportunity. When it returns
-// no Wake is under way that could still start something; Wait then waits for those who have the turn.
+// Freeze ends the waking: who is at rest stays there, and who has the turn should give it back at the next opportunity.
+// When it returns no Wake is under way that could still start something; Wait then waits for those who have the turn.
 func (c *Crew) Freeze() {
 	c.mu.Lock()
 	c.frozen.Store(true)
@@ -104,7 +104,8 @@ func (c *Crew) Trim() {
 	c.low = len(c.idle)
 }
 
-// Wait returns when everything has been done. As with a sync.WaitGroup nothing may begin meanwhile, unless something is going on.
+// Wait returns when everything has been done. As with a sync.WaitGroup nothing may begin meanwhile, unless something is
+// going on.
 func (c *Crew) Wait() { c.busy.Wait() }
 
 // Release is Wait, and sends all home.

@@ -1,7 +1,8 @@
-// Package poll wakes those whose socket has become readable or writable, and lends them a goroutine while they are awake.
+// Package poll wakes those whose socket has become readable or writable, and lends them a goroutine while they are
+// awake.
 //
-// A Poller is one epoll set, nested in Go's own poller: waiting costs no thread, and a socket at rest no goroutine. A socket has one
-// Place in it from its beginning to its end, whoever owns it meanwhile.
+// A Poller is one epoll set, nested in Go's own poller: waiting costs no thread, and a socket at rest no goroutine. A
+// socket has one Place in it from its beginning to its end, whoever owns it meanwhile.
 package poll
 
 import (
@@ -16,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Watcher owns a descriptor. Ready is called by the goroutine in Run and must not wait. It tells only what has changed,
-// as epoll(7) does edge-triggered: the Watcher reads or writes until the kernel says EAGAIN.
+// A Watcher owns a descriptor. Ready is called by the goroutine in Run and must not wait. It tells only what has
+// changed, as epoll(7) does edge-triggered: the Watcher reads or writes until the kernel says EAGAIN.
 type Watcher interface {
 	Ready(read, write bool)
 }
@@ -109,8 +110,9 @@ func (p *Poller) Add(fd int, w Watcher) (Place, error) {
 	return place, nil
 }
 
-// Hand gives a place to the next owner of its descriptor, without a system call. Ready of the one before may still be under way
-// when it returns, but is not called again. What happened before may have been told to that one: w reads, or writes, once by itself.
+// Hand gives a place to the next owner of its descriptor, without a system call. Ready of the one before may still be
+// under way when it returns, but is not called again. What happened before may have been told to that one: w reads, or
+// writes, once by itself.
 func (p *Poller) Hand(place Place, w Watcher) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -56,8 +56,8 @@ func (r *rig) run() {
 	})
 }
 
-// settle returns when Run has told all that had happened before: epoll keeps what is ready in the order in which it became
-// so, and the probe comes last.
+// settle returns when Run has told all that had happened before: epoll keeps what is ready in the order in which it
+// became so, and the probe comes last.
 func (r *rig) settle() {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), wait.Patience)
@@ -331,7 +331,8 @@ func TestAddThatFailsLeavesNothing(t *testing.T) {
 
 // The end of one Run's context must not end the next Run, however late it is heard of.
 func TestRunCanBeRunAgain(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // what a cancelled context calls, it calls when this goroutine waits
+	// What a cancelled context calls, it calls when this goroutine waits.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	r := newRig(t)
 	p := newPair(t)
 	r.add(p)

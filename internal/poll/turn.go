@@ -2,8 +2,9 @@ package poll
 
 import "sync/atomic"
 
-// A Turn tells whether a socket is at rest. Whoever has the turn is the only one to work on what the socket receives: a goroutine of
-// a Crew, which looks until nothing has happened since it looked, or somebody who wants to be sure that no goroutine does.
+// A Turn tells whether a socket is at rest. Whoever has the turn is the only one to work on what the socket receives: a
+// goroutine of a Crew, which looks until nothing has happened since it looked, or somebody who wants to be sure that no
+// goroutine does.
 //
 // The zero Turn is at rest. It is safe for concurrent use, and no method waits.
 type Turn struct{ state atomic.Int32 }
@@ -42,8 +43,8 @@ func (t *Turn) note() bool {
 	}
 }
 
-// Done gives the turn back. If something has happened since the caller took it, or last called Done, it reports false: the caller
-// has the turn still, and looks again.
+// Done gives the turn back. If something has happened since the caller took it, or last called Done, it reports false:
+// the caller has the turn still, and looks again.
 func (t *Turn) Done() bool {
 	if t.state.CompareAndSwap(awake, resting) {
 		return true

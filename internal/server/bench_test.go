@@ -110,7 +110,8 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 	const few, many = 1, 100
 	one, all := mallocs(few), mallocs(many)
 	if deliveries := uint64((many - few) * messages); all > one+deliveries/50 {
-		t.Errorf("%d messages cost %d allocations with %d subscriber, %d with %d: more than one for 50 deliveries", messages, one, few, all, many)
+		t.Errorf("%d messages cost %d allocations with %d subscriber, %d with %d: more than one for 50 deliveries",
+			messages, one, few, all, many)
 	}
 }
 

@@ -84,7 +84,8 @@ func TestSixteenPublishersShareOneOrder(t *testing.T) {
 	}
 }
 
-// A crowd that speaks in the same moment is answered, every one, and a crowd that leaves in the same moment leave nothing.
+// A crowd that speaks in the same moment is answered, every one, and a crowd that leaves in the same moment leave
+// nothing.
 func TestCrowdWakesAndLeavesAtOnce(t *testing.T) {
 	const clients = 1000
 	sv := start(t)

@@ -45,8 +45,9 @@ func FuzzPost(f *testing.F) {
 
 	f.Fuzz(func(t *testing.T, body []byte, header, bearer, name, query string, chunked bool) {
 		r := &http.Request{
-			Method: "POST", URL: &url.URL{Path: "/publish", RawQuery: query}, Host: "test", RemoteAddr: "192.0.2.1:1234",
-			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+			Method: "POST", URL: &url.URL{Path: "/publish", RawQuery: query}, Host: "test",
+			RemoteAddr: "192.0.2.1:1234",
+			Proto:      "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 			Header: http.Header{"X-Api-Key": {header}, "Authorization": {bearer}, "X-Api-Client-Name": {name}},
 			Body:   io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
 		}
@@ -64,7 +65,8 @@ func FuzzPost(f *testing.F) {
 		if name == "" {
 			name = in.Get("clientName")
 		}
-		goodName := name != "" && utf8.ValidString(name) && utf8.RuneCountInString(name) <= 128 && !strings.ContainsFunc(name, unicode.IsControl)
+		goodName := name != "" && utf8.ValidString(name) && utf8.RuneCountInString(name) <= 128 &&
+			!strings.ContainsFunc(name, unicode.IsControl)
 		var message map[string]json.RawMessage
 		var event string
 		if json.Unmarshal(body, &message) == nil {
@@ -119,9 +121,9 @@ func FuzzPost(f *testing.F) {
 	})
 }
 
-// FuzzMessage: whatever message a client sends, it is answered by one ack or error if its id can be read, by one error or
-// nothing if not, and the connection stays; it ends only for text that is not UTF-8 and for a message over the limit. A
-// message is delivered at most once, before its ack, and not at all when it is refused.
+// FuzzMessage: whatever message a client sends, it is answered by one ack or error if its id can be read, by one error
+// or nothing if not, and the connection stays; it ends only for text that is not UTF-8 and for a message over the
+// limit. A message is delivered at most once, before its ack, and not at all when it is refused.
 func FuzzMessage(f *testing.F) {
 	sv := start(f, func(c *Config) { c.Limits.MessageBytes = fuzzLimit })
 	end := rand.Text()
@@ -165,7 +167,8 @@ func FuzzMessage(f *testing.F) {
 		if binary {
 			opcode = ws.Fin | ws.Binary
 		}
-		p.Raw(bytes.Join([][]byte{ws.Frame(ws.Fin|ws.Text, before), ws.Frame(opcode, message), ws.Frame(ws.Fin|ws.Text, after)}, nil))
+		p.Raw(bytes.Join([][]byte{ws.Frame(ws.Fin|ws.Text, before), ws.Frame(opcode, message),
+			ws.Frame(ws.Fin|ws.Text, after)}, nil))
 
 		closes := 0
 		switch {
@@ -212,7 +215,8 @@ func FuzzMessage(f *testing.F) {
 			t.Fatalf("%q: %d deliveries, %d answers, the last of them %+v", message, deliveries, answers, answered)
 		}
 		id, sure := readableID(message)
-		if sure && (answers != 1 || string(answered.ID) != id) || answered.ID != nil && string(answered.ID) != id || answered.Action == "ack" && id == "" {
+		if sure && (answers != 1 || string(answered.ID) != id) || answered.ID != nil && string(answered.ID) != id ||
+			answered.Action == "ack" && id == "" {
 			t.Fatalf("%q has the id %s (surely: %t), and %d answers: %+v", message, id, sure, answers, answered)
 		}
 		if (answered.Action == "error") != (answered.Error != "") {
@@ -257,7 +261,8 @@ func readableID(message []byte) (id string, sure bool) {
 
 // FuzzQuery: query finds what net/url finds.
 func FuzzQuery(f *testing.F) {
-	for _, q := range []string{"", "a=1", "b=2&a=1&a=3", "a", "&&a=%41+b", "a=%zz&a=2", "%61=1", "a=1;b=2&a=3", "a=b=c", "=x", "a&a=1"} {
+	for _, q := range []string{"", "a=1", "b=2&a=1&a=3", "a", "&&a=%41+b", "a=%zz&a=2", "%61=1", "a=1;b=2&a=3", "a=b=c",
+		"=x", "a&a=1"} {
 		f.Add(q, "a")
 	}
 	f.Fuzz(func(t *testing.T, raw, name string) {

@@ -46,8 +46,8 @@ type verdict struct {
 	first      bool          // with 429: this address was not refused before
 }
 
-// check judges a key from an address. An address that has used up its guesses is refused whatever it sends: otherwise it
-// could go on guessing and only look for the one answer that differs.
+// check judges a key from an address. An address that has used up its guesses is refused whatever it sends: otherwise
+// it could go on guessing and only look for the one answer that differs.
 func (g *guard) check(key string, from netip.Addr, now time.Time) verdict {
 	right := g.is(key)
 	from = network(from)
@@ -55,10 +55,12 @@ func (g *guard) check(key string, from netip.Addr, now time.Time) verdict {
 	defer g.mu.Unlock()
 	known := g.addresses[from]
 	if wait := mustWait(known, now); wait > 0 {
-		return verdict{status: http.StatusTooManyRequests, reason: "too many wrong keys from this address", retryAfter: wait}
+		return verdict{status: http.StatusTooManyRequests, reason: "too many wrong keys from this address",
+			retryAfter: wait}
 	}
 	if key == "" {
-		return verdict{status: http.StatusUnauthorized, reason: "a key is required: header X-API-Key, query apiKey, or Authorization: Bearer"}
+		return verdict{status: http.StatusUnauthorized,
+			reason: "a key is required: header X-API-Key, query apiKey, or Authorization: Bearer"}
 	}
 	if right {
 		return verdict{}
@@ -92,8 +94,8 @@ func (g *guard) is(key string) bool {
 	return key != "" && subtle.ConstantTimeCompare(sum[:], g.key[:]) == 1
 }
 
-// mustWait is how long an address has to wait for its next guess; nil is one without wrong keys. The guard's mu must
-// be held.
+// mustWait is how long an address has to wait for its next guess; nil is one without wrong keys. The guard's mu must be
+// held.
 func mustWait(known *rate.Limiter, now time.Time) time.Duration {
 	if known == nil {
 		return 0

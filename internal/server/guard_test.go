@@ -46,7 +46,8 @@ func TestGuardGivesOneGuessAMinuteBack(t *testing.T) {
 			t.Errorf("retry after %v, want a minute", v.retryAfter)
 		}
 	}
-	if v := wantVerdict(t, g, testKey, porch, 45*time.Second, http.StatusTooManyRequests); v.retryAfter != 15*time.Second {
+	if v := wantVerdict(t, g, testKey, porch, 45*time.Second,
+		http.StatusTooManyRequests); v.retryAfter != 15*time.Second {
 		t.Errorf("retry after %v, want 15s", v.retryAfter)
 	}
 	wantVerdict(t, g, testKey, shed, 0, 0) // another address
@@ -99,5 +100,6 @@ func TestGuardRemembersABoundedNumberOfAddresses(t *testing.T) {
 	if n := len(g.addresses); n > maxAddresses {
 		t.Errorf("%d addresses are remembered, want at most %d", n, maxAddresses)
 	}
-	wantVerdict(t, g, testKey, porch, 0, http.StatusTooManyRequests) // who has used up all guesses is not forgotten first
+	wantVerdict(t, g, testKey, porch, 0,
+		http.StatusTooManyRequests) // who has used up all guesses is not forgotten first
 }

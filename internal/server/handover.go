@@ -71,12 +71,14 @@ const encodedWaiting = (waitingBytes + 2) / 3 * 4
 
 // StoreBytes is what handover.New is to be given for a Server with these limits, and so many HTTP connections.
 func StoreBytes(limits wsconn.Limits, requests int) int {
-	return subscriptionsBytes + limits.Connections*clientBytes + encodedWaiting + (limits.Connections+requests)*restBytes
+	return subscriptionsBytes + limits.Connections*clientBytes + encodedWaiting +
+		(limits.Connections+requests)*restBytes
 }
 
 // MaxConnections is how many connections a store can have room for, whatever the number of HTTP connections up to
 // 65,536.
-const MaxConnections = (handover.MaxJournal - subscriptionsBytes - encodedWaiting - 1<<16*restBytes) / (clientBytes + restBytes)
+const MaxConnections = (handover.MaxJournal - subscriptionsBytes - encodedWaiting - 1<<16*restBytes) / (clientBytes +
+	restBytes)
 
 // A budget is how far the records of each kind may fill the store's journal: those behind have the rest for themselves.
 type budget struct{ subscriptions, clients, all int }
@@ -90,7 +92,8 @@ func newBudget(limit int, limits wsconn.Limits, requests int) budget {
 
 // OpenStore is handover.Open for what a Server has left in the files. Of more WebSockets or HTTP connections than this
 // process may have those that came last are ended.
-func OpenStore(files []*os.File, sockets, requests int) (*handover.Store, []handover.Connection, []handover.Record, error) {
+func OpenStore(files []*os.File, sockets, requests int) (*handover.Store, []handover.Connection, []handover.Record,
+	error) {
 	return handover.Open(files, func(records []handover.Record) bool {
 		for _, r := range records {
 			switch r.Kind {
@@ -119,14 +122,16 @@ func keepClient(k *handover.Kept, within int, who clientRecord) error {
 func (s *Server) keepSubscription(c *wsconn.Conn, event string) error {
 	err := c.Kept().SetWithin(s.budget.subscriptions, recordSubscription, event, nil)
 	if err != nil && s.roomWarning.due() {
-		s.log.Warn("a subscription is refused: there is no room to keep it for the next process", "address", c.Addr(), "error", err)
+		s.log.Warn("a subscription is refused: there is no room to keep it for the next process", "address", c.Addr(),
+			"error", err)
 	}
 	return err
 }
 
 // WarnFilling says that what is kept of the clients has come to three quarters of its room. See StoreFilling.
 func (s *Server) WarnFilling(used int) {
-	s.log.Warn("three quarters of the room for subscriptions are used; past it new ones are refused", "used", used, "bytes", s.budget.subscriptions,
+	s.log.Warn("three quarters of the room for subscriptions are used; past it new ones are refused", "used", used,
+		"bytes", s.budget.subscriptions,
 		"remedy", "fewer subscriptions, or shorter names of events")
 }
 
@@ -265,7 +270,8 @@ func (s *Server) Restore(conns []handover.Connection, general []handover.Record)
 	s.commit(inh)
 	s.keepKey(inh)
 	if len(conns) > 0 {
-		s.log.Info("connections kept over restart", "kept_over_restart", s.keptOverRestart, "lost_over_restart", s.lostOverRestart, "process_was_killed", !inh.handedOver)
+		s.log.Info("connections kept over restart", "kept_over_restart", s.keptOverRestart, "lost_over_restart",
+			s.lostOverRestart, "process_was_killed", !inh.handedOver)
 	}
 }
 
@@ -384,7 +390,8 @@ func read(c handover.Connection) (leftBehind, error) {
 // the record of a client that an older version has left.
 func (s *Server) restore(l leftBehind, handedOver bool) error {
 	if l.request != nil {
-		s.requests = append(s.requests, httpconn.Saved{FD: l.FD, Local: l.request.Local, Used: l.request.Used, In: l.request.In})
+		s.requests = append(s.requests, httpconn.Saved{FD: l.FD, Local: l.request.Local, Used: l.request.Used,
+			In: l.request.In})
 		return nil
 	}
 	client, rest := l.client, l.rest

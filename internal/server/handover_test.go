@@ -53,7 +53,8 @@ func found(t *testing.T, set ...func(*Config)) *lineage {
 		t.Cleanup(func() { f.Close() })
 		l.listeners = append(l.listeners, f)
 	}
-	l.service = &service{addr: tcp.Addr().String(), path: dir + "/sock", log: new(book), http: &http.Client{Transport: &http.Transport{}, Timeout: wait.Patience}}
+	l.service = &service{addr: tcp.Addr().String(), path: dir + "/sock", log: new(book),
+		http: &http.Client{Transport: &http.Transport{}, Timeout: wait.Patience}}
 	tcp.Close()
 	if l.store, err = handover.New(16 << 20); err != nil {
 		t.Fatal(err)
@@ -185,7 +186,8 @@ func TestRestartKeepsEveryConnection(t *testing.T) {
 		before := l.watch(t).info()
 		l.restart()
 		after := l.watch(t).info()
-		if len(after.AllConnections) != 4 || len(after.Subscriptions) != 1 || fmt.Sprint(after.AllConnections) != fmt.Sprint(before.AllConnections) {
+		if len(after.AllConnections) != 4 || len(after.Subscriptions) != 1 ||
+			fmt.Sprint(after.AllConnections) != fmt.Sprint(before.AllConnections) {
 			t.Fatalf("restart %d: before %+v, after %+v", n, before, after)
 		}
 		pub.Raw(half[9+n : 10+n]) // one byte for each process
@@ -407,7 +409,10 @@ func (l *lineage) olderDies() {
 		l.t.Fatal(err)
 	}
 	defer store.Close()
-	if err := store.Retain(func(_ *handover.Kept, kind byte) bool { return kind != recordRest && kind != recordHandedOver }); err != nil {
+	if err := store.Retain(func(_ *handover.Kept, kind byte) bool {
+		return kind != recordRest &&
+			kind != recordHandedOver
+	}); err != nil {
 		l.t.Error(err)
 	}
 	for _, c := range conns {

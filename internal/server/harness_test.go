@@ -37,8 +37,8 @@ const (
 	payload  = "swordfish" // in the data of many messages: no log line may have it
 )
 
-// A service is a server on real sockets: 127.0.0.1 and a Unix socket. It logs everything, debug lines too; when the test
-// ends it has to stop without an error, and its log is checked.
+// A service is a server on real sockets: 127.0.0.1 and a Unix socket. It logs everything, debug lines too; when the
+// test ends it has to stop without an error, and its log is checked.
 type service struct {
 	*Server
 	addr string
@@ -271,7 +271,8 @@ func (b *book) lines(t *testing.T, msg string) []map[string]string {
 	return found
 }
 
-// check is for the end of every test: each line is one well-formed line of printable characters, without key or payload.
+// check is for the end of every test: each line is one well-formed line of printable characters, without key or
+// payload.
 func (b *book) check(t testing.TB) {
 	t.Helper()
 	text := b.String()

@@ -46,8 +46,10 @@ func TestBrokenFramesEndTheConnection(t *testing.T) {
 		{"reserved control opcode 11", 1002, ws.Frame(ws.Fin|0xB, "")},
 		{"reserved control opcode 15", 1002, ws.Frame(ws.Fin|0xF, "")},
 		{"continuation of nothing", 1002, ws.Frame(ws.Fin|ws.More, subscribe)},
-		{"text inside a fragmented message", 1002, append(ws.Frame(ws.Text, subscribe[:3]), ws.Frame(ws.Fin|ws.Text, subscribe)...)},
-		{"binary inside a fragmented message", 1002, append(ws.Frame(ws.Text, subscribe[:3]), ws.Frame(ws.Binary, subscribe)...)},
+		{"text inside a fragmented message", 1002,
+			append(ws.Frame(ws.Text, subscribe[:3]), ws.Frame(ws.Fin|ws.Text, subscribe)...)},
+		{"binary inside a fragmented message", 1002,
+			append(ws.Frame(ws.Text, subscribe[:3]), ws.Frame(ws.Binary, subscribe)...)},
 		{"unmasked inside a fragmented message", 1002, append(ws.Frame(ws.Text, subscribe[:3]), unmasked...)},
 		{"fragmented ping", 1002, ws.Frame(ws.Ping, "")},
 		{"fragmented close", 1002, ws.Frame(ws.Close, "")},
@@ -58,11 +60,13 @@ func TestBrokenFramesEndTheConnection(t *testing.T) {
 		{"close with a code that does not exist", 1002, closeWith(999, "")},
 		{"close with a reason that is not UTF-8", 1002, closeWith(1000, "\xff")},
 		{"text that is not UTF-8", 1007, ws.Frame(ws.Fin|ws.Text, "\xff")},
-		{"text that ends inside a character", 1007, append(ws.Frame(ws.Text, `{"event":"`), ws.Frame(ws.Fin|ws.More, "\xf0\x9f")...)},
+		{"text that ends inside a character", 1007,
+			append(ws.Frame(ws.Text, `{"event":"`), ws.Frame(ws.Fin|ws.More, "\xf0\x9f")...)},
 		{"over the limit", 1009, ws.Header(ws.Fin|ws.Text, 64<<10+1)},
 		{"a length of 2^62", 1009, []byte{ws.Fin | ws.Text, 0x80 | 127, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4}},
 		{"a length of 2^63", 1009, []byte{ws.Fin | ws.Text, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4}},
-		{"fragments over the limit", 1009, append(ws.Frame(ws.Text, make([]byte, 64<<10)), ws.Frame(ws.Fin|ws.More, " ")...)},
+		{"fragments over the limit", 1009,
+			append(ws.Frame(ws.Text, make([]byte, 64<<10)), ws.Frame(ws.Fin|ws.More, " ")...)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, path := range []string{"/subscribe?clientName=a", "/publish?clientName=a", "/socket/info"} {
@@ -169,7 +173,8 @@ func TestFragmentsWithoutEnd(t *testing.T) {
 		sv.stillServes(t)
 	}
 	// Nobody has to wait for one who stops in the middle.
-	for _, sent := range [][]byte{ws.Frame(ws.Text, "{"), ws.Header(ws.Fin|ws.Text, 60_000), {ws.Fin | ws.Text}, ws.Frame(ws.Fin|ws.Text, make([]byte, 50))[:30]} {
+	for _, sent := range [][]byte{ws.Frame(ws.Text, "{"), ws.Header(ws.Fin|ws.Text, 60_000), {ws.Fin | ws.Text},
+		ws.Frame(ws.Fin|ws.Text, make([]byte, 50))[:30]} {
 		sv.subscriber(t, "unfinished").Raw(sent)
 	}
 	sv.stillServes(t)
@@ -185,7 +190,8 @@ func TestHalfSentHeadersAreCutOff(t *testing.T) {
 		if errors.Is(err, syscall.ECONNRESET) { // p was still sending
 			err = nil
 		}
-		if err != nil || len(said) > 0 && !strings.HasPrefix(string(said), "HTTP/1.1 4") { // net/http's words for some of them
+		if err != nil || len(said) > 0 &&
+			!strings.HasPrefix(string(said), "HTTP/1.1 4") { // net/http's words for some of them
 			t.Errorf("the connection ended with %q (%v)", said, err)
 		}
 	}
@@ -263,7 +269,8 @@ func TestSubscribingTo100000Events(t *testing.T) {
 	for i := 0; i < events; i += step {
 		var burst []byte
 		for n := i; n < i+step; n++ {
-			burst = append(burst, ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, `{"action":"subscribe","event":"%d","id":%d}`, n, n))...)
+			burst = append(burst, ws.Frame(ws.Fin|ws.Text,
+				fmt.Appendf(nil, `{"action":"subscribe","event":"%d","id":%d}`, n, n))...)
 		}
 		p.Raw(burst)
 		for n := i; n < i+step; n++ {
@@ -300,7 +307,8 @@ func TestSlowReaderIsClosed(t *testing.T) {
 		t.Helper()
 		var burst []byte
 		for range 63 {
-			burst = append(burst, ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, `{"event":"e","data":[%d,"%s"]}`, n, blob))...)
+			burst = append(burst, ws.Frame(ws.Fin|ws.Text,
+				fmt.Appendf(nil, `{"event":"e","data":[%d,"%s"]}`, n, blob))...)
 			n++
 		}
 		pub.Raw(burst)
@@ -361,7 +369,8 @@ func TestSlowReaderIsClosed(t *testing.T) {
 		t.Errorf("slow_clients_closed %d with %d clients, want 1 with 2", server, listed)
 	}
 	latest := sv.watch(t).info().Server.SlowClientsClosedLatest
-	if len(latest) != 1 || latest[0].ClientName != `Slow "reader"` || latest[0].IPAddress != slow.LocalAddr().String() ||
+	if len(latest) != 1 || latest[0].ClientName != `Slow "reader"` ||
+		latest[0].IPAddress != slow.LocalAddr().String() ||
 		latest[0].Reason != "reads too slowly: its queue is full" || time.Since(latest[0].ClosedAt) > wait.Patience {
 		t.Errorf("slow_clients_closed_latest: %+v", latest)
 	}
@@ -370,10 +379,12 @@ func TestSlowReaderIsClosed(t *testing.T) {
 	}
 	a := sv.request(t, "GET", "/metrics", "", "X-API-Key", testKey)
 	if samples, err := parseMetrics(a.body); err != nil || samples["picloud_slow_clients_closed_total"] != 1 {
-		t.Errorf("picloud_slow_clients_closed_total is %v, want 1 (%v)", samples["picloud_slow_clients_closed_total"], err)
+		t.Errorf("picloud_slow_clients_closed_total is %v, want 1 (%v)", samples["picloud_slow_clients_closed_total"],
+			err)
 	}
 	lines := sv.log.lines(t, "slow client closed")
-	if len(lines) != 1 || lines[0]["level"] != "WARN" || lines[0]["client_name"] != `Slow "reader"` || lines[0]["address"] != slow.LocalAddr().String() {
+	if len(lines) != 1 || lines[0]["level"] != "WARN" || lines[0]["client_name"] != `Slow "reader"` ||
+		lines[0]["address"] != slow.LocalAddr().String() {
 		t.Errorf("logged %v, want one warning with name and address", lines)
 	}
 	// It may come back at once.
@@ -401,7 +412,10 @@ func TestPingFloodWithoutReading(t *testing.T) {
 			}
 		}
 	})
-	w.until("the flood's end", func(i wire.Info) bool { return i.Server.SlowClientsClosed == 1 && len(i.AllConnections) == 0 })
+	w.until("the flood's end", func(i wire.Info) bool {
+		return i.Server.SlowClientsClosed == 1 &&
+			len(i.AllConnections) == 0
+	})
 	sv.stillServes(t)
 	p.Close()
 	flooding.Wait()
@@ -426,7 +440,8 @@ func TestPeerWhoseKernelIsSilentIsGone(t *testing.T) {
 	}
 	drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
 	cerr := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop[0]})
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+			&unix.SockFprog{Len: 1, Filter: &drop[0]})
 	})
 	if err := errors.Join(cerr, err); err != nil {
 		t.Fatal(err)
@@ -443,7 +458,8 @@ func TestSlowBodyDelaysNobody(t *testing.T) {
 	}
 	s.http.ReadTimeout = 2 * time.Second
 	sv := serve(t, s, log)
-	const head = "POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nExpect: 100-continue\r\n"
+	const head = "POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey +
+		"\r\nExpect: 100-continue\r\n"
 	for _, tt := range []struct{ framing, begin string }{
 		{"Content-Length: 100\r\n\r\n", `{"event":"bystander","data":"` + payload},
 		{"Transfer-Encoding: chunked\r\n\r\n", "10\r\n" + `{"event":"bysta`},
@@ -539,7 +555,8 @@ func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	}
 	p := dial(t, "tcp", sv.addr)
 	upgrade := ws.Handshake("/subscribe?clientName=a", ws.Nonce, "X-API-Key", testKey)
-	subscribe, publish := `{"action":"subscribe","event":"e","id":4}`, `{"action":"publish","event":"e","data":5,"id":5}`
+	subscribe, publish := `{"action":"subscribe","event":"e","id":4}`,
+		`{"action":"publish","event":"e","data":5,"id":5}`
 	p.Raw(bytes.Join([][]byte{
 		[]byte(post(`{"event":"e","data":1}`)),
 		[]byte(post(`{"event":`)),
@@ -578,12 +595,15 @@ func TestRequestsThatAreNoHTTP(t *testing.T) {
 		"GET /healthz HTTP/1.1\r\n\r\n", // no Host
 		"GET /healthz HTTP/1.1\r\nHost: test\r\nbad header\r\n\r\n",
 		"GET /info HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\x00\r\n\r\n",
-		"GET /info HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nX: " + strings.Repeat("x", 64<<10) + "\r\n\r\n",
+		"GET /info HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nX: " + strings.Repeat("x",
+			64<<10) + "\r\n\r\n",
 		"GET /" + strings.Repeat("x", 64<<10) + " HTTP/1.1\r\nHost: test\r\n\r\n",
 		"POST /publish?clientName=a&apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\nContent-Length: -1\r\n\r\n",
-		"POST /publish?clientName=a&apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n{}{}",
+		"POST /publish?clientName=a&apiKey=" + testKey +
+			" HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n{}{}",
 		"POST /publish?clientName=a&apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: gzip\r\n\r\n",
-		"POST /publish?clientName=a&apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n{}",
+		"POST /publish?clientName=a&apiKey=" + testKey +
+			" HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n{}",
 		"CONNECT test:80 HTTP/1.1\r\nHost: test\r\n\r\n",
 	} {
 		p := dial(t, "tcp", sv.addr)
@@ -596,15 +616,20 @@ func TestRequestsThatAreNoHTTP(t *testing.T) {
 		sending.Wait()
 	}
 	for request, status := range map[string]int{
-		"OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n":                                                                                          200,
-		"GET http://elsewhere/healthz HTTP/1.1\r\nHost: test\r\n\r\n":                                                                       200,
-		"GET /healthz HTTP/1.0\r\n\r\n":                                                                                                     200,
-		"GET /info?apiKey=" + testKey + "&%zz;=& HTTP/1.1\r\nHost: test\r\n\r\n":                                                            200,
-		"GET /publish?clientName=a&apiKey=" + testKey + " HTTP/1.0\r\n\r\n":                                                                 426,
-		"POST /publish?clientName=a&apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`:          201,
-		"POST /publish?clientName=a&apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\n" + `{}`:      400,
-		"POST /publish?clientName=a&apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n":           400,
-		"POST /publish?clientName=a&clientName=b&apiKey=&apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n" + `{}`: 401,
+		"OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n":                               200,
+		"GET http://elsewhere/healthz HTTP/1.1\r\nHost: test\r\n\r\n":            200,
+		"GET /healthz HTTP/1.0\r\n\r\n":                                          200,
+		"GET /info?apiKey=" + testKey + "&%zz;=& HTTP/1.1\r\nHost: test\r\n\r\n": 200,
+		"GET /publish?clientName=a&apiKey=" + testKey +
+			" HTTP/1.0\r\n\r\n": 426,
+		"POST /publish?clientName=a&apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\nContent-Length: 13\r\n\r\n" +
+			`{"event":"e"}`: 201,
+		"POST /publish?clientName=a&apiKey=" + testKey +
+			" HTTP/1.1\r\nHost: test\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\n" + `{}`: 400,
+		"POST /publish?clientName=a&apiKey=" + testKey +
+			" HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n": 400,
+		"POST /publish?clientName=a&clientName=b&apiKey=&apiKey=" + testKey +
+			" HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n" + `{}`: 401,
 	} {
 		p := dial(t, "tcp", sv.addr)
 		p.Raw([]byte(request))
@@ -621,7 +646,8 @@ func TestWrongKeysFromOneAddress(t *testing.T) {
 	for i := range 30 {
 		route := guarded[i%len(guarded)]
 		header := []string{"X-API-Key", wrongKey + strconv.Itoa(i), "X-API-Client-Name", "a"}
-		sv.call(t, route.method, route.path, route.socket, "", "", header...).refuses(t, http.StatusUnauthorized, "wrong key")
+		sv.call(t, route.method, route.path, route.socket, "", "", header...).refuses(t, http.StatusUnauthorized,
+			"wrong key")
 	}
 	for _, key := range []string{wrongKey, testKey, ""} {
 		for _, route := range guarded {
@@ -643,7 +669,8 @@ func TestWrongKeysFromOneAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	elsewhere := newPeer(t, nc)
-	elsewhere.Raw([]byte("POST /publish?clientName=Neighbour HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`))
+	elsewhere.Raw([]byte("POST /publish?clientName=Neighbour HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey +
+		"\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`))
 	if a := elsewhere.response("POST"); a.status != http.StatusCreated {
 		t.Errorf("from another address: status %d %q", a.status, a.body)
 	}
@@ -663,7 +690,8 @@ func TestWrongKeysFromOneAddress(t *testing.T) {
 func TestNamesCannotForgeLogLines(t *testing.T) {
 	sv := start(t)
 	names := []string{
-		"plain", "two words", `quote " level=ERROR msg="forged`, `back\slash`, "a=b", " ", `\n`, "\u2028next", "\u202eright to left",
+		"plain", "two words", `quote " level=ERROR msg="forged`, `back\slash`, "a=b", " ", `\n`, "\u2028next",
+		"\u202eright to left",
 		"\ue000private", "\u200bzero width", "\ufffd", "🐞", strings.Repeat("é", 128),
 	}
 	for _, name := range names {
@@ -703,25 +731,29 @@ func TestNeitherKeyNorPayloadIsLogged(t *testing.T) {
 	p.ask(`{"action":"subscribe","event":"` + payload + `","id":"` + payload + `"}`)
 	p.send(`{"action":"publish","event":"` + payload + `","data":"` + payload + `"}`)
 	p.delivery()
-	for _, bad := range []string{payload, `{"action":"` + payload + `"}`, `{"` + payload + `":1}`, `{"event":"` + payload} {
+	for _, bad := range []string{payload, `{"action":"` + payload + `"}`, `{"` + payload + `":1}`,
+		`{"event":"` + payload} {
 		p.send(bad)
 		p.failed("", "")
 		sv.post(t, bad).refuses(t, http.StatusBadRequest, "")
 	}
 	// Handshakes that fail, at the limit and before it.
 	q := sv.connect(t, "/publish?clientName=b&apiKey="+testKey)
-	sv.call(t, "GET", "/subscribe", true, "clientName=c&apiKey="+testKey, "").refuses(t, http.StatusServiceUnavailable, "limit")
+	sv.call(t, "GET", "/subscribe", true, "clientName=c&apiKey="+testKey, "").refuses(t, http.StatusServiceUnavailable,
+		"limit")
 	q.Raw(ws.Frame(ws.Fin|ws.Text, []byte(payload+"\xff")))
 	q.wantClose(1007)
 	w.until("a free place", func(i wire.Info) bool { return i.Server.Connections == 2 })
-	sv.call(t, "GET", "/subscribe", true, "clientName=c&apiKey="+testKey, "", "Sec-WebSocket-Key", testKey).refuses(t, http.StatusBadRequest, "websocket")
+	sv.call(t, "GET", "/subscribe", true, "clientName=c&apiKey="+testKey, "", "Sec-WebSocket-Key", testKey).refuses(t,
+		http.StatusBadRequest, "websocket")
 	q = sv.connect(t, "/publish?clientName=b&apiKey="+testKey)
 	q.Raw(ws.Frame(ws.Fin|ws.Close, append([]byte{0x03, 0xe8}, payload...)))
 	q.wantClose(1000)
 	w.until("a free place", func(i wire.Info) bool { return i.Server.Connections == 2 })
 	// HTTP that fails before any handler.
 	x := dial(t, "tcp", sv.addr)
-	x.Raw([]byte("GET /" + payload + "?apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\n" + payload + testKey + "\r\n\r\n"))
+	x.Raw([]byte("GET /" + payload + "?apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\n" + payload + testKey +
+		"\r\n\r\n"))
 	x.response("GET")
 	// A slow reader.
 	slow := sv.subscriber(t, "slow")
@@ -739,8 +771,10 @@ func TestNeitherKeyNorPayloadIsLogged(t *testing.T) {
 	sv.request(t, "GET", "/info", "", "X-API-Key", wrongKey).refuses(t, http.StatusUnauthorized, "key")
 	sv.request(t, "GET", "/info", "", "X-API-Key", testKey).refuses(t, http.StatusTooManyRequests, "key")
 	sv.stop()
-	for _, msg := range []string{"client connected", "client disconnected", "client lost", "slow client closed", "handshake failed",
-		"connection limit reached, new clients are refused", "an address has sent too many wrong keys and may try one a minute from now on"} {
+	for _, msg := range []string{"client connected", "client disconnected", "client lost", "slow client closed",
+		"handshake failed",
+		"connection limit reached, new clients are refused",
+		"an address has sent too many wrong keys and may try one a minute from now on"} {
 		if len(sv.log.lines(t, msg)) == 0 {
 			t.Errorf("no line says %q: this test does not see what it is for", msg)
 		}
@@ -756,7 +790,8 @@ func TestPanicIsOneAnswerAndOneLogLine(t *testing.T) {
 		a.refuses(t, http.StatusInternalServerError, "internal error")
 	}
 	lines := log.lines(t, "a request made the server panic")
-	if len(lines) != 2 || lines[0]["level"] != "ERROR" || lines[0]["path"] != "/info" || !strings.Contains(lines[0]["stack"], "goroutine") {
+	if len(lines) != 2 || lines[0]["level"] != "ERROR" || lines[0]["path"] != "/info" ||
+		!strings.Contains(lines[0]["stack"], "goroutine") {
 		t.Errorf("logged %v", lines)
 	}
 	if a := sv.request(t, "GET", "/healthz", ""); a.status != http.StatusOK {
@@ -775,8 +810,8 @@ func TestHTTPConnectionsAreBounded(t *testing.T) {
 			t.Fatalf("status %d %q", a.status, a.body)
 		}
 	}
-	// Whoever has been at rest for longest makes room: with a request behind it, silent, or in the middle of one. (Who has its
-	// answer may not be at rest yet, on a busy machine: so others come until it has gone.)
+	// Whoever has been at rest for longest makes room: with a request behind it, silent, or in the middle of one. (Who
+	// has its answer may not be at rest yet, on a busy machine: so others come until it has gone.)
 	for _, begin := range []string{string(post), "", "POST /publ", head} {
 		first := dial(t, "tcp", sv.addr)
 		first.Raw([]byte(begin))

@@ -129,7 +129,8 @@ func (s *Server) snapshot() []byte {
 	info.Server.EventTraffic = make([]wire.EventTraffic, len(events))
 	for i, ev := range events {
 		info.Subscriptions[i] = wire.Subscription{Name: ev.Name, Connections: connections(ev.Clients)}
-		info.Server.EventTraffic[i] = wire.EventTraffic{Published: ev.Published, Delivered: ev.Delivered, Last: lastMessage(ev.Last)}
+		info.Server.EventTraffic[i] = wire.EventTraffic{Published: ev.Published, Delivered: ev.Delivered,
+			Last: lastMessage(ev.Last)}
 	}
 	info.Server.ConnectionTraffic = make([]wire.ConnectionTraffic, len(clients))
 	for i, c := range clients {
@@ -227,7 +228,8 @@ func (c *slowClients) note(name, addr string, why error) {
 	if len(c.latest) == mostSlowClients {
 		c.latest = slices.Delete(c.latest, 0, 1)
 	}
-	c.latest = append(c.latest, wire.SlowClient{ClientName: name, IPAddress: addr, ClosedAt: time.Now().UTC(), Reason: why.Error()})
+	c.latest = append(c.latest, wire.SlowClient{ClientName: name, IPAddress: addr, ClosedAt: time.Now().UTC(),
+		Reason: why.Error()})
 }
 
 // list has the newest first.

@@ -77,7 +77,8 @@ func TestInfoHasTheSeedsShape(t *testing.T) {
 				t.Fatal(err)
 			}
 			at, err := parseTime(c.ConnectedAt)
-			if c.ClientName != []string{"Porch", "Sensor"}[i] || c.IPAddress != want.LocalAddr().String() || err != nil || at.Before(before) || at.After(after) {
+			if c.ClientName != []string{"Porch", "Sensor"}[i] || c.IPAddress != want.LocalAddr().String() ||
+				err != nil || at.Before(before) || at.After(after) {
 				t.Errorf("%s: %s (%v)", from, all[i], err)
 			}
 		}
@@ -140,7 +141,8 @@ func TestInfoCounts(t *testing.T) {
 	got.UptimeSeconds, got.ResidentMemoryBytes, got.CPUSeconds = 0, 0, 0
 	got.SlowClientsClosedLatest, got.EventTraffic, got.ConnectionTraffic = nil, nil, nil
 	want := wire.ServerInfo{
-		Version: "v0-test", Connections: 3, MaxConnections: 8192, Events: 3, Subscriptions: 4, Published: 2, Delivered: 2, WrongKeys: 1,
+		Version: "v0-test", Connections: 3, MaxConnections: 8192, Events: 3, Subscriptions: 4, Published: 2,
+		Delivered: 2, WrongKeys: 1,
 		MaxMessageBytes: 64 << 10, MaxQueueBytes: 1 << 20, MaxSubscriptions: 1024,
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -220,7 +222,8 @@ func TestInfoComesAtOnceAndThenEveryInterval(t *testing.T) {
 func TestInfoConnectionIgnoresWhatItIsSent(t *testing.T) {
 	sv := start(t)
 	w := sv.watch(t)
-	for _, message := range []string{`{"action":"subscribe","event":"e","id":1}`, `{"action":"publish","event":"e"}`, `[]`, ``} {
+	for _, message := range []string{`{"action":"subscribe","event":"e","id":1}`, `{"action":"publish","event":"e"}`,
+		`[]`, ``} {
 		w.send(message)
 	}
 	w.Raw(ws.Frame(ws.Fin|ws.Binary, []byte{0xff}))
@@ -271,14 +274,17 @@ func TestInfoShowsTheTrafficOfEventsAndConnections(t *testing.T) {
 		t.Fatalf("heat: %+v, want 2 published, 4 delivered and the last of them", heat)
 	}
 	wholes := (hub.PreviewBytes - 1) / len("ü")
-	last := wire.LastMessage{CreatedAt: heat.Last.CreatedAt, ClientName: "Poster", Preview: `"` + strings.Repeat("ü", wholes), DataBytes: 2002}
+	last := wire.LastMessage{CreatedAt: heat.Last.CreatedAt, ClientName: "Poster",
+		Preview: `"` + strings.Repeat("ü", wholes), DataBytes: 2002}
 	if *heat.Last != last || time.Since(last.CreatedAt) > wait.Patience {
 		t.Errorf("last of heat: %+v, want %+v", *heat.Last, last)
 	}
 	if rain.Published != 0 || rain.Last != nil {
 		t.Errorf("rain: %+v, want nothing", rain)
 	}
-	if got, want := s.ConnectionTraffic, []wire.ConnectionTraffic{{Published: 2, Delivered: 2}, {Published: 0, Delivered: 2}}; got[0] != want[0] || got[1] != want[1] {
+	if got, want := s.ConnectionTraffic,
+		[]wire.ConnectionTraffic{{Published: 2, Delivered: 2}, {Published: 0, Delivered: 2}}; got[0] != want[0] ||
+		got[1] != want[1] {
 		t.Errorf("traffic of Porch and Attic: %+v, want %+v", got, want)
 	}
 }
@@ -310,7 +316,8 @@ func TestLatestSlowClientsAreKeptAndAllAreCounted(t *testing.T) {
 		d.note(fmt.Sprint("client ", i), "local", errors.New("slow"))
 	}
 	list := d.list()
-	if d.Load() != mostSlowClients+5 || len(list) != mostSlowClients || list[0].ClientName != "client 24" || list[19].ClientName != "client 5" {
+	if d.Load() != mostSlowClients+5 || len(list) != mostSlowClients || list[0].ClientName != "client 24" ||
+		list[19].ClientName != "client 5" {
 		t.Errorf("%d counted, listed: %+v", d.Load(), list)
 	}
 }
@@ -328,12 +335,14 @@ func TestInfoMetricsAndLogTellWhoWasKeptOverARestart(t *testing.T) {
 	}
 	l.restart()
 	lines := l.log.lines(t, "connections kept over restart")
-	if len(lines) != 1 || lines[0]["kept_over_restart"] != "2" || lines[0]["lost_over_restart"] != "1" || lines[0]["process_was_killed"] != "false" {
+	if len(lines) != 1 || lines[0]["kept_over_restart"] != "2" || lines[0]["lost_over_restart"] != "1" ||
+		lines[0]["process_was_killed"] != "false" {
 		t.Errorf("logged %v, want one line with 2 kept and 1 lost", lines)
 	}
 	samples, err := parseMetrics(l.request(t, "GET", "/metrics", "", "X-API-Key", testKey).body)
 	if err != nil || samples["picloud_kept_over_restart"] != 2 || samples["picloud_lost_over_restart"] != 1 {
-		t.Errorf("the metrics have %v and %v (%v), want 2 and 1", samples["picloud_kept_over_restart"], samples["picloud_lost_over_restart"], err)
+		t.Errorf("the metrics have %v and %v (%v), want 2 and 1", samples["picloud_kept_over_restart"],
+			samples["picloud_lost_over_restart"], err)
 	}
 	if s := l.watch(t).info().Server; s.KeptOverRestart != 2 || s.LostOverRestart != 1 {
 		t.Errorf("the info has %d and %d, want 2 and 1", s.KeptOverRestart, s.LostOverRestart)
@@ -350,7 +359,8 @@ func BenchmarkSnapshot(b *testing.B) {
 		if _, err := s.hub.Subscribe(c, event, 1); err != nil {
 			b.Fatal(err)
 		}
-		s.hub.Publish(&batch, event, nil, hub.Note{At: time.Now(), From: "Porch", Data: []byte(`{"celsius":24.7,"humid":false}`)})
+		s.hub.Publish(&batch, event, nil,
+			hub.Note{At: time.Now(), From: "Porch", Data: []byte(`{"celsius":24.7,"humid":false}`)})
 	}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -12,8 +12,8 @@ import (
 	ws "picloud/test/peer"
 )
 
-// A handshake that succeeds is answered without net/http's server. It gets the same answer and does the same as one that httpconn
-// leaves to that, for a header beyond ASCII.
+// A handshake that succeeds is answered without net/http's server. It gets the same answer and does the same as one
+// that httpconn leaves to that, for a header beyond ASCII.
 func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 	const wrongKeys = 4
 	begin := func() (*service, *atomic.Int64) {
@@ -74,14 +74,18 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 	for _, a := range []ask{
 		{what: "subscribe", header: key, status: 101},
 		{what: "publish", target: "/publish", header: key, status: 101},
-		{what: "all in the query, encoded", target: "/subscribe?apiKey=" + strings.ReplaceAll(testKey, testKey[:1], fmt.Sprintf("%%%02x", testKey[0])) + "&clientName=Front+P%c3%b6rch", status: 101},
+		{what: "all in the query, encoded", target: "/subscribe?apiKey=" + strings.ReplaceAll(testKey, testKey[:1],
+			fmt.Sprintf("%%%02x", testKey[0])) + "&clientName=Front+P%c3%b6rch", status: 101},
 		{what: "key as a bearer's", header: []string{"Authorization", "Bearer " + testKey, name, "Porch"}, status: 101},
-		{what: "a browser", header: with("Origin", "http://elsewhere", "Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits",
-			"Sec-WebSocket-Protocol", "a, b", "Cookie", "a=b", "Pragma", "no-cache", "Connection", "keep-alive, Upgrade", "Upgrade", "WebSocket"), status: 101},
+		{what: "a browser", header: with("Origin", "http://elsewhere", "Sec-WebSocket-Extensions",
+			"permessage-deflate; client_max_window_bits",
+			"Sec-WebSocket-Protocol", "a, b", "Cookie", "a=b", "Pragma", "no-cache", "Connection",
+			"keep-alive, Upgrade", "Upgrade", "WebSocket"), status: 101},
 		{what: "local, no key", network: "unix", header: []string{name, "Porch"}, status: 101},
 		{what: "local, no name", network: "unix", status: 400},
 		{what: "no name", header: []string{"X-API-Key", testKey}, status: 400},
-		{what: "a name with a line end", target: "/subscribe?clientName=a%0a", header: []string{"X-API-Key", testKey}, status: 400},
+		{what: "a name with a line end", target: "/subscribe?clientName=a%0a", header: []string{"X-API-Key", testKey},
+			status: 400},
 		{what: "an older version", header: with("Sec-WebSocket-Version", "8"), status: 400},
 		{what: "no nonce", header: with("Sec-WebSocket-Key", ""), status: 400},
 		{what: "a nonce that is none", nonce: "AAAA", header: key, status: 400},
@@ -115,7 +119,8 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 		got, effect := do(short, a)
 		want, wantEffect := do(other, a, "X-Other", "é")
 		if !reflect.DeepEqual(got, want) || effect != wantEffect {
-			t.Errorf("%s: answered\n%+v and then %s, and by net/http's server\n%+v and then %s", a.what, got, effect, want, wantEffect)
+			t.Errorf("%s: answered\n%+v and then %s, and by net/http's server\n%+v and then %s", a.what, got, effect,
+				want, wantEffect)
 		}
 		if got.status != a.status {
 			t.Errorf("%s: status %d %q, want %d", a.what, got.status, got.body, a.status)
@@ -124,7 +129,8 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 			t.Errorf("%s: net/http's server was asked %d times", a.what, n)
 		}
 		if n := otherSeen.Load() - otherwise; n != 1 {
-			t.Errorf("%s: net/http's server was asked %d times, want once: this test does not see what it is for", a.what, n)
+			t.Errorf("%s: net/http's server was asked %d times, want once: this test does not see what it is for",
+				a.what, n)
 		}
 		if n, m := short.guard.wrong.Load(), other.guard.wrong.Load(); n != m {
 			t.Errorf("%s: %d wrong keys in all, and by net/http's server %d", a.what, n, m)

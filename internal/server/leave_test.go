@@ -31,8 +31,8 @@ var ways = []struct {
 	{"nonsense", func(p *peer) { p.Write([]byte{0xff, 0xff}) }},
 }
 
-// gather connects clients that do nothing: while a process begins with them, one that it has begun with before can publish to those that
-// come behind.
+// gather connects clients that do nothing: while a process begins with them, one that it has begun with before can
+// publish to those that come behind.
 func (l *lineage) gather(t *testing.T, n int) {
 	t.Helper()
 	for range n {
@@ -40,7 +40,8 @@ func (l *lineage) gather(t *testing.T, n int) {
 	}
 }
 
-// Who leaves while nobody serves, in whatever way, and whoever publishes meanwhile: the next process lives, and who stays gets it all.
+// Who leaves while nobody serves, in whatever way, and whoever publishes meanwhile: the next process lives, and who
+// stays gets it all.
 func TestClientsLeaveWhileOneProcessFollowsTheOther(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
@@ -66,7 +67,8 @@ func TestClientsLeaveWhileOneProcessFollowsTheOther(t *testing.T) {
 					pub.send(fmt.Sprintf(`{"event":"e","data":%d,"id":%d}`, n, n))
 				}
 				body := `{"event":"e","data":"post"}`
-				post.Raw(fmt.Appendf(nil, "POST /publish?clientName=P HTTP/1.1\r\nHost: x\r\nX-Other: 1\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s", testKey, len(body), body))
+				post.Raw(fmt.Appendf(nil,
+					"POST /publish?clientName=P HTTP/1.1\r\nHost: x\r\nX-Other: 1\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s", testKey, len(body), body))
 			}
 			l.restart()
 			if a := post.response("POST"); a.status != http.StatusCreated {
@@ -134,8 +136,9 @@ func TestQueueOverflowsWhileOneProcessFollowsTheOther(t *testing.T) {
 	l.watch(t).untilClients(2 + bystanders)
 }
 
-// TestStormOfRestarts: clients subscribe, unsubscribe, publish, stall and leave at random while one process follows the other. Who stays
-// has every message that was acked, in order, once, of what it was subscribed to when it was published, and nothing else.
+// TestStormOfRestarts: clients subscribe, unsubscribe, publish, stall and leave at random while one process follows the
+// other. Who stays has every message that was acked, in order, once, of what it was subscribed to when it was
+// published, and nothing else.
 func TestStormOfRestarts(t *testing.T) {
 	const publishers, bystanders, others, restarts, events = 4, 300, 24, 8, 6
 	seed := rand.Uint64()
@@ -167,7 +170,8 @@ func TestStormOfRestarts(t *testing.T) {
 				var sent []string
 				for range 1 + random.IntN(6) {
 					e := random.IntN(events)
-					text := fmt.Sprintf(`{"event":"e%d","data":[%d,%d],"id":"%d.%d"}`, e, n, published[e][n], e, published[e][n])
+					text := fmt.Sprintf(`{"event":"e%d","data":[%d,%d],"id":"%d.%d"}`, e, n, published[e][n], e,
+						published[e][n])
 					published[e][n]++
 					sent = append(sent, text)
 					burst = append(burst, ws.Frame(ws.Fin|ws.Text, text)...)
@@ -242,7 +246,8 @@ func TestStormOfRestarts(t *testing.T) {
 	}
 	reading.Wait()
 	living.Wait()
-	l.watch(t).until("nobody is left but publishers and the faithful", func(i wire.Info) bool { return len(i.AllConnections) == publishers+events+bystanders })
+	l.watch(t).until("nobody is left but publishers and the faithful",
+		func(i wire.Info) bool { return len(i.AllConnections) == publishers+events+bystanders })
 }
 
 // live is one connection's life, that of a client which leaves.
@@ -265,7 +270,8 @@ func live(l *lineage, random *rand.Rand) error {
 		if random.IntN(3) == 0 {
 			action = "unsubscribe"
 		}
-		fmt.Fprintf(p, "%s", ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, `{"action":"%s","event":"%s","id":%d}`, action, event, i)))
+		fmt.Fprintf(p, "%s", ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, `{"action":"%s","event":"%s","id":%d}`, action,
+			event, i)))
 		for acked := false; !acked; {
 			m, err := p.message()
 			if err != nil {
@@ -301,7 +307,8 @@ func TestPanicLeavesNoBatchToOthers(t *testing.T) {
 		}
 	}
 	for range 20 {
-		a := s.request(t, "POST", "/publish?clientName=P", `{"event":"broken","data":1}`, "X-API-Key", testKey, "X-Other", "1")
+		a := s.request(t, "POST", "/publish?clientName=P", `{"event":"broken","data":1}`, "X-API-Key", testKey,
+			"X-Other", "1")
 		a.refuses(t, http.StatusInternalServerError, "internal error")
 	}
 	s.hub.Leave(c)

@@ -48,12 +48,14 @@ func TestMessageLimit(t *testing.T) {
 		}
 		sub.delivery()
 		sv.post(t, over).refuses(t, http.StatusRequestEntityTooLarge, "limit")
-		a, err := sv.send("POST", "/publish?clientName=a", struct{ *strings.Reader }{strings.NewReader(over)}, "X-API-Key", testKey) // chunked
+		a, err := sv.send("POST", "/publish?clientName=a", struct{ *strings.Reader }{strings.NewReader(over)},
+			"X-API-Key", testKey) // chunked
 		if err != nil {
 			t.Fatal(err)
 		}
 		a.refuses(t, http.StatusRequestEntityTooLarge, "limit")
-		a, err = sv.send("POST", "/publish?clientName=a", struct{ *strings.Reader }{strings.NewReader(fits)}, "X-API-Key", testKey)
+		a, err = sv.send("POST", "/publish?clientName=a", struct{ *strings.Reader }{strings.NewReader(fits)},
+			"X-API-Key", testKey)
 		if err != nil || a.status != http.StatusCreated {
 			t.Errorf("chunked POST of %d bytes: status %d %q (%v)", limit, a.status, a.body, err)
 		}
@@ -95,7 +97,8 @@ func TestConnectionLimit(t *testing.T) {
 			}
 		}
 	}
-	if got := sv.log.lines(t, "connection limit reached, new clients are refused"); len(got) != 1 || got[0]["max_connections"] != "3" {
+	if got := sv.log.lines(t, "connection limit reached, new clients are refused"); len(got) != 1 ||
+		got[0]["max_connections"] != "3" {
 		t.Errorf("logged %v, want it once", got)
 	}
 	// HTTP goes on, and so do the clients who are there.
@@ -142,7 +145,8 @@ func TestPingsAreSent(t *testing.T) {
 func TestPermessageDeflateIsOff(t *testing.T) {
 	sv := start(t)
 	p := sv.dial(t, "tcp")
-	a := p.upgrade("/subscribe?clientName=a", "X-API-Key", testKey, "Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
+	a := p.upgrade("/subscribe?clientName=a", "X-API-Key", testKey, "Sec-WebSocket-Extensions",
+		"permessage-deflate; client_max_window_bits")
 	if a.status != http.StatusSwitchingProtocols || a.header.Get("Sec-WebSocket-Extensions") != "" {
 		t.Fatalf("status %d, extensions %q, want 101 and none", a.status, a.header.Get("Sec-WebSocket-Extensions"))
 	}

@@ -98,8 +98,10 @@ func TestEventsAreMatchedByteForByte(t *testing.T) {
 	sv := start(t)
 	pub := sv.publisher(t, "P")
 	events := []string{
-		"e", "E", " e", "e ", "e\n", "e\x00", "\x1b[31m", "*", "#", "+", "a/b", "a/+", "a.*", ">", "..", "%", `"`, `\`, "<&>",
-		"\u00e9", "e\u0301", "\u2028", "🐞", "\ufffd", "null", strings.Repeat("x", 255), strings.Repeat("x", 254), strings.Repeat("é", 127),
+		"e", "E", " e", "e ", "e\n", "e\x00", "\x1b[31m", "*", "#", "+", "a/b", "a/+", "a.*", ">", "..", "%", `"`, `\`,
+		"<&>",
+		"\u00e9", "e\u0301", "\u2028", "🐞", "\ufffd", "null", strings.Repeat("x", 255), strings.Repeat("x", 254),
+		strings.Repeat("é", 127),
 	}
 	sub := sv.subscriber(t, "S")
 	quote := func(s string) string { return string(wire.AppendString(nil, s)) }
@@ -131,7 +133,8 @@ func TestDataIsPassedOnUnchanged(t *testing.T) {
 	sub, pub := sv.subscriber(t, "S"), sv.publisher(t, "P")
 	sub.ask(`{"action":"subscribe","event":"e","id":1}`)
 	for _, data := range []string{
-		`"76.5 F"`, `""`, `null`, `true`, `false`, `0`, `-0`, `1.0`, `1e400`, `123456789012345678901234567890`, `0.1000`,
+		`"76.5 F"`, `""`, `null`, `true`, `false`, `0`, `-0`, `1.0`, `1e400`, `123456789012345678901234567890`,
+		`0.1000`,
 		`{}`, `[]`, `[[[[]]]]`, `{"b":1,"a":2,"b":3}`, `[ 1 ,	2 ]`, `{ "a" : { "b" : [ null ] } }`,
 		`"\u00e9\/\u003c<>&\"\\\b"`, `"é🐞"`, `"\ud83d\udc1e"`, `"\ud800"`, `"\u2028"`, "\"\u2028\x7f\"", `"} , \" {"`,
 	} {
@@ -200,7 +203,8 @@ func TestIDsAreAcknowledged(t *testing.T) {
 		sub.failed("event is required", id)
 	}
 	for id, reason := range map[string]string{
-		`null`: "string or a number", `true`: "string or a number", `{}`: "string or a number", `[1]`: "string or a number",
+		`null`: "string or a number", `true`: "string or a number", `{}`: "string or a number",
+		`[1]`:                               "string or a number",
 		`"` + strings.Repeat("i", 65) + `"`: "at most 64 bytes", strings.Repeat("1", 65): "at most 64 bytes",
 		`"\ud800"`: "surrogate",
 	} {
@@ -282,7 +286,8 @@ func TestWrongMessagesAreAnswered(t *testing.T) {
 		{`{"action":"publish","event":"e","event":"f","id":1}`, "event appears twice", "1"},
 		{`{"action":"publish","event":"e","data":1,"data":1,"id":1}`, "data appears twice", "1"},
 		{`{"action":"publish","event":"e","id":1,"id":2}`, "id appears twice", ""},
-		{`{"action":"publish","event":"e","data":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`, "one JSON object", ""},
+		{`{"action":"publish","event":"e","data":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`,
+			"one JSON object", ""},
 	} {
 		for _, p := range []*peer{sub, pub} {
 			p.send(tt.message)
@@ -314,7 +319,8 @@ func TestInvalidUTF8IsRefusedEverywhere(t *testing.T) {
 		inHeader := append([]string{"X-API-Client-Name", "a" + bad}, withKey...)
 		inQuery := "clientName=" + url.QueryEscape("a"+bad)
 		sv.request(t, "POST", "/publish", `{"event":"e"}`, inHeader...).refuses(t, http.StatusBadRequest, "UTF-8")
-		sv.request(t, "POST", "/publish?"+inQuery, `{"event":"e"}`, withKey...).refuses(t, http.StatusBadRequest, "UTF-8")
+		sv.request(t, "POST", "/publish?"+inQuery, `{"event":"e"}`, withKey...).refuses(t, http.StatusBadRequest,
+			"UTF-8")
 		for _, path := range []string{"/subscribe", "/publish"} {
 			sv.call(t, "GET", path, true, "", "", inHeader...).refuses(t, http.StatusBadRequest, "UTF-8")
 			sv.call(t, "GET", path, true, inQuery, "", withKey...).refuses(t, http.StatusBadRequest, "UTF-8")

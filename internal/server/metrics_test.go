@@ -71,7 +71,8 @@ func TestMetricsArePrometheusText(t *testing.T) {
 	}
 	for name, want := range map[string]float64{
 		"picloud_connections": 1, "picloud_max_connections": 8192, "picloud_events": 1, "picloud_subscriptions": 1,
-		"picloud_published_total": 1, "picloud_delivered_total": 1, "picloud_slow_clients_closed_total": 0, "picloud_wrong_keys_total": 1,
+		"picloud_published_total": 1, "picloud_delivered_total": 1, "picloud_slow_clients_closed_total": 0,
+		"picloud_wrong_keys_total":               1,
 		"picloud_connection_limit_reached_total": 0, "picloud_kept_over_restart": 0, "picloud_lost_over_restart": 0,
 		"picloud_log_lines_dropped_total": 0,
 	} {
@@ -96,8 +97,9 @@ func TestMetricsOfTheProcessAreThoseOfTheOfficialClients(t *testing.T) {
 	}
 	samples := read()
 	for name, least := range map[string]float64{
-		"process_resident_memory_bytes": 1 << 20, "process_cpu_seconds_total": 0.001, "process_open_fds": 5, "process_max_fds": 256,
-		"go_goroutines": 2, "go_memstats_sys_bytes": 1 << 20, "go_memstats_heap_alloc_bytes": 1 << 10,
+		"process_resident_memory_bytes": 1 << 20, "process_cpu_seconds_total": 0.001, "process_open_fds": 5,
+		"process_max_fds": 256,
+		"go_goroutines":   2, "go_memstats_sys_bytes": 1 << 20, "go_memstats_heap_alloc_bytes": 1 << 10,
 	} {
 		if samples[name] < least {
 			t.Errorf("%s is %v, want %v at least", name, samples[name], least)
@@ -163,7 +165,8 @@ func TestStartTimeIsRightOnceTheClockIs(t *testing.T) {
 		{"two readings are not quite at the same time", 30 * time.Microsecond, time.Hour, began},
 		{"a clock that was years behind", 3 * 365 * 24 * time.Hour, time.Minute, began.AddDate(0, 0, 3*365)},
 		{"a clock that was ahead", -90 * time.Second, time.Minute, began.Add(-90 * time.Second)},
-		{"whatever the fraction of a second", 100*time.Second + 210*time.Millisecond, time.Minute, began.Add(100 * time.Second)},
+		{"whatever the fraction of a second", 100*time.Second + 210*time.Millisecond, time.Minute,
+			began.Add(100 * time.Second)},
 	} {
 		if got := startTime(began, began.Add(tt.elapsed+tt.set), tt.elapsed); !got.Equal(tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)

@@ -19,7 +19,8 @@ import (
 	ws "picloud/test/peer"
 )
 
-// A peer is the client's end of a WebSocket. The methods without an error end the test, so they are for its own goroutine.
+// A peer is the client's end of a WebSocket. The methods without an error end the test, so they are for its own
+// goroutine.
 type peer struct{ *ws.Peer }
 
 // dial opens a connection that has said nothing.
@@ -142,7 +143,8 @@ func parseDelivery(text []byte) (delivered, error) {
 	}
 	d := delivered{data: string(keys["data"])}
 	var at string
-	err := errors.Join(json.Unmarshal(keys["event"], &d.event), json.Unmarshal(keys["client_name"], &d.name), json.Unmarshal(keys["created_at"], &at))
+	err := errors.Join(json.Unmarshal(keys["event"], &d.event), json.Unmarshal(keys["client_name"], &d.name),
+		json.Unmarshal(keys["created_at"], &at))
 	if err == nil {
 		d.at, err = parseTime(at)
 	}
@@ -188,7 +190,8 @@ func (p *peer) failed(reason, id string) {
 	}
 	var said string
 	json.Unmarshal([]byte(got["error"]), &said)
-	if !slices.Equal(slices.Sorted(maps.Keys(got)), want) || got["action"] != `"error"` || got["id"] != id || !strings.Contains(said, reason) || said == "" {
+	if !slices.Equal(slices.Sorted(maps.Keys(got)), want) || got["action"] != `"error"` || got["id"] != id ||
+		!strings.Contains(said, reason) || said == "" {
 		p.T.Fatalf("got %s, want an error with something of %q and the id %s", text, reason, id)
 	}
 }

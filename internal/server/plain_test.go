@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A plain POST is answered without net/http. It gets the same answer and does the same as one with a header more, which is
-// not plain.
+// A plain POST is answered without net/http. It gets the same answer and does the same as one with a header more, which
+// is not plain.
 func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 	const wrongKeys = 4
 	limited := func(c *Config) { c.Limits.MessageBytes = 1000; c.WrongKeys = wrongKeys }
@@ -57,7 +57,8 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 		// What was delivered lies between here and what comes over the local socket.
 		end := sv.dial(t, "unix")
 		defer end.Close()
-		end.Raw([]byte("POST /publish?clientName=x HTTP/1.1\r\nHost: pi\r\nX-Other: 1\r\nContent-Length: 15\r\n\r\n" + `{"event":"end"}`))
+		end.Raw([]byte("POST /publish?clientName=x HTTP/1.1\r\nHost: pi\r\nX-Other: 1\r\nContent-Length: 15\r\n\r\n" +
+			`{"event":"end"}`))
 		if a := end.response("POST"); a.status != http.StatusCreated {
 			t.Fatalf("status %d %q", a.status, a.body)
 		}
@@ -75,15 +76,24 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 		{what: "key in a header", headers: right + "\n" + name, status: 201},
 		{what: "key in the query", target: "/publish?apiKey=" + testKey, headers: name, status: 201},
 		{what: "key as a bearer's", headers: "Authorization: Bearer " + testKey + "\n" + name, status: 201},
-		{what: "key as a bearer's, in small letters", headers: "authorization: bearer  " + testKey + "\n" + name, status: 201},
-		{what: "right key in the header, wrong ones elsewhere", target: "/publish?apiKey=" + wrongKey, headers: right + "\nAuthorization: Bearer " + wrongKey + "\n" + name, status: 201},
-		{what: "empty header, key in the query", target: "/publish?apiKey=" + testKey, headers: "X-API-Key:\n" + name, status: 201},
+		{what: "key as a bearer's, in small letters", headers: "authorization: bearer  " + testKey + "\n" + name,
+			status: 201},
+		{what: "right key in the header, wrong ones elsewhere", target: "/publish?apiKey=" + wrongKey,
+			headers: right + "\nAuthorization: Bearer " + wrongKey + "\n" + name, status: 201},
+		{what: "empty header, key in the query", target: "/publish?apiKey=" + testKey, headers: "X-API-Key:\n" + name,
+			status: 201},
 		{what: "name in the query", target: "/publish?clientName=Query", headers: right, status: 201},
-		{what: "name in header and query", target: "/publish?clientName=Query", headers: right + "\n" + name, status: 201},
-		{what: "empty header, name in the query", target: "/publish?clientName=Query", headers: right + "\nX-API-Client-Name: ", status: 201},
-		{what: "names in the query", target: "/publish?clientName=&clientName=Second&clientName=Third", headers: right, status: 400},
-		{what: "a name with a space and quotes", headers: right + "\n" + `X-API-Client-Name:  Front "Porch"  `, status: 201},
-		{what: "everything a client may send", headers: right + "\n" + name + "\nUser-Agent: x\nAccept: */*\nAccept-Encoding: gzip\nAccept-Language: en\nContent-Type: text/plain\nConnection: keep-alive\nSec-Fetch-Mode: cors", status: 201},
+		{what: "name in header and query", target: "/publish?clientName=Query", headers: right + "\n" + name,
+			status: 201},
+		{what: "empty header, name in the query", target: "/publish?clientName=Query",
+			headers: right + "\nX-API-Client-Name: ", status: 201},
+		{what: "names in the query", target: "/publish?clientName=&clientName=Second&clientName=Third", headers: right,
+			status: 400},
+		{what: "a name with a space and quotes", headers: right + "\n" + `X-API-Client-Name:  Front "Porch"  `,
+			status: 201},
+		{what: "everything a client may send",
+			headers: right + "\n" + name +
+				"\nUser-Agent: x\nAccept: */*\nAccept-Encoding: gzip\nAccept-Language: en\nContent-Type: text/plain\nConnection: keep-alive\nSec-Fetch-Mode: cors", status: 201},
 		{what: "no name", headers: right, status: 400},
 		{what: "empty name", target: "/publish?clientName=", headers: right, status: 400},
 		{what: "long name", headers: right + "\nX-API-Client-Name: " + strings.Repeat("x", 129), status: 400},
@@ -96,12 +106,16 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 		{what: "not UTF-8", body: `{"event":"e","data":"` + "\xff" + `"}`, headers: right + "\n" + name, status: 400},
 		{what: "no data", body: `{"event":"e"}`, headers: right + "\n" + name, status: 201},
 		{what: "an id", body: `{"event":"e","id":7}`, headers: right + "\n" + name, status: 201},
-		{what: "any JSON", body: `{"data": {"a" : [1, 2.50, null]}, "event":"e"}`, headers: right + "\n" + name, status: 201},
+		{what: "any JSON", body: `{"data": {"a" : [1, 2.50, null]}, "event":"e"}`, headers: right + "\n" + name,
+			status: 201},
 		{what: "action publish", body: `{"action":"publish","event":"e"}`, headers: right + "\n" + name, status: 201},
-		{what: "action subscribe", body: `{"action":"subscribe","event":"e"}`, headers: right + "\n" + name, status: 400},
+		{what: "action subscribe", body: `{"action":"subscribe","event":"e"}`, headers: right + "\n" + name,
+			status: 400},
 		{what: "an action that is none", body: `{"action":"x","event":"e"}`, headers: right + "\n" + name, status: 400},
-		{what: "as long as it may be", body: message + strings.Repeat(" ", 1000-len(message)), headers: right + "\n" + name, status: 201},
-		{what: "over the limit", body: message + strings.Repeat(" ", 1001-len(message)), headers: right + "\n" + name, status: 413},
+		{what: "as long as it may be", body: message + strings.Repeat(" ", 1000-len(message)),
+			headers: right + "\n" + name, status: 201},
+		{what: "over the limit", body: message + strings.Repeat(" ", 1001-len(message)), headers: right + "\n" + name,
+			status: 413},
 		{what: "over the limit and bad", body: strings.Repeat("x", 2000), headers: wrong + "x\n" + name, status: 401},
 		{what: "another route", target: "/elsewhere", headers: right + "\n" + name, status: 404},
 		{what: "another route's method", target: "/info", headers: right + "\n" + name, status: 405},
@@ -110,7 +124,8 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 		{what: "local, wrong key", network: "unix", headers: wrong + "\n" + name, status: 201},
 		{what: "local, no name", network: "unix", status: 400},
 		{what: "no key", headers: name, status: 401},
-		{what: "empty key", target: "/publish?apiKey=", headers: "X-API-Key:\nAuthorization: Bearer \n" + name, status: 401},
+		{what: "empty key", target: "/publish?apiKey=", headers: "X-API-Key:\nAuthorization: Bearer \n" + name,
+			status: 401},
 		{what: "another scheme", headers: "Authorization: Basic " + testKey + "\n" + name, status: 401},
 		{what: "wrong key", headers: wrong + "\n" + name, status: 401},
 		{what: "wrong key, no name, no body", headers: wrong, body: "none", status: 401},

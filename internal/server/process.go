@@ -67,9 +67,9 @@ func mostFiles() (uint64, error) {
 }
 
 // startTime is when something began, by the wall clock as it goes now. began and now are what that clock showed, and
-// elapsed is what has passed in between by one that nobody sets: most Pis come to know the time some seconds after their
-// start, and what they thought before is of no use. A clock that nobody has set since gives began, the same each time;
-// otherwise the answer is exact to a second.
+// elapsed is what has passed in between by one that nobody sets: most Pis come to know the time some seconds after
+// their start, and what they thought before is of no use. A clock that nobody has set since gives began, the same each
+// time; otherwise the answer is exact to a second.
 func startTime(began, now time.Time, elapsed time.Duration) time.Time {
 	set := now.Sub(began) - elapsed
 	return began.Add(set.Round(time.Second))

@@ -101,8 +101,8 @@ func (s *Server) publishBody(p *publisher, w http.ResponseWriter, r *http.Reques
 	w.WriteHeader(http.StatusCreated)
 }
 
-// publishPlain is publishPost for a request of the plain kind that succeeds. Of others it says that it has no answer, and
-// has done nothing: net/http is asked, and publishPost finds the words.
+// publishPlain is publishPost for a request of the plain kind that succeeds. Of others it says that it has no answer,
+// and has done nothing: net/http is asked, and publishPost finds the words.
 func (s *Server) publishPlain(r *httpconn.Request) (answer []byte, ok bool) {
 	if string(r.Method) != http.MethodPost || string(r.Path) != "/publish" || len(r.Body) > s.cfg.Limits.MessageBytes {
 		return nil, false

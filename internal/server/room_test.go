@@ -18,12 +18,13 @@ import (
 	"picloud/test/wait"
 )
 
-// What the records of one connection take at most is what StoreBytes counts with, and all together fit in, for every number of connections
-// that there can be.
+// What the records of one connection take at most is what StoreBytes counts with, and all together fit in, for every
+// number of connections that there can be.
 func TestStoreHasRoomForWhatTheLimitsAllow(t *testing.T) {
 	longest := clientRecord{
 		Route: routeSubscribe,
-		Name:  strings.Repeat("<", wire.MaxNameChars), // six bytes in JSON; four-byte characters are longer and stay as they are
+		// Six bytes each in JSON; four-byte characters are longer and stay as they are.
+		Name:  strings.Repeat("<", wire.MaxNameChars),
 		Addr:  "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%" + strings.Repeat("x", syscall.IFNAMSIZ) + "]:65535",
 		At:    time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC),
 		Place: noPlace,
@@ -42,9 +43,11 @@ func TestStoreHasRoomForWhatTheLimitsAllow(t *testing.T) {
 		t.Errorf("a client's records can take %d bytes, counted are %d", n, clientBytes)
 	}
 	const frames, payload = 1 << 28, 1 << 28
-	rest := wsconn.Saved{Addr: longest.Addr, Partial: []byte("12"), Frames: frames, Payload: payload, Queued: []byte("12"), Left: frames}
+	rest := wsconn.Saved{Addr: longest.Addr, Partial: []byte("12"), Frames: frames, Payload: payload,
+		Queued: []byte("12"), Left: frames}
 	if n := size(rest) + handover.MarkBytes; n > restBytes {
-		t.Errorf("a connection's records at a hand-over can take %d bytes besides what waits, counted are %d", n, restBytes)
+		t.Errorf("a connection's records at a hand-over can take %d bytes besides what waits, counted are %d", n,
+			restBytes)
 	}
 	if n := size(requestRecord{Local: true, Used: true, In: []byte("1")}); n > restBytes {
 		t.Errorf("a request's record can take %d bytes besides what has come of it, counted are %d", n, restBytes)
@@ -71,8 +74,8 @@ func TestStoreHasRoomForWhatTheLimitsAllow(t *testing.T) {
 	}
 }
 
-// What cannot be recorded is refused; what was acked is there after a restart, whatever the others have used up, and a restart
-// ends nobody.
+// What cannot be recorded is refused; what was acked is there after a restart, whatever the others have used up, and a
+// restart ends nobody.
 func TestSubscriptionWithoutRoomIsRefused(t *testing.T) {
 	l := found(t)
 	var clients []*peer
@@ -222,7 +225,8 @@ func (l *lineage) dies(live func(*Server, inheritance)) {
 	}
 }
 
-// A key that has been changed ends who came in with the one before, however early the process ends that should have done so.
+// A key that has been changed ends who came in with the one before, however early the process ends that should have
+// done so.
 func TestNewKeyEndsOldClientsHoweverEarlyTheProcessEnds(t *testing.T) {
 	for _, moment := range moments {
 		t.Run(moment.name, func(t *testing.T) {
@@ -237,7 +241,8 @@ func TestNewKeyEndsOldClientsHoweverEarlyTheProcessEnds(t *testing.T) {
 			l.between = func() { l.dies(moment.live) }
 			l.restart()
 			far.gone()
-			if a := l.request(t, "POST", "/publish?clientName=P", `{"event":"e","data":1}`, "X-API-Key", newKey); a.status != http.StatusCreated {
+			if a := l.request(t, "POST", "/publish?clientName=P", `{"event":"e","data":1}`, "X-API-Key",
+				newKey); a.status != http.StatusCreated {
 				t.Fatalf("status %d", a.status)
 			}
 			if d := near.delivery(); d.data != "1" {
@@ -248,8 +253,8 @@ func TestNewKeyEndsOldClientsHoweverEarlyTheProcessEnds(t *testing.T) {
 	}
 }
 
-// A process that ends before it has changed anything costs nothing, however many follow each other; one that ends before it serves
-// costs what a crash costs.
+// A process that ends before it has changed anything costs nothing, however many follow each other; one that ends
+// before it serves costs what a crash costs.
 func TestProcessThatEndsEarlyLosesNothing(t *testing.T) {
 	for i, moment := range moments {
 		t.Run(moment.name, func(t *testing.T) {

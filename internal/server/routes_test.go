@@ -100,23 +100,24 @@ func TestKeyIsRequired(t *testing.T) {
 	}
 	for _, route := range guarded {
 		for _, in := range in {
-			t.Run(fmt.Sprintf("%s %s socket=%t/%s", route.method, route.path, route.socket, in.name), func(t *testing.T) {
-				header := in.header
-				if route.name {
-					header = append(slices.Clone(header), "X-API-Client-Name", "Porch")
-				}
-				a := sv.call(t, route.method, route.path, route.socket, in.query, `{"event":"e"}`, header...)
-				if in.right {
-					if a.status != route.status {
-						t.Errorf("status %d %q, want %d", a.status, a.body, route.status)
+			t.Run(fmt.Sprintf("%s %s socket=%t/%s", route.method, route.path, route.socket, in.name),
+				func(t *testing.T) {
+					header := in.header
+					if route.name {
+						header = append(slices.Clone(header), "X-API-Client-Name", "Porch")
 					}
-					return
-				}
-				a.refuses(t, http.StatusUnauthorized, "key")
-				if got := a.header.Get("WWW-Authenticate"); !strings.HasPrefix(got, "Bearer") {
-					t.Errorf("WWW-Authenticate %q, want Bearer", got)
-				}
-			})
+					a := sv.call(t, route.method, route.path, route.socket, in.query, `{"event":"e"}`, header...)
+					if in.right {
+						if a.status != route.status {
+							t.Errorf("status %d %q, want %d", a.status, a.body, route.status)
+						}
+						return
+					}
+					a.refuses(t, http.StatusUnauthorized, "key")
+					if got := a.header.Get("WWW-Authenticate"); !strings.HasPrefix(got, "Bearer") {
+						t.Errorf("WWW-Authenticate %q, want Bearer", got)
+					}
+				})
 		}
 	}
 }
@@ -135,8 +136,10 @@ func TestOpenRoutesNeedNoKey(t *testing.T) {
 			t.Errorf("GET %s: status %d, %d bytes, want 200 and some", path, get.status, len(get.body))
 		}
 		head := sv.request(t, "HEAD", path, "")
-		if head.status != http.StatusOK || head.body != "" || head.header.Get("Content-Type") != get.header.Get("Content-Type") {
-			t.Errorf("HEAD %s: status %d %v, %d bytes, want 200, the type of GET and none", path, head.status, head.header, len(head.body))
+		if head.status != http.StatusOK || head.body != "" ||
+			head.header.Get("Content-Type") != get.header.Get("Content-Type") {
+			t.Errorf("HEAD %s: status %d %v, %d bytes, want 200, the type of GET and none", path, head.status,
+				head.header, len(head.body))
 		}
 	}
 	if a := sv.request(t, "GET", "/", ""); !strings.HasPrefix(a.header.Get("Content-Type"), "text/html") {
@@ -178,18 +181,19 @@ func TestClientNameIsRequired(t *testing.T) {
 			continue
 		}
 		for _, tt := range tests {
-			t.Run(fmt.Sprintf("%s %s socket=%t/%s", route.method, route.path, route.socket, tt.name), func(t *testing.T) {
-				header := []string{"X-API-Key", testKey}
-				if tt.header != "" {
-					header = append(header, "X-API-Client-Name", tt.header)
-				}
-				a := sv.call(t, route.method, route.path, route.socket, tt.query, `{"event":"e"}`, header...)
-				if tt.refused != "" {
-					a.refuses(t, http.StatusBadRequest, tt.refused)
-				} else if a.status != route.status {
-					t.Errorf("status %d %q, want %d", a.status, a.body, route.status)
-				}
-			})
+			t.Run(fmt.Sprintf("%s %s socket=%t/%s", route.method, route.path, route.socket, tt.name),
+				func(t *testing.T) {
+					header := []string{"X-API-Key", testKey}
+					if tt.header != "" {
+						header = append(header, "X-API-Client-Name", tt.header)
+					}
+					a := sv.call(t, route.method, route.path, route.socket, tt.query, `{"event":"e"}`, header...)
+					if tt.refused != "" {
+						a.refuses(t, http.StatusBadRequest, tt.refused)
+					} else if a.status != route.status {
+						t.Errorf("status %d %q, want %d", a.status, a.body, route.status)
+					}
+				})
 		}
 	}
 }
@@ -206,7 +210,8 @@ func TestClientNameIsDelivered(t *testing.T) {
 		}
 		pub.Close()
 	}
-	if a := sv.request(t, "POST", "/publish?clientName=query", `{"event":"e"}`, "X-API-Key", testKey, "X-API-Client-Name", "header"); a.status != 201 {
+	if a := sv.request(t, "POST", "/publish?clientName=query", `{"event":"e"}`, "X-API-Key", testKey,
+		"X-API-Client-Name", "header"); a.status != 201 {
 		t.Fatalf("status %d %q", a.status, a.body)
 	}
 	if d := sub.delivery(); d.name != "header" {
@@ -222,9 +227,11 @@ func TestChecksComeInOrder(t *testing.T) {
 		sv.request(t, "POST", "/publish", body).refuses(t, http.StatusUnauthorized, "key")
 		sv.request(t, "POST", "/publish?clientName=%00", body).refuses(t, http.StatusUnauthorized, "key")
 		sv.request(t, "POST", "/publish", body, withKey...).refuses(t, http.StatusBadRequest, "client name")
-		sv.request(t, "POST", "/publish?clientName=%00", body, withKey...).refuses(t, http.StatusBadRequest, "client name")
+		sv.request(t, "POST", "/publish?clientName=%00", body, withKey...).refuses(t, http.StatusBadRequest,
+			"client name")
 	}
-	sv.request(t, "POST", "/publish?clientName=a", big, withKey...).refuses(t, http.StatusRequestEntityTooLarge, "limit")
+	sv.request(t, "POST", "/publish?clientName=a", big, withKey...).refuses(t, http.StatusRequestEntityTooLarge,
+		"limit")
 	for _, path := range []string{"/subscribe", "/publish"} {
 		sv.call(t, "GET", path, true, "", "").refuses(t, http.StatusUnauthorized, "key")
 		sv.call(t, "GET", path, true, "", "", withKey...).refuses(t, http.StatusBadRequest, "client name")
@@ -251,7 +258,8 @@ func TestUnixSocketNeedsNoKey(t *testing.T) {
 	}
 
 	p := sv.dial(t, "unix")
-	p.Raw([]byte("POST /publish?clientName=Post HTTP/1.1\r\nHost: local\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`))
+	p.Raw([]byte("POST /publish?clientName=Post HTTP/1.1\r\nHost: local\r\nContent-Length: 13\r\n\r\n" +
+		`{"event":"e"}`))
 	if a := p.response("POST"); a.status != http.StatusCreated {
 		t.Errorf("POST: status %d %q", a.status, a.body)
 	}
@@ -287,7 +295,8 @@ func TestPostPublishes(t *testing.T) {
 	before := time.Now()
 	a := sv.post(t, `{"event":"temperature","data":"76.5 F"}`)
 	if a.status != http.StatusCreated || a.body != "" || a.header.Get("Content-Length") != "0" {
-		t.Errorf("status %d %q, Content-Length %q, want 201 and an empty body", a.status, a.body, a.header.Get("Content-Length"))
+		t.Errorf("status %d %q, Content-Length %q, want 201 and an empty body", a.status, a.body,
+			a.header.Get("Content-Length"))
 	}
 	d := sub.delivery()
 	after := time.Now()
@@ -367,7 +376,8 @@ func TestBadBodiesAreRefused(t *testing.T) {
 
 func TestUnknownRoutesAndMethods(t *testing.T) {
 	sv := start(t)
-	for _, path := range []string{"/nothing", "/subscribe/", "/Publish", "/info/x", "//", "/socket", "/../metrics", "/%2e%2e/info"} {
+	for _, path := range []string{"/nothing", "/subscribe/", "/Publish", "/info/x", "//", "/socket", "/../metrics",
+		"/%2e%2e/info"} {
 		for _, method := range []string{"GET", "POST", "DELETE", "OPTIONS"} {
 			sv.request(t, method, path, "", "X-API-Key", testKey).refuses(t, http.StatusNotFound, "route")
 		}
@@ -386,7 +396,8 @@ func TestUnknownRoutesAndMethods(t *testing.T) {
 	} {
 		a := sv.request(t, tt.method, tt.path, "", "X-API-Key", testKey)
 		a.refuses(t, http.StatusMethodNotAllowed, "method")
-		if got := strings.ReplaceAll(a.header.Get("Allow"), ",", ""); strings.ReplaceAll(got, " OPTIONS", "") != tt.allow {
+		if got := strings.ReplaceAll(a.header.Get("Allow"), ",", ""); strings.ReplaceAll(got, " OPTIONS",
+			"") != tt.allow {
 			t.Errorf("%s %s: Allow %q, want %s", tt.method, tt.path, a.header.Get("Allow"), tt.allow)
 		}
 	}
@@ -420,15 +431,18 @@ func TestWebSocketRoutesAskForAnUpgrade(t *testing.T) {
 func TestBrowsersMayAskFromAnyOrigin(t *testing.T) {
 	sv := start(t)
 	const origin = "http://shed.local:8080"
-	for path, methods := range map[string][]string{"/publish": {"GET", "POST"}, "/info": {"GET"}, "/metrics": {"GET"}, "/healthz": {"GET", "HEAD"}} {
+	for path, methods := range map[string][]string{"/publish": {"GET", "POST"}, "/info": {"GET"}, "/metrics": {"GET"},
+		"/healthz": {"GET", "HEAD"}} {
 		a := sv.request(t, "OPTIONS", path, "", "Origin", origin,
-			"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "x-api-key, x-api-client-name, content-type")
+			"Access-Control-Request-Method", "POST", "Access-Control-Request-Headers",
+			"x-api-key, x-api-client-name, content-type")
 		if a.status != http.StatusNoContent || a.body != "" || a.header.Get("Access-Control-Allow-Origin") != "*" {
 			t.Errorf("preflight for %s: status %d %q %v", path, a.status, a.body, a.header)
 		}
 		for _, m := range methods {
 			if !slices.Contains(strings.Split(a.header.Get("Access-Control-Allow-Methods"), ", "), m) {
-				t.Errorf("preflight for %s: methods %q, want %s among them", path, a.header.Get("Access-Control-Allow-Methods"), m)
+				t.Errorf("preflight for %s: methods %q, want %s among them", path,
+					a.header.Get("Access-Control-Allow-Methods"), m)
 			}
 		}
 		allowed := strings.Split(strings.ToLower(a.header.Get("Access-Control-Allow-Headers")), ", ")
@@ -442,11 +456,13 @@ func TestBrowsersMayAskFromAnyOrigin(t *testing.T) {
 	for _, header := range [][]string{{"Origin", origin}, {"Origin", origin, "X-API-Key", testKey}} {
 		a := sv.request(t, "POST", "/publish?clientName=page", `{"event":"e"}`, header...)
 		if a.header.Get("Access-Control-Allow-Origin") != "*" {
-			t.Errorf("status %d has Access-Control-Allow-Origin %q, want *", a.status, a.header.Get("Access-Control-Allow-Origin"))
+			t.Errorf("status %d has Access-Control-Allow-Origin %q, want *", a.status,
+				a.header.Get("Access-Control-Allow-Origin"))
 		}
 	}
 	if a := sv.request(t, "GET", "/healthz", ""); a.header.Get("Access-Control-Allow-Origin") != "" {
 		t.Error("who names no origin is told about origins")
 	}
-	sv.connect(t, "/subscribe?clientName=page&apiKey="+testKey, "Origin", origin).ask(`{"action":"subscribe","event":"e","id":1}`)
+	sv.connect(t, "/subscribe?clientName=page&apiKey="+testKey, "Origin",
+		origin).ask(`{"action":"subscribe","event":"e","id":1}`)
 }

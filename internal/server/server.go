@@ -91,11 +91,13 @@ type Server struct {
 
 	publishers sync.Pool // of *publisher
 
-	// gate is held for reading while a message is queued: once stopping is set under it, all that was accepted is queued.
+	// gate is held for reading while a message is queued: once stopping is set under it, all that was accepted is
+	// queued.
 	gate     sync.RWMutex
 	stopping bool
 
-	// joining is held for reading from the handshake of a WebSocket until it is among conns: in between nobody else has it.
+	// joining is held for reading from the handshake of a WebSocket until it is among conns: in between nobody else has
+	// it.
 	joining sync.RWMutex
 
 	// What Restore has made and Run begins with, and how many connections that and the others were.
@@ -167,9 +169,9 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 }
 
 // Run serves on the listeners, TLS ones among them, until ctx ends; then it stops in order: it takes no more
-// connections, delivers what is queued and closes every WebSocket, within 5 seconds; or it leaves the connections to the
-// next process, within 2. It closes the listeners.
-// The error is nil after that, or what ended the serving. It is called once.
+// connections, delivers what is queued and closes every WebSocket, within 5 seconds; or it leaves the connections to
+// the next process, within 2. It closes the listeners. The error is nil after that, or what ended the serving. It is
+// called once.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	serving, endServing := context.WithCancel(context.Background())
 	var parts, accepting sync.WaitGroup
@@ -265,8 +267,8 @@ func (s *Server) stop(code int, reason string) {
 	requests.Wait()
 }
 
-// connState is http's hook. A new connection is announced before the next is accepted; those that httpconn lends have their
-// place already.
+// connState is http's hook. A new connection is announced before the next is accepted; those that httpconn lends have
+// their place already.
 func (s *Server) connState(nc net.Conn, state http.ConnState) {
 	switch {
 	case httpconn.Note(nc, state):
@@ -303,7 +305,8 @@ func (s *Server) routes() http.Handler {
 	})
 	r.GlobalOPTIONS = http.HandlerFunc(preflight)
 	r.PanicHandler = func(w http.ResponseWriter, req *http.Request, what any) {
-		s.log.Error("a request made the server panic", "path", req.URL.Path, "panic", what, "stack", string(debug.Stack()))
+		s.log.Error("a request made the server panic", "path", req.URL.Path, "panic", what, "stack",
+			string(debug.Stack()))
 		refuse(w, http.StatusInternalServerError, "internal error")
 	}
 	return allowAnyOrigin(r)
@@ -337,8 +340,8 @@ func (s *Server) Status() string {
 	return count(n.Clients, "client") + ", " + count(n.Events, "event")
 }
 
-// Load is how many clients are connected, and how often since the start a slow one was closed or the connection limit was
-// reached.
+// Load is how many clients are connected, and how often since the start a slow one was closed or the connection limit
+// was reached.
 func (s *Server) Load() (clients int, incidents uint64) {
 	return s.hub.Counts().Clients, s.slow.Load() + s.wsConns.Filled()
 }

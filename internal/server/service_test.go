@@ -21,7 +21,8 @@ func TestReloadProbeAndStatus(t *testing.T) {
 	broken.Store(new(error))
 	s, err := New(Config{
 		Key: testKey, Version: "test", Subscriptions: 8, HeaderTimeout: time.Second, WrongKeys: 3, Requests: 8,
-		Limits: wsconn.Limits{Connections: 8, MessageBytes: 1024, QueueBytes: 4096, PingEvery: time.Minute, PeerTimeout: time.Minute},
+		Limits: wsconn.Limits{Connections: 8, MessageBytes: 1024, QueueBytes: 4096, PingEvery: time.Minute,
+			PeerTimeout: time.Minute},
 		Reload: func() error { return *broken.Load() },
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -40,9 +41,10 @@ func TestReloadProbeAndStatus(t *testing.T) {
 	go func() { ended <- s.Run(ctx, local, tcp) }()
 	post := func(l net.Listener) int {
 		t.Helper()
-		c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, l.Addr().Network(), l.Addr().String())
-		}}}
+		c := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, l.Addr().Network(), l.Addr().String())
+			}}}
 		resp, err := c.Post("http://local/reload", "", strings.NewReader(""))
 		if err != nil {
 			t.Fatal(err)
@@ -75,7 +77,8 @@ func TestReloadProbeAndStatus(t *testing.T) {
 
 // A poller that does not run is what the probe must see.
 func TestProbeFailsWhenThePollerDoesNotAnswer(t *testing.T) {
-	s, err := New(Config{Key: testKey, Limits: wsconn.Limits{Connections: 1, PingEvery: time.Minute}}, slog.New(slog.DiscardHandler))
+	s, err := New(Config{Key: testKey, Limits: wsconn.Limits{Connections: 1, PingEvery: time.Minute}},
+		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

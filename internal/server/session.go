@@ -24,8 +24,8 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, publishOnly boo
 	}
 }
 
-// join is connect for one that will be let in. Of others it says nothing and does nothing: net/http is asked, and connect
-// finds the words.
+// join is connect for one that will be let in. Of others it says nothing and does nothing: net/http is asked, and
+// connect finds the words.
 func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	publishOnly := r.URL.Path == "/publish"
 	if r.Method != http.MethodGet || !publishOnly && r.URL.Path != "/subscribe" {
@@ -55,8 +55,10 @@ func (s *Server) welcome(w http.ResponseWriter, r *http.Request, name string, pu
 	})
 }
 
-// upgrade makes a request a WebSocket, or answers it. meet is called with it, once, before anything is received, and returns its handler.
-func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, who clientRecord, meet func(*wsconn.Conn) wsconn.Handler) (*wsconn.Conn, bool) {
+// upgrade makes a request a WebSocket, or answers it. meet is called with it, once, before anything is received, and
+// returns its handler.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, who clientRecord,
+	meet func(*wsconn.Conn) wsconn.Handler) (*wsconn.Conn, bool) {
 	if !wsconn.IsUpgrade(r) {
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
@@ -76,7 +78,8 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, who clientRecor
 	})
 	switch {
 	case err == nil && unkept != nil:
-		s.log.Warn("a client is refused: what is known of it cannot be kept for the next process", "address", c.Addr(), "error", unkept)
+		s.log.Warn("a client is refused: what is known of it cannot be kept for the next process", "address", c.Addr(),
+			"error", unkept)
 		c.Close(wire.ClosePolicy, "the server has no room to remember this connection")
 		return nil, false
 	case err == nil:

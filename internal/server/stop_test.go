@@ -30,7 +30,8 @@ func TestStopDeliversWhatIsQueuedThenSays1001(t *testing.T) {
 	for i := 0; i < messages; i += step {
 		var burst []byte
 		for n := i; n < i+step; n++ {
-			burst = append(burst, ws.Frame(ws.Fin|ws.Text, fmt.Appendf(nil, `{"event":"e","data":[%d,"%s"]}`, n, blob))...)
+			burst = append(burst, ws.Frame(ws.Fin|ws.Text,
+				fmt.Appendf(nil, `{"event":"e","data":[%d,"%s"]}`, n, blob))...)
 		}
 		pub.Raw(burst)
 		for range step {
@@ -141,7 +142,8 @@ func TestAcceptedConnectionIsAnsweredDuringAStop(t *testing.T) {
 	if _, err := idle[0].In.ReadByte(); err != io.EOF { // from now on an answer is the last
 		t.Fatalf("a connection that is idle gets %v, want an end", err)
 	}
-	early.Raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"))
+	early.Raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey +
+		"\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"))
 	half.Raw([]byte("st\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"))
 	for _, p := range []*peer{early, half} {
 		if a := p.response("POST"); a.status != http.StatusCreated || !a.last {
@@ -156,7 +158,8 @@ func TestStoppingServerIsUnavailable(t *testing.T) {
 	bystander := sv.subscriber(t, "S")
 	bystander.ask(`{"action":"subscribe","event":"e","id":1}`)
 	p := sv.dial(t, "tcp")
-	p.Raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\nExpect: 100-continue\r\nContent-Length: 13\r\n\r\n"))
+	p.Raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey +
+		"\r\nExpect: 100-continue\r\nContent-Length: 13\r\n\r\n"))
 	if a := p.response("POST"); a.status != http.StatusContinue { // its body is being waited for
 		t.Fatalf("status %d %q, want 100", a.status, a.body)
 	}
@@ -170,14 +173,16 @@ func TestStoppingServerIsUnavailable(t *testing.T) {
 	stopping.Wait()
 
 	// Requests that come in the moment in which the listeners close.
-	for _, target := range []string{"/healthz", "/subscribe?clientName=a", "/publish?clientName=a", "/info", "/socket/info"} {
+	for _, target := range []string{"/healthz", "/subscribe?clientName=a", "/publish?clientName=a", "/info",
+		"/socket/info"} {
 		r := httptest.NewRequest("GET", target, nil)
 		r.Header.Set("X-API-Key", testKey)
 		r.Header.Set("Connection", "Upgrade")
 		r.Header.Set("Upgrade", "websocket")
 		w := httptest.NewRecorder()
 		sv.Server.http.Handler.ServeHTTP(w, r)
-		answer{status: w.Code, header: w.Header(), body: w.Body.String()}.refuses(t, http.StatusServiceUnavailable, "stopping")
+		answer{status: w.Code, header: w.Header(), body: w.Body.String()}.refuses(t, http.StatusServiceUnavailable,
+			"stopping")
 		wantRetryAfter(t, w.Header())
 	}
 }

@@ -14,9 +14,9 @@ const (
 	property = "org.freedesktop.DBus.Properties.Get"
 )
 
-// Restarting says whether the service that is being stopped will be started again, and how many files systemd has stored for
-// it: it asks for the unit's job, org.freedesktop.systemd1(5). A machine that shuts down stops its services. Without an answer it
-// says yes and that everything is stored, and why there is no answer.
+// Restarting says whether the service that is being stopped will be started again, and how many files systemd has
+// stored for it: it asks for the unit's job, org.freedesktop.systemd1(5). A machine that shuts down stops its services.
+// Without an answer it says yes and that everything is stored, and why there is no answer.
 //
 // The unit must be ordered after dbus.service, else there is no bus any more when the machine shuts down.
 func Restarting(ctx context.Context) (again bool, stored int, err error) {
@@ -35,14 +35,16 @@ func restarting(ctx context.Context) (again bool, stored int, err error) {
 	defer bus.Close()
 	get := func(path dbus.ObjectPath, kind, name string, value any) error {
 		var v dbus.Variant
-		if err := bus.Object(busName, path).CallWithContext(ctx, property, 0, busName+"."+kind, name).Store(&v); err != nil {
+		if err := bus.Object(busName, path).CallWithContext(ctx, property, 0, busName+"."+kind,
+			name).Store(&v); err != nil {
 			return err
 		}
 		return v.Store(value)
 	}
 	var unit dbus.ObjectPath
 	const ours = uint32(0) // the process that asks
-	if err := bus.Object(busName, busPath).CallWithContext(ctx, busName+".Manager.GetUnitByPID", 0, ours).Store(&unit); err != nil {
+	if err := bus.Object(busName, busPath).CallWithContext(ctx, busName+".Manager.GetUnitByPID", 0,
+		ours).Store(&unit); err != nil {
 		return false, 0, err
 	}
 	var files uint32

@@ -110,7 +110,8 @@ func serveBus(c net.Conn, answers map[string]any) error {
 }
 
 func TestRestartIsToldFromStop(t *testing.T) {
-	const unit, job = dbus.ObjectPath("/org/freedesktop/systemd1/unit/x"), dbus.ObjectPath("/org/freedesktop/systemd1/job/7")
+	const unit, job = dbus.ObjectPath("/org/freedesktop/systemd1/unit/x"),
+		dbus.ObjectPath("/org/freedesktop/systemd1/job/7")
 	type anyJob struct {
 		ID   uint32
 		Path dbus.ObjectPath
@@ -146,7 +147,8 @@ func TestRestartIsToldFromStop(t *testing.T) {
 func TestWithoutAnAnswerItIsARestart(t *testing.T) {
 	want := func(t *testing.T, ctx context.Context, what string) {
 		t.Helper()
-		if again, stored, err := Restarting(ctx); !again || stored < 1000 || err == nil || !strings.Contains(err.Error(), what) {
+		if again, stored, err := Restarting(ctx); !again || stored < 1000 || err == nil ||
+			!strings.Contains(err.Error(), what) {
 			t.Errorf("got %v, %v; want a restart, and %q", again, err, what)
 		}
 	}
@@ -159,7 +161,8 @@ func TestWithoutAnAnswerItIsARestart(t *testing.T) {
 		want(t, t.Context(), "no answer to "+busPath)
 	})
 	t.Run("another answer than expected", func(t *testing.T) {
-		newBus(t, map[string]any{busPath + " GetUnitByPID": dbus.ObjectPath("/x"), "/x org.freedesktop.systemd1.Unit.Job": "none"})
+		newBus(t, map[string]any{busPath + " GetUnitByPID": dbus.ObjectPath("/x"),
+			"/x org.freedesktop.systemd1.Unit.Job": "none"})
 		want(t, t.Context(), "")
 	})
 	t.Run("silent bus", func(t *testing.T) {

@@ -16,11 +16,12 @@ var ErrNoManager = errors.New("there is no service manager")
 // sendTimeout is how long a manager may be too busy to take a notification.
 const sendTimeout = 5 * time.Second
 
-// Store gives the manager a copy of f, sd_notify(3): the service's next process gets it from Handed, under the name. Whether it is kept
-// only Restarting tells: the unit's FileDescriptorStoreMax= may be too small, and is by default 0. A file that is
-// stored already, under whatever name, is not stored again.
+// Store gives the manager a copy of f, sd_notify(3): the service's next process gets it from Handed, under the name.
+// Whether it is kept only Restarting tells: the unit's FileDescriptorStoreMax= may be too small, and is by default 0. A
+// file that is stored already, under whatever name, is not stored again.
 func Store(name string, f *os.File) error {
-	if name == "" || len(name) > 255 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) {
+	if name == "" || len(name) > 255 || strings.ContainsFunc(name,
+		func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) {
 		return fmt.Errorf("store %q: the service manager takes no such name", name)
 	}
 	// Without FDPOLL=0 the manager throws a file away when its other end hangs up.
@@ -56,7 +57,8 @@ func send(state string, f *os.File) error {
 		_, err = c.Write([]byte(state))
 		return err
 	}
-	// Neither File.Fd, which would make the file block for everybody, nor WriteMsgUnix, which wants an address where there is one.
+	// Neither File.Fd, which would make the file block for everybody, nor WriteMsgUnix, which wants an address where
+	// there is one.
 	to, err := c.SyscallConn()
 	if err != nil {
 		return err

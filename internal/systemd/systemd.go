@@ -1,4 +1,5 @@
-// Package systemd is the daemon's side of its service manager: handed sockets, stored files, notifications and the watchdog.
+// Package systemd is the daemon's side of its service manager: handed sockets, stored files, notifications and the
+// watchdog.
 //
 // Without a manager there are no sockets, and notifications go nowhere.
 package systemd
@@ -16,8 +17,9 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// Handed returns what the manager has handed over, sd_listen_fds(3): the sockets that listen, and under their names the files that
-// were stored. Without a manager there is nothing. It is called once, before anything else opens descriptors.
+// Handed returns what the manager has handed over, sd_listen_fds(3): the sockets that listen, and under their names the
+// files that were stored. Without a manager there is nothing. It is called once, before anything else opens
+// descriptors.
 func Handed() (listeners []net.Listener, stored []*os.File, err error) {
 	var errs []error
 	for _, f := range activation.Files(true) {
@@ -86,8 +88,8 @@ func notify(state string) error {
 const statusEvery = 2 * time.Second
 
 // Watch shows the manager the current status and, when the unit has a watchdog, lives up to it: after each probe that
-// succeeds the manager hears that the service is alive; when probes fail or hang it hears nothing, and ends the process.
-// onFailure hears of a probe that failed. Watch returns when ctx ends, at once without a manager.
+// succeeds the manager hears that the service is alive; when probes fail or hang it hears nothing, and ends the
+// process. onFailure hears of a probe that failed. Watch returns when ctx ends, at once without a manager.
 func Watch(ctx context.Context, status func() string, probe func(context.Context) error, onFailure func(error)) error {
 	if !Managed() {
 		return nil

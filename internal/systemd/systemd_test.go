@@ -19,8 +19,8 @@ import (
 	"picloud/internal/leak"
 )
 
-// asService makes the test binary a service that takes over its sockets, answers one connection on each, and says what was
-// stored.
+// asService makes the test binary a service that takes over its sockets, answers one connection on each, and says what
+// was stored.
 const asService = "PICLOUD_TEST_SERVICE"
 
 func TestMain(m *testing.M) {

@@ -59,8 +59,10 @@ func BenchmarkAppendInfo(b *testing.B) {
 	const clients = 8192
 	var i Info
 	for n := range clients {
-		c := Connection{ClientName: fmt.Sprintf("Sensor %d", n), IPAddress: fmt.Sprintf("192.168.1.%d:%d", n%256, 20000+n), ConnectedAt: at}
-		last := &LastMessage{CreatedAt: at, ClientName: "Porch", Preview: `{"celsius":24.7,"humid":false}`, DataBytes: 30}
+		c := Connection{ClientName: fmt.Sprintf("Sensor %d", n),
+			IPAddress: fmt.Sprintf("192.168.1.%d:%d", n%256, 20000+n), ConnectedAt: at}
+		last := &LastMessage{CreatedAt: at, ClientName: "Porch", Preview: `{"celsius":24.7,"humid":false}`,
+			DataBytes: 30}
 		i.AllConnections = append(i.AllConnections, c)
 		i.Subscriptions = append(i.Subscriptions, Subscription{fmt.Sprintf("event/%d", n), []Connection{c}})
 		i.Server.EventTraffic = append(i.Server.EventTraffic, EventTraffic{12, 12, last})

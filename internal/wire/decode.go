@@ -33,12 +33,11 @@ var (
 	errEventSurrogate = &Error{`event has a \u escape that is half of a surrogate pair`}
 )
 
-// Decode reads one message. Keys are matched exactly, those it does not know are ignored.
-// The event is checked unless the action needs none, as UnsubscribeAll.
+// Decode reads one message. Keys are matched exactly, those it does not know are ignored. The event is checked unless
+// the action needs none, as UnsubscribeAll.
 //
-// An error is an *Error; the Message beside it has only the ID, where the text is JSON and
-// holds a good one. Of several faults the first is named in this order: UTF-8, JSON, a key
-// that appears twice, id, action, event.
+// An error is an *Error; the Message beside it has only the ID, where the text is JSON and holds a good one. Of several
+// faults the first is named in this order: UTF-8, JSON, a key that appears twice, id, action, event.
 func Decode(p []byte) (Message, error) {
 	if !utf8.Valid(p) {
 		return Message{}, ErrInvalidUTF8
@@ -166,8 +165,8 @@ func unquote(value []byte) (s string, ok bool) {
 	return s, json.Unmarshal(value, &s) == nil
 }
 
-// hasLoneSurrogate says whether a valid JSON string has a \u escape for half of a
-// surrogate pair without the other half.
+// hasLoneSurrogate says whether a valid JSON string has a \u escape for half of a surrogate pair without the other
+// half.
 func hasLoneSurrogate(quoted []byte) bool {
 	const highHalves, lowHalves = 0xD800 >> 10, 0xDC00 >> 10
 	for i := 0; i < len(quoted); i++ {

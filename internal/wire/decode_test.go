@@ -34,21 +34,27 @@ func TestDecodeTakes(t *testing.T) {
 		{"subscribe", `{"action":"subscribe","event":"temperature"}`, true, Subscribe, "temperature", nil, nil},
 		{"unsubscribe", `{"action":"unsubscribe","event":"temperature"}`, true, Unsubscribe, "temperature", nil, nil},
 		{"unsubscribe:all", `{"action":"unsubscribe:all"}`, true, UnsubscribeAll, "", nil, nil},
-		{"publish", `{"action": "publish", "event": "temperature", "data": "76.5 F"}`, true, Publish, "temperature", str(`"76.5 F"`), nil},
+		{"publish", `{"action": "publish", "event": "temperature", "data": "76.5 F"}`, true, Publish, "temperature",
+			str(`"76.5 F"`), nil},
 		{"no action", `{"event":"temperature","data":"76.5 F"}`, true, None, "temperature", str(`"76.5 F"`), nil},
 		{"no data", `{"event":"temperature"}`, true, None, "temperature", nil, nil},
-		{"keys in another order", `{"id":1,"data":2,"event":"e","action":"publish"}`, true, Publish, "e", str(`2`), str(`1`)},
+		{"keys in another order", `{"id":1,"data":2,"event":"e","action":"publish"}`, true, Publish, "e", str(`2`),
+			str(`1`)},
 		{"white space of every kind", " \t\r\n{ \t\r\n\"event\" \t\r\n: \t\r\n\"e\" \t\r\n, \t\r\n\"data\" : 1 \t\r\n} \t\r\n", true, None, "e", str(`1`), nil},
 
-		{"unsubscribe:all with an event", `{"action":"unsubscribe:all","event":"e","id":1}`, true, UnsubscribeAll, "", nil, str(`1`)},
-		{"unsubscribe:all, event no string", `{"action":"unsubscribe:all","event":null}`, false, UnsubscribeAll, "", nil, nil},
+		{"unsubscribe:all with an event", `{"action":"unsubscribe:all","event":"e","id":1}`, true, UnsubscribeAll, "",
+			nil, str(`1`)},
+		{"unsubscribe:all, event no string", `{"action":"unsubscribe:all","event":null}`, false, UnsubscribeAll, "",
+			nil, nil},
 		{"unsubscribe:all, event empty", `{"event":"","action":"unsubscribe:all"}`, true, UnsubscribeAll, "", nil, nil},
 
 		{"event of 255 bytes", `{"event":"` + e255 + `"}`, true, None, e255, nil, nil},
-		{"event of 255 bytes as escapes", `{"event":"` + strings.Repeat(`\u0065`, 255) + `"}`, false, None, e255, nil, nil},
+		{"event of 255 bytes as escapes", `{"event":"` + strings.Repeat(`\u0065`, 255) + `"}`, false, None, e255, nil,
+			nil},
 		{"event of spaces", `{"event":"  "}`, true, None, "  ", nil, nil},
 		{"event beyond ASCII", `{"event":"température 🌡"}`, true, None, "température 🌡", nil, nil},
-		{"event with escapes", `{"event":"a\"\\\/\b\f\n\r\t\u00e9\u0000z"}`, false, None, "a\"\\/\b\f\n\r\té\x00z", nil, nil},
+		{"event with escapes", `{"event":"a\"\\\/\b\f\n\r\t\u00e9\u0000z"}`, false, None, "a\"\\/\b\f\n\r\té\x00z", nil,
+			nil},
 		{"event with a surrogate pair", `{"event":"\ud83c\udf21\uD83C\uDF21"}`, false, None, "🌡🌡", nil, nil},
 		{"event with U+FFFD", `{"event":"�\ufffd"}`, false, None, "��", nil, nil},
 		{"event that looks like a surrogate", `{"event":"\\ud800"}`, false, None, `\ud800`, nil, nil},
@@ -60,25 +66,33 @@ func TestDecodeTakes(t *testing.T) {
 		{"data true", `{"event":"e","data":true}`, true, None, "e", str(`true`), nil},
 		{"data false", `{"event":"e","data":false}`, true, None, "e", str(`false`), nil},
 		{"data number", `{"event":"e","data":-1.5E+300}`, true, None, "e", str(`-1.5E+300`), nil},
-		{"data number no float64 holds", `{"event":"e","data":12345678901234567890123e9999}`, true, None, "e", str(`12345678901234567890123e9999`), nil},
-		{"data object", `{"event":"e","data":{"a":[1,{"b":"]}\""}], "a" : 2}}`, true, None, "e", str(`{"a":[1,{"b":"]}\""}], "a" : 2}`), nil},
+		{"data number no float64 holds", `{"event":"e","data":12345678901234567890123e9999}`, true, None, "e",
+			str(`12345678901234567890123e9999`), nil},
+		{"data object", `{"event":"e","data":{"a":[1,{"b":"]}\""}], "a" : 2}}`, true, None, "e",
+			str(`{"a":[1,{"b":"]}\""}], "a" : 2}`), nil},
 		{"data array", `{"event":"e","data": [ ] ,"id":1}`, true, None, "e", str(`[ ]`), str(`1`)},
 		{"data empty string", `{"event":"e","data":""}`, true, None, "e", str(`""`), nil},
 		{"data with escapes", `{"event":"e","data":"\"\\\u003c\/"}`, true, None, "e", str(`"\"\\\u003c\/"`), nil},
-		{"data with HTML and line separators", "{\"event\":\"e\",\"data\":\"<&>\u2028\u007f\"}", true, None, "e", str("\"<&>\u2028\u007f\""), nil},
+		{"data with HTML and line separators", "{\"event\":\"e\",\"data\":\"<&>\u2028\u007f\"}", true, None, "e",
+			str("\"<&>\u2028\u007f\""), nil},
 		{"data with half a surrogate pair", `{"event":"e","data":"\ud800"}`, true, None, "e", str(`"\ud800"`), nil},
-		{"data with keys of ours", `{"event":"e","data":{"event":1,"event":2,"id":[]}}`, true, None, "e", str(`{"event":1,"event":2,"id":[]}`), nil},
-		{"data nested past the fast path", `{"event":"e","data":` + nested(maxFastDepth+1) + `}`, false, None, "e", str(nested(maxFastDepth + 1)), nil},
-		{"data nested to the limit", `{"event":"e","data":` + nested(9999) + `}`, false, None, "e", str(nested(9999)), nil},
+		{"data with keys of ours", `{"event":"e","data":{"event":1,"event":2,"id":[]}}`, true, None, "e",
+			str(`{"event":1,"event":2,"id":[]}`), nil},
+		{"data nested past the fast path", `{"event":"e","data":` + nested(maxFastDepth+1) + `}`, false, None, "e",
+			str(nested(maxFastDepth + 1)), nil},
+		{"data nested to the limit", `{"event":"e","data":` + nested(9999) + `}`, false, None, "e", str(nested(9999)),
+			nil},
 
 		{"id string", `{"event":"e","id":"a-1"}`, true, None, "e", nil, str(`"a-1"`)},
 		{"id empty string", `{"event":"e","id":""}`, true, None, "e", nil, str(`""`)},
 		{"id number", `{"event":"e","id":-0.5e3}`, true, None, "e", nil, str(`-0.5e3`)},
 		{"id string of 64 bytes", `{"event":"e","id":"` + id64 + `"}`, true, None, "e", nil, str(`"` + id64 + `"`)},
 		{"id number of 64 bytes", `{"event":"e","id":` + n64 + `}`, true, None, "e", nil, str(n64)},
-		{"id with escapes stays as written", `{"event":"e","id":"\u0041\ud83c\udf21"}`, false, None, "e", nil, str(`"\u0041\ud83c\udf21"`)},
+		{"id with escapes stays as written", `{"event":"e","id":"\u0041\ud83c\udf21"}`, false, None, "e", nil,
+			str(`"\u0041\ud83c\udf21"`)},
 
-		{"unknown keys", `{"x":{"y":[1,"}"]},"event":"e","x":null,"":"","client_name":"Mallory"}`, true, None, "e", nil, nil},
+		{"unknown keys", `{"x":{"y":[1,"}"]},"event":"e","x":null,"":"","client_name":"Mallory"}`, true, None, "e", nil,
+			nil},
 		{"keys in another case", `{"Event":1,"EVENT":2,"event":"e","ID":[],"Data":1}`, true, None, "e", nil, nil},
 		{"unknown key with half a surrogate pair", `{"event\ud800":1,"event":"e"}`, false, None, "e", nil, nil},
 	} {
@@ -179,23 +193,29 @@ func TestDecodeRefuses(t *testing.T) {
 		{"action twice", `{"action":"publish","action":"publish",` + valid + `,"id":1}`, "action appears twice", "1"},
 		{"event twice", `{"event":"a","event":"b","id":1}`, "event appears twice", "1"},
 		{"event twice, one escaped", `{"event":"a","\u0065vent":"a","id":1}`, "event appears twice", "1"},
-		{"event twice for unsubscribe:all", `{"action":"unsubscribe:all","event":"a","event":"b"}`, "event appears twice", ""},
+		{"event twice for unsubscribe:all", `{"action":"unsubscribe:all","event":"a","event":"b"}`,
+			"event appears twice", ""},
 		{"event null and again", `{"event":null,"event":"b","id":1}`, "event appears twice", "1"},
 		{"data twice", `{"id":1,` + valid + `,"data":1,"data":1}`, "data appears twice", "1"},
 		{"data null and again", `{"id":1,` + valid + `,"data":null,"data":1}`, "data appears twice", "1"},
 		{"id twice", `{"id":1,"id":2,` + valid + `}`, "id appears twice", ""},
 		{"id null and again", `{"id":null,"id":2,` + valid + `}`, "id appears twice", ""},
 		{"id and event twice", `{"event":"a","event":"b","id":1,"id":2}`, "event appears twice", ""},
-		{"data three times, event twice", `{"event":"a","data":1,"data":2,"data":3,"event":"b"}`, "data appears twice", ""},
+		{"data three times, event twice", `{"event":"a","data":1,"data":2,"data":3,"event":"b"}`, "data appears twice",
+			""},
 
 		{"id null", `{` + valid + `,"id":null}`, "id must be a string or a number", ""},
 		{"id true", `{` + valid + `,"id":true}`, "id must be a string or a number", ""},
 		{"id object", `{` + valid + `,"id":{}}`, "id must be a string or a number", ""},
 		{"id array", `{` + valid + `,"id":[1]}`, "id must be a string or a number", ""},
-		{"id string of 65 bytes", `{` + valid + `,"id":"` + strings.Repeat("i", 65) + `"}`, "id must be at most 64 bytes", ""},
-		{"id of 11 escapes", `{` + valid + `,"id":"` + strings.Repeat(`\u0041`, 11) + `"}`, "id must be at most 64 bytes", ""},
-		{"id number of 65 bytes", `{` + valid + `,"id":` + strings.Repeat("7", 65) + `}`, "id must be at most 64 bytes", ""},
-		{"id with half a surrogate pair", `{` + valid + `,"id":"\udc00"}`, `id has a \u escape that is half of a surrogate pair`, ""},
+		{"id string of 65 bytes", `{` + valid + `,"id":"` + strings.Repeat("i", 65) + `"}`,
+			"id must be at most 64 bytes", ""},
+		{"id of 11 escapes", `{` + valid + `,"id":"` + strings.Repeat(`\u0041`, 11) + `"}`,
+			"id must be at most 64 bytes", ""},
+		{"id number of 65 bytes", `{` + valid + `,"id":` + strings.Repeat("7", 65) + `}`, "id must be at most 64 bytes",
+			""},
+		{"id with half a surrogate pair", `{` + valid + `,"id":"\udc00"}`,
+			`id has a \u escape that is half of a surrogate pair`, ""},
 
 		{"action null", `{"action":null,` + valid + `,"id":1}`, "action must be a string", "1"},
 		{"action number", `{"id":"x","action":1,` + valid + `}`, "action must be a string", `"x"`},
@@ -217,8 +237,10 @@ func TestDecodeRefuses(t *testing.T) {
 		{"event array", `{"event":["e"],"id":1}`, "event must be a string", "1"},
 		{"event empty", `{"event":"","id":1}`, "event must not be empty", "1"},
 		{"event of 256 bytes", `{"event":"` + e256 + `","id":1}`, "event must be at most 255 bytes", "1"},
-		{"event of 256 bytes in 128 characters", `{"event":"` + strings.Repeat("é", 128) + `","id":1}`, "event must be at most 255 bytes", "1"},
-		{"event of 256 bytes as escapes", `{"event":"` + strings.Repeat(`\u0065`, 256) + `","id":1}`, "event must be at most 255 bytes", "1"},
+		{"event of 256 bytes in 128 characters", `{"event":"` + strings.Repeat("é", 128) + `","id":1}`,
+			"event must be at most 255 bytes", "1"},
+		{"event of 256 bytes as escapes", `{"event":"` + strings.Repeat(`\u0065`, 256) + `","id":1}`,
+			"event must be at most 255 bytes", "1"},
 
 		{"id and action wrong", `{"action":1,"id":{},` + valid + `}`, "id must be a string or a number", ""},
 		{"action and event wrong", `{"event":1,"action":1,"id":1}`, "action must be a string", "1"},
@@ -350,9 +372,9 @@ func TestDecodeOfTheUsualMessagesDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// Data that is not plain goes through encoding/json's pool, which the garbage collector
-// empties at times and the race detector at random. So one run in a hundred without an
-// allocation is asked for: a decoder that allocates does so in each.
+// Data that is not plain goes through encoding/json's pool, which the garbage collector empties at times and the race
+// detector at random. So one run in a hundred without an allocation is asked for: a decoder that allocates does so in
+// each.
 func TestDecodeOfDataThatIsNotPlainDoesNotAllocate(t *testing.T) {
 	for _, text := range []string{
 		`{"event":"temperature","data":{"celsius":[21.5]},"id":17}`,
@@ -374,8 +396,8 @@ func TestDecodeOfDataThatIsNotPlainDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// pathsAgree checks that the general path decodes the same from p, valid UTF-8, when the
-// fast path takes it, and returns whether it did.
+// pathsAgree checks that the general path decodes the same from p, valid UTF-8, when the fast path takes it, and
+// returns whether it did.
 func pathsAgree(t *testing.T, p []byte) bool {
 	t.Helper()
 	fast, ok := decodeFast(p)

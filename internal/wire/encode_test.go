@@ -72,7 +72,8 @@ func TestAckAndErrorCarryTheID(t *testing.T) {
 	for _, tt := range []struct{ got, want string }{
 		{string(AppendAck([]byte("before "), []byte(`17`))), `before {"action":"ack","id":17}`},
 		{string(AppendAck(nil, []byte(`"a-1"`))), `{"action":"ack","id":"a-1"}`},
-		{string(AppendError([]byte("before "), "event is required", []byte(`17`))), `before {"action":"error","error":"event is required","id":17}`},
+		{string(AppendError([]byte("before "), "event is required", []byte(`17`))),
+			`before {"action":"error","error":"event is required","id":17}`},
 		{string(AppendError(nil, `a "b"`, nil)), `{"action":"error","error":"a \"b\""}`},
 	} {
 		if tt.got != tt.want {
@@ -136,7 +137,8 @@ func TestActionWordsAreReadBack(t *testing.T) {
 }
 
 func TestReasonsListTheActions(t *testing.T) {
-	for err, before := range map[*Error]string{ErrActionMissing: "action is required: ", ErrActionUnknown: "unknown action: known are "} {
+	for err, before := range map[*Error]string{ErrActionMissing: "action is required: ",
+		ErrActionUnknown: "unknown action: known are "} {
 		list, ok := strings.CutPrefix(err.Reason, before)
 		if !ok || !regexp.MustCompile(`^\S+(, \S+)* (or|and) \S+$`).MatchString(list) {
 			t.Errorf("%q is no sentence", err.Reason)

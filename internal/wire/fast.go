@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 )
 
-// maxFastDepth bounds the nesting that decodeFast takes, well below encoding/json's limit:
-// that one counts from the top of the message, so the general decoder judges what is near.
+// maxFastDepth bounds the nesting that decodeFast takes, well below encoding/json's limit: that one counts from the top
+// of the message, so the general decoder judges what is near.
 const maxFastDepth = 100
 
-// decodeFast decodes, without allocating, the shape that nearly every message has: no
-// escapes outside data, no fault. What it does not take is not sure to be wrong: ask
-// decodeGeneral, which would decode the same from all that it takes. p is valid UTF-8.
+// decodeFast decodes, without allocating, the shape that nearly every message has: no escapes outside data, no fault.
+// What it does not take is not sure to be wrong: ask decodeGeneral, which would decode the same from all that it takes.
+// p is valid UTF-8.
 func decodeFast(p []byte) (m Message, ok bool) {
 	i := skipSpace(p, 0)
 	if i == len(p) || p[i] != '{' {
@@ -77,8 +77,8 @@ func decodeFast(p []byte) (m Message, ok bool) {
 	return m, 0 < len(m.Event) && len(m.Event) <= MaxEventBytes
 }
 
-// The functions below read one value that begins at p[i] and return it with the index
-// behind it, which is -1 when they are not sure of the value. i may be len(p).
+// The functions below read one value that begins at p[i] and return it with the index behind it, which is -1 when they
+// are not sure of the value. i may be len(p).
 
 // plainString reads a string without escapes and returns what is between its quotes.
 func plainString(p []byte, i int) (s []byte, end int) {

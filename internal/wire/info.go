@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// Delivery is any message from the server, as a client reads it: a publish, an ack or an
-// error, told apart by Action.
+// Delivery is any message from the server, as a client reads it: a publish, an ack or an error, told apart by Action.
 type Delivery struct {
 	Action     string          `json:"action"`
 	Event      string          `json:"event,omitempty"`
@@ -19,8 +18,7 @@ type Delivery struct {
 	ID         json.RawMessage `json:"id,omitempty"`
 }
 
-// Info is a snapshot of who is connected. Its times are written in the zone they carry:
-// give UTC.
+// Info is a snapshot of who is connected. Its times are written in the zone they carry: give UTC.
 type Info struct {
 	Subscriptions  []Subscription `json:"subscriptions"`
 	AllConnections []Connection   `json:"all_connections"`
@@ -106,9 +104,9 @@ type ConnectionTraffic struct {
 // MarshalJSON is AppendInfo.
 func (i Info) MarshalJSON() ([]byte, error) { return AppendInfo(nil, &i), nil }
 
-// AppendInfo appends a snapshot as JSON. A list without entries is [], never null: the first
-// info page loops over them. It is written by hand because encoding/json takes twenty times as
-// long, which with some thousand connections is more than a small machine has to spare.
+// AppendInfo appends a snapshot as JSON. A list without entries is [], never null: the first info page loops over them.
+// It is written by hand because encoding/json takes twenty times as long, which with some thousand connections is more
+// than a small machine has to spare.
 func AppendInfo(dst []byte, i *Info) []byte {
 	s := &i.Server
 	connections := len(i.AllConnections)

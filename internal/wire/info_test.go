@@ -79,12 +79,14 @@ func TestInfoIsWrittenAsEncodingJSONWouldWriteIt(t *testing.T) {
 
 func TestEmptyListsOfInfoAreEmptyArrays(t *testing.T) {
 	text := string(AppendInfo(nil, &Info{Subscriptions: []Subscription{{Name: "test"}}}))
-	for _, list := range []string{"connections", "all_connections", "slow_clients_closed_latest", "event_traffic", "connection_traffic"} {
+	for _, list := range []string{"connections", "all_connections", "slow_clients_closed_latest", "event_traffic",
+		"connection_traffic"} {
 		if !strings.Contains(text, `"`+list+`":[]`) {
 			t.Errorf("%s is no empty array: %s", list, text)
 		}
 	}
-	if text := string(AppendInfo(nil, new(Info))); !strings.HasPrefix(text, `{"subscriptions":[],"all_connections":[],`) {
+	if text := string(AppendInfo(nil, new(Info))); !strings.HasPrefix(text,
+		`{"subscriptions":[],"all_connections":[],`) {
 		t.Errorf("got %s", text)
 	}
 }
@@ -96,7 +98,8 @@ func TestClientReadsWhatTheServerWrites(t *testing.T) {
 	}{
 		{
 			AppendDelivery(nil, []byte("temperature"), []byte(`{"c":1}`), at, porch),
-			Delivery{Action: "publish", Event: "temperature", Data: json.RawMessage(`{"c":1}`), CreatedAt: at, ClientName: "Porch"},
+			Delivery{Action: "publish", Event: "temperature", Data: json.RawMessage(`{"c":1}`), CreatedAt: at,
+				ClientName: "Porch"},
 		},
 		{AppendAck(nil, []byte(`17`)), Delivery{Action: "ack", ID: json.RawMessage(`17`)}},
 		{

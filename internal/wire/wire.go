@@ -95,8 +95,8 @@ type Error struct{ Reason string }
 
 func (e *Error) Error() string { return e.Reason }
 
-// ErrInvalidUTF8 is Decode's error for bytes that are not UTF-8. It is apart from the
-// others because in a text frame it ends the connection (RFC 6455 §8.1).
+// ErrInvalidUTF8 is Decode's error for bytes that are not UTF-8. It is apart from the others because in a text frame it
+// ends the connection (RFC 6455 §8.1).
 var ErrInvalidUTF8 = &Error{"message is not valid UTF-8"}
 
 // These are for a message that has no action, or one that is not known.
@@ -112,8 +112,8 @@ var (
 	errNameControl = &Error{"client name must not contain control characters"}
 )
 
-// CheckName says whether name can be a client's name: 1 to MaxNameChars characters of
-// valid UTF-8, none of them a control character. The error is an *Error.
+// CheckName says whether name can be a client's name: 1 to MaxNameChars characters of valid UTF-8, none of them a
+// control character. The error is an *Error.
 func CheckName(name string) error {
 	if name == "" {
 		return errNameMissing

@@ -13,7 +13,8 @@ func BenchmarkMessage(b *testing.B) { benchmarkFrame(b, masked(text, strings.Rep
 func BenchmarkPong(b *testing.B) { benchmarkFrame(b, masked(finBit|opPong, "")) }
 
 func benchmarkFrame(b *testing.B, frame []byte) {
-	s := New(Limits{Connections: 1, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, nil, nil, nil)
+	s := New(Limits{Connections: 1, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour,
+		PeerTimeout: time.Hour}, nil, nil, nil)
 	c := &Conn{set: s, handler: nobody{}}
 	in := make([]byte, len(frame))
 	b.ReportAllocs()

@@ -1,4 +1,5 @@
-// Package wsconn holds one client's socket: what is read of it becomes messages, what is queued for it goes out in order.
+// Package wsconn holds one client's socket: what is read of it becomes messages, what is queued for it goes out in
+// order.
 //
 // A connection at rest is its socket and a small record: no goroutine, no buffer. When the socket becomes readable, a
 // goroutine borrows a buffer, handles everything at hand and puts the connection to rest again. Everything that is
@@ -46,8 +47,8 @@ type Handler interface {
 
 // A Conn is one WebSocket connection. All exported methods are safe for concurrent use, and none of them waits.
 type Conn struct {
-	// What a delivery touches lies in the first two cache lines, up to the descriptor in sock, and a test holds it there:
-	// with many subscribers, fetching those lines is most of what a delivery costs outside the kernel.
+	// What a delivery touches lies in the first two cache lines, up to the descriptor in sock, and a test holds it
+	// there: with many subscribers, fetching those lines is most of what a delivery costs outside the kernel.
 	mu        sync.Mutex
 	writing   bool    // a goroutine is in write: it alone takes from out
 	stalled   bool    // the socket takes no more; the poller (TLS: the writer) goes on
@@ -119,8 +120,9 @@ func (c *Conn) Queue(frame []byte, batch uint64) bool {
 	return true
 }
 
-// push appends a frame to what is sent. From here on until all is written the mark says that something is owed: the publisher can
-// have its ack before this is written, and if the process is killed in between the client must not live on. mu must be held.
+// push appends a frame to what is sent. From here on until all is written the mark says that something is owed: the
+// publisher can have its ack before this is written, and if the process is killed in between the client must not live
+// on. mu must be held.
 func (c *Conn) push(frame []byte) (refers bool) {
 	if c.out.size == 0 {
 		c.ends(markWritten, c.taken, false)
@@ -183,8 +185,8 @@ func (c *Conn) Close(code int, reason string) {
 // maxSlices is how many slices one system call writes.
 const maxSlices = 8
 
-// write is run with writing set, by the goroutine that set it, and with one of users. mu must be held, and is given up while
-// it writes.
+// write is run with writing set, by the goroutine that set it, and with one of users. mu must be held, and is given up
+// while it writes.
 func (c *Conn) write() {
 	for c.out.size > 0 && !c.dead {
 		var store [maxSlices][]byte
@@ -235,9 +237,9 @@ func (c *Conn) write() {
 	c.leave()
 }
 
-// patient suspends the kernel's watch over a peer who has stalled, or resumes it. A peer whose window is shut acknowledges
-// nothing new, however alive it is, and the kernel would take it for gone, tcp(7): whether it reads on is ping's to judge.
-// mu must be held.
+// patient suspends the kernel's watch over a peer who has stalled, or resumes it. A peer whose window is shut
+// acknowledges nothing new, however alive it is, and the kernel would take it for gone, tcp(7): whether it reads on is
+// ping's to judge. mu must be held.
 func (c *Conn) patient(on bool) {
 	if c.lenient == on || c.sock.fd < 0 || c.addr == Local || c.dead {
 		return
@@ -271,8 +273,8 @@ func (c *Conn) ready(read, write bool) {
 	c.mu.Unlock()
 }
 
-// ping queues a ping, so that the peer's kernel has something to acknowledge, and lets go of a connection that has taken
-// nothing since the last one although something was waiting.
+// ping queues a ping, so that the peer's kernel has something to acknowledge, and lets go of a connection that has
+// taken nothing since the last one although something was waiting.
 func (c *Conn) ping() {
 	c.mu.Lock()
 	switch {
@@ -316,7 +318,8 @@ func (c *Conn) sayGoodbye(frame []byte, why error) {
 
 // letGo drops what is queued, but for the rest of a frame that is half out, and says 1013. mu must be held.
 func (c *Conn) letGo(why error) {
-	c.closing(appendFrame(nil, opClose, websocket.FormatCloseMessage(websocket.CloseTryAgainLater, "reads too slowly")), why)
+	c.closing(appendFrame(nil, opClose, websocket.FormatCloseMessage(websocket.CloseTryAgainLater, "reads too slowly")),
+		why)
 	if c.writing {
 		c.cut = true
 	} else {
@@ -373,8 +376,8 @@ func (c *Conn) stopTimer() {
 	}
 }
 
-// kick makes the reading side look at the connection: the socket is readable, or something has ended it. mu must be held: a
-// goroutine is started for a connection that is still open, or Set.Close would not wait for it.
+// kick makes the reading side look at the connection: the socket is readable, or something has ended it. mu must be
+// held: a goroutine is started for a connection that is still open, or Set.Close would not wait for it.
 func (c *Conn) kick() {
 	switch {
 	case c.dead && c.users == 0:

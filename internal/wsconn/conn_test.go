@@ -16,7 +16,8 @@ func TestEcho(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		r := newRig(t, network)
 		p, s := r.connect()
-		if want := p.LocalAddr().String(); network == "unix" && s.Addr() != "local" || network != "unix" && s.Addr() != want {
+		if want := p.LocalAddr().String(); network == "unix" && s.Addr() != "local" || network != "unix" &&
+			s.Addr() != want {
 			t.Errorf("got address %q, want local or %q", s.Addr(), want)
 		}
 		for _, n := range []int{0, 1, 125, 126, 5000, 40_000, 64 << 10} {
@@ -82,7 +83,8 @@ func TestMessagesThatComeWithTheHandshake(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		r := newRig(t, network)
 		fourth := masked(text, "fourth")
-		p, _ := r.connect(join(masked(text, "first"), masked(binaryFrame, "second"), masked(pingByte, "third"), fourth[:7])...)
+		p, _ := r.connect(join(masked(text, "first"), masked(binaryFrame, "second"), masked(pingByte, "third"),
+			fourth[:7])...)
 		p.want(opText, "first")
 		p.want(opBinary, "second")
 		p.want(opPong, "third")

@@ -66,7 +66,8 @@ type Arena struct {
 	used int // of buf, by frames that a queue may still refer to
 }
 
-// Text returns payload as one text frame. The frame is shared by all who queue it and must not be changed or appended to.
+// Text returns payload as one text frame. The frame is shared by all who queue it and must not be changed or appended
+// to.
 func (a *Arena) Text(payload []byte) []byte {
 	need := len(payload) + 10
 	if need > arenaLarge {

@@ -31,7 +31,8 @@ func TestHeaderFormsAtTheirBounds(t *testing.T) {
 		if n := frameLen(got); n != len(want) {
 			t.Errorf("%d bytes: got frame length %d, want %d", tt.n, n, len(want))
 		}
-		if got := appendFrame([]byte("before"), opPong, payload); !bytes.Equal(got[7:], want[1:]) || string(got[:7]) != "before\x8a" {
+		if got := appendFrame([]byte("before"), opPong, payload); !bytes.Equal(got[7:], want[1:]) ||
+			string(got[:7]) != "before\x8a" {
 			t.Errorf("%d bytes: appended as % x…", tt.n, got[:min(len(got), 20)])
 		}
 	}
@@ -67,7 +68,8 @@ func TestLargeFrameHasMemoryOfItsOwn(t *testing.T) {
 			t.Errorf("%d bytes: in the arena: %t", n, inArena)
 		}
 		after := a.Text([]byte("after"))
-		if !bytes.Equal(small, appendFrame(nil, opText, []byte("small"))) || !bytes.Equal(after, appendFrame(nil, opText, []byte("after"))) ||
+		if !bytes.Equal(small, appendFrame(nil, opText, []byte("small"))) ||
+			!bytes.Equal(after, appendFrame(nil, opText, []byte("after"))) ||
 			!bytes.Equal(large, appendFrame(nil, opText, make([]byte, n))) {
 			t.Errorf("%d bytes: frames disturb each other", n)
 		}

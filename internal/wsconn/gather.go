@@ -2,8 +2,8 @@ package wsconn
 
 import "encoding/binary"
 
-// A gather finds whole messages in what a socket gives, so that a connection can rest at any byte: what it has sent of an
-// unfinished message is kept, nothing else.
+// A gather finds whole messages in what a socket gives, so that a connection can rest at any byte: what it has sent of
+// an unfinished message is kept, nothing else.
 type gather struct {
 	pos     int // bytes of the unfinished message's whole frames, from its beginning
 	payload int // their payload
@@ -20,8 +20,8 @@ const (
 	gotOverlong                // so many small fragments that they would cost more than a message may
 )
 
-// next looks at in, which begins with the unfinished message's first byte. After gotMessage the caller goes on behind it,
-// after gotControl with that frame taken out. Until then in only grows.
+// next looks at in, which begins with the unfinished message's first byte. After gotMessage the caller goes on behind
+// it, after gotControl with that frame taken out. Until then in only grows.
 func (g *gather) next(in []byte, limit int) (what finding, start, end int) {
 	for {
 		b := in[g.pos:]
@@ -73,7 +73,8 @@ func (g *gather) next(in []byte, limit int) (what finding, start, end int) {
 	}
 }
 
-// wrong says what is wrong with a frame whose first two bytes are at hand, RFC 6455 §5.2, §5.4, §5.5; open tells whether a message has begun.
+// wrong says what is wrong with a frame whose first two bytes are at hand, RFC 6455 §5.2, §5.4, §5.5; open tells
+// whether a message has begun.
 func wrong(b []byte, open bool) string {
 	op := b[0] & 0xf
 	switch {

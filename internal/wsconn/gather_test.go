@@ -78,7 +78,8 @@ func newPoller(t testing.TB) *poll.Poller {
 // lines makes a Set for lines.
 func lines(t testing.TB, messageBytes int) *Set {
 	t.Helper()
-	s := New(Limits{Connections: 1000, MessageBytes: messageBytes, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Hour}, newPoller(t), nil, nil)
+	s := New(Limits{Connections: 1000, MessageBytes: messageBytes, QueueBytes: 1 << 20, PingEvery: time.Hour,
+		PeerTimeout: time.Hour}, newPoller(t), nil, nil)
 	t.Cleanup(func() {
 		s.crew.Wait()
 		if n := s.Len(); n != 0 {
@@ -168,7 +169,8 @@ type verdict struct {
 }
 
 func (v verdict) String() string {
-	return fmt.Sprintf("messages %q, sent %q, ended %t, by the client's close frame %t", v.messages, v.sent, v.ended, v.goodbye)
+	return fmt.Sprintf("messages %q, sent %q, ended %t, by the client's close frame %t", v.messages, v.sent, v.ended,
+		v.goodbye)
 }
 
 // ours gives a stream to a connection, cut into pieces of the given lengths (the rest in one); the first comes with the
@@ -203,8 +205,8 @@ func ours(t testing.TB, s *Set, stream []byte, cuts []int) verdict {
 	return v
 }
 
-// theirs gives the same stream to a gorilla Conn of its own. Beside gorilla there is what the contract adds: text that is
-// not UTF-8 gets 1007, and a length beyond all limits 1009, as every other that is over the limit.
+// theirs gives the same stream to a gorilla Conn of its own. Beside gorilla there is what the contract adds: text that
+// is not UTF-8 gets 1007, and a length beyond all limits 1009, as every other that is over the limit.
 func theirs(t testing.TB, stream []byte, limit int) verdict {
 	t.Helper()
 	nc := &memoryConn{in: stream}
@@ -292,7 +294,8 @@ func wordless(sent []byte) (out []byte) {
 }
 
 func same(a, b verdict) bool {
-	return slices.Equal(a.messages, b.messages) && bytes.Equal(wordless(a.sent), wordless(b.sent)) && a.ended == b.ended && a.goodbye == b.goodbye
+	return slices.Equal(a.messages, b.messages) && bytes.Equal(wordless(a.sent), wordless(b.sent)) &&
+		a.ended == b.ended && a.goodbye == b.goodbye
 }
 
 // cutting makes lengths of pieces: 0 leaves a stream whole, 1 cuts it behind each byte.
@@ -416,16 +419,23 @@ var streamCases = []struct {
 	{name: "nothing"},
 	{name: "text", stream: masked(text, "hello"), messages: []string{"false hello"}},
 	{name: "binary", stream: masked(binaryFrame, "\xff\x00\xfe"), messages: []string{"true \xff\x00\xfe"}},
-	{name: "empty messages", stream: join(masked(text, ""), masked(binaryFrame, "")), messages: []string{"false ", "true "}},
-	{name: "three in one", stream: join(masked(text, "a"), masked(binaryFrame, "b"), masked(text, "c")), messages: []string{"false a", "true b", "false c"}},
-	{name: "fragments", stream: join(masked(startText, "a"), masked(goOn, ""), masked(goOn, "b"), masked(last, "c"), masked(text, "d")), messages: []string{"false abc", "false d"}},
-	{name: "a character in two fragments", stream: join(masked(startText, "\xe2\x82"), masked(last, "\xac")), messages: []string{"false €"}},
-	{name: "lengths in longer forms", stream: join(ws.LongFrame(text, "a", 126), ws.LongFrame(text, "b", 127), ws.LongFrame(pingByte, "", 0)), messages: []string{"false a", "false b"}, pongs: []string{""}},
-	{name: "message of 126", stream: masked(text, strings.Repeat("x", 126)), messages: []string{"false " + strings.Repeat("x", 126)}},
+	{name: "empty messages", stream: join(masked(text, ""), masked(binaryFrame, "")),
+		messages: []string{"false ", "true "}},
+	{name: "three in one", stream: join(masked(text, "a"), masked(binaryFrame, "b"), masked(text, "c")),
+		messages: []string{"false a", "true b", "false c"}},
+	{name: "fragments", stream: join(masked(startText, "a"), masked(goOn, ""), masked(goOn, "b"), masked(last, "c"),
+		masked(text, "d")), messages: []string{"false abc", "false d"}},
+	{name: "a character in two fragments", stream: join(masked(startText, "\xe2\x82"), masked(last, "\xac")),
+		messages: []string{"false €"}},
+	{name: "lengths in longer forms", stream: join(ws.LongFrame(text, "a", 126), ws.LongFrame(text, "b", 127),
+		ws.LongFrame(pingByte, "", 0)), messages: []string{"false a", "false b"}, pongs: []string{""}},
+	{name: "message of 126", stream: masked(text, strings.Repeat("x", 126)),
+		messages: []string{"false " + strings.Repeat("x", 126)}},
 
 	{name: "unmasked", stream: appendFrame(nil, opText, []byte("hello")), code: 1002},
 	{name: "unmasked ping", stream: pingFrame, code: 1002},
-	{name: "unmasked after a message", stream: join(masked(text, "a"), appendFrame(nil, opText, nil)), messages: []string{"false a"}, code: 1002},
+	{name: "unmasked after a message", stream: join(masked(text, "a"), appendFrame(nil, opText, nil)),
+		messages: []string{"false a"}, code: 1002},
 	{name: "RSV1", stream: masked(text|0x40, "a"), code: 1002},
 	{name: "RSV2", stream: masked(text|0x20, "a"), code: 1002},
 	{name: "RSV3", stream: masked(text|0x10, "a"), code: 1002},
@@ -437,14 +447,19 @@ var streamCases = []struct {
 	{name: "opcode 15", stream: masked(finBit|15, "a"), code: 1002},
 	{name: "opcode 3 inside fragments", stream: join(masked(startText, "a"), masked(3, "b")), code: 1002},
 	{name: "continuation without a start", stream: masked(last, "a"), code: 1002},
-	{name: "continuation after the last", stream: join(masked(text, "a"), masked(goOn, "b")), messages: []string{"false a"}, code: 1002},
+	{name: "continuation after the last", stream: join(masked(text, "a"), masked(goOn, "b")),
+		messages: []string{"false a"}, code: 1002},
 	{name: "new message inside fragments", stream: join(masked(startText, "a"), masked(text, "b")), code: 1002},
-	{name: "new fragments inside fragments", stream: join(masked(startText, "a"), masked(startBinary, "b")), code: 1002},
+	{name: "new fragments inside fragments", stream: join(masked(startText, "a"), masked(startBinary, "b")),
+		code: 1002},
 
 	{name: "ping", stream: masked(pingByte, "are you there"), pongs: []string{"are you there"}},
-	{name: "longest ping", stream: masked(pingByte, strings.Repeat("p", 125)), pongs: []string{strings.Repeat("p", 125)}},
+	{name: "longest ping", stream: masked(pingByte, strings.Repeat("p", 125)),
+		pongs: []string{strings.Repeat("p", 125)}},
 	{name: "pong", stream: masked(pongByte, "here I am")},
-	{name: "pings inside fragments", stream: join(masked(startText, "a"), masked(pingByte, "1"), masked(goOn, "b"), masked(pingByte, "2"), masked(pongByte, "3"), masked(last, "c")), messages: []string{"false abc"}, pongs: []string{"1", "2"}},
+	{name: "pings inside fragments", stream: join(masked(startText, "a"), masked(pingByte, "1"), masked(goOn, "b"),
+		masked(pingByte, "2"), masked(pongByte, "3"), masked(last, "c")), messages: []string{"false abc"},
+		pongs: []string{"1", "2"}},
 	{name: "fragmented ping", stream: masked(opPing, "a"), code: 1002},
 	{name: "fragmented close", stream: masked(opClose, closePayload(1000, "")), code: 1002},
 	{name: "ping of 126", stream: masked(pingByte, strings.Repeat("p", 126)), code: 1002},
@@ -453,30 +468,50 @@ var streamCases = []struct {
 	{name: "ping in a longer form", stream: ws.LongFrame(pingByte, "a", 126), code: 1002},
 
 	{name: "goodbye", stream: masked(closeByte, closePayload(1000, "bye")), code: 1000, goodbye: true},
-	{name: "goodbye of 125", stream: masked(closeByte, closePayload(4999, strings.Repeat("p", 123))), code: 4999, goodbye: true},
+	{name: "goodbye of 125", stream: masked(closeByte, closePayload(4999, strings.Repeat("p", 123))), code: 4999,
+		goodbye: true},
 	{name: "goodbye without a code", stream: masked(closeByte, ""), code: 1005, goodbye: true},
-	{name: "goodbye inside fragments", stream: join(masked(startText, "a"), masked(closeByte, closePayload(1001, ""))), code: 1001, goodbye: true},
-	{name: "nothing counts after goodbye", stream: join(masked(closeByte, closePayload(1000, "")), masked(text, "a"), masked(pingByte, "b"), masked(closeByte, closePayload(1001, ""))), code: 1000, goodbye: true},
-	{name: "goodbye after messages", stream: join(masked(text, "a"), masked(pingByte, "b"), masked(closeByte, closePayload(3000, ""))), messages: []string{"false a"}, pongs: []string{"b"}, code: 3000, goodbye: true},
+	{name: "goodbye inside fragments", stream: join(masked(startText, "a"), masked(closeByte, closePayload(1001, ""))),
+		code: 1001, goodbye: true},
+	{name: "nothing counts after goodbye", stream: join(masked(closeByte, closePayload(1000, "")), masked(text, "a"),
+		masked(pingByte, "b"), masked(closeByte, closePayload(1001, ""))), code: 1000, goodbye: true},
+	{name: "goodbye after messages", stream: join(masked(text, "a"), masked(pingByte, "b"),
+		masked(closeByte, closePayload(3000, ""))), messages: []string{"false a"}, pongs: []string{"b"}, code: 3000,
+		goodbye: true},
 	{name: "code 1005 on the wire", stream: masked(closeByte, "\x03\xed"), code: 1002},
 	{name: "code 999", stream: masked(closeByte, closePayload(999, "")), code: 1002},
 	{name: "reason that is not UTF-8", stream: masked(closeByte, closePayload(1000, "\xff")), code: 1002},
 
 	{name: "text that is not UTF-8", stream: masked(text, "a\xff"), code: 1007},
-	{name: "text that ends in half a character", stream: join(masked(startText, "a"), masked(last, "\xe2\x82")), code: 1007},
+	{name: "text that ends in half a character", stream: join(masked(startText, "a"), masked(last, "\xe2\x82")),
+		code: 1007},
 	{name: "surrogate", stream: masked(text, "\xed\xa0\x80"), code: 1007},
 	{name: "nothing counts after bad text", stream: join(masked(text, "\xff"), masked(text, "a")), code: 1007},
 
-	{name: "at the limit", stream: masked(text, strings.Repeat("x", limitOfCases)), messages: []string{"false " + strings.Repeat("x", limitOfCases)}},
+	{name: "at the limit", stream: masked(text, strings.Repeat("x", limitOfCases)),
+		messages: []string{"false " + strings.Repeat("x", limitOfCases)}},
 	{name: "one over the limit", stream: masked(text, strings.Repeat("x", limitOfCases+1)), code: 1009},
-	{name: "one over the limit, in 8 bytes", stream: ws.LongFrame(text, strings.Repeat("x", limitOfCases+1), 127), code: 1009},
-	{name: "fragments at the limit", stream: join(masked(startText, strings.Repeat("x", 100)), masked(goOn, strings.Repeat("x", 100)), masked(pingByte, strings.Repeat("p", 125)), masked(last, strings.Repeat("x", 100))), messages: []string{"false " + strings.Repeat("x", 300)}, pongs: []string{strings.Repeat("p", 125)}},
-	{name: "fragments one over the limit", stream: join(masked(startText, strings.Repeat("x", 200)), masked(last, strings.Repeat("x", 101))), code: 1009},
-	{name: "limits start anew with each message", stream: join(masked(startText, strings.Repeat("x", 200)), masked(last, ""), masked(startText, strings.Repeat("y", 200)), masked(last, "")), messages: []string{"false " + strings.Repeat("x", 200), "false " + strings.Repeat("y", 200)}},
-	{name: "refused by its header", stream: []byte{text, maskBit | 127, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4}, code: 1009},
-	{name: "length with the highest bit", stream: []byte{text, maskBit | 127, 0x80, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4}, code: 1009},
-	{name: "the largest length", stream: []byte{text, maskBit | 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4}, code: 1009},
-	{name: "largest signed length behind a fragment", stream: join(masked(startText, "a"), []byte{goOn, maskBit | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4}), code: 1009},
+	{name: "one over the limit, in 8 bytes", stream: ws.LongFrame(text, strings.Repeat("x", limitOfCases+1), 127),
+		code: 1009},
+	{name: "fragments at the limit", stream: join(masked(startText, strings.Repeat("x", 100)),
+		masked(goOn, strings.Repeat("x", 100)), masked(pingByte, strings.Repeat("p", 125)),
+		masked(last, strings.Repeat("x", 100))), messages: []string{"false " + strings.Repeat("x", 300)},
+		pongs: []string{strings.Repeat("p", 125)}},
+	{name: "fragments one over the limit",
+		stream: join(masked(startText, strings.Repeat("x", 200)), masked(last, strings.Repeat("x", 101))), code: 1009},
+	{name: "limits start anew with each message",
+		stream: join(masked(startText, strings.Repeat("x", 200)), masked(last, ""),
+			masked(startText, strings.Repeat("y", 200)), masked(last, "")),
+		messages: []string{"false " + strings.Repeat("x", 200), "false " + strings.Repeat("y", 200)}},
+	{name: "refused by its header", stream: []byte{text, maskBit | 127, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4},
+		code: 1009},
+	{name: "length with the highest bit", stream: []byte{text, maskBit | 127, 0x80, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4},
+		code: 1009},
+	{name: "the largest length", stream: []byte{text, maskBit | 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1,
+		2, 3, 4}, code: 1009},
+	{name: "largest signed length behind a fragment",
+		stream: join(masked(startText, "a"), []byte{goOn, maskBit | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+			1, 2, 3, 4}), code: 1009},
 	// A mistake is refused where it shows; what would follow is not waited for.
 	{name: "start of an unmasked frame", stream: []byte{text, 100}, code: 1002},
 	{name: "start of a frame with RSV1", stream: []byte{text | 0x40, maskBit | 100}, code: 1002},
@@ -485,11 +520,18 @@ var streamCases = []struct {
 	{name: "start of a fragmented ping", stream: []byte{opPing, maskBit | 100}, code: 1002},
 	{name: "start of a long ping", stream: []byte{pingByte, maskBit | 126}, code: 1002},
 	{name: "start of a lone continuation", stream: []byte{last, maskBit | 100}, code: 1002},
-	{name: "start of a message inside fragments", stream: join(masked(startText, "a"), []byte{text, maskBit | 100}), code: 1002},
-	{name: "header of one over the limit", stream: []byte{text, maskBit | 126, (limitOfCases + 1) >> 8, (limitOfCases + 1) & 0xff, 1, 2, 3, 4}, code: 1009},
-	{name: "header of a fragment over the limit", stream: join(masked(startText, strings.Repeat("x", 200)), []byte{last, maskBit | 101, 1, 2, 3, 4}), code: 1009},
-	{name: "header of a third fragment over the limit", stream: join(masked(startText, strings.Repeat("x", 100)), masked(goOn, strings.Repeat("x", 100)), []byte{last, maskBit | 101, 1, 2, 3, 4}), code: 1009},
-	{name: "a message before the mistake counts", stream: join(masked(text, "a"), masked(startText, "b"), masked(text, "c")), messages: []string{"false a"}, code: 1002},
+	{name: "start of a message inside fragments", stream: join(masked(startText, "a"), []byte{text, maskBit | 100}),
+		code: 1002},
+	{name: "header of one over the limit", stream: []byte{text, maskBit | 126, (limitOfCases + 1) >> 8,
+		(limitOfCases + 1) & 0xff, 1, 2, 3, 4}, code: 1009},
+	{name: "header of a fragment over the limit",
+		stream: join(masked(startText, strings.Repeat("x", 200)), []byte{last, maskBit | 101, 1, 2, 3, 4}), code: 1009},
+	{name: "header of a third fragment over the limit",
+		stream: join(masked(startText, strings.Repeat("x", 100)), masked(goOn, strings.Repeat("x", 100)),
+			[]byte{last, maskBit | 101, 1, 2, 3, 4}), code: 1009},
+	{name: "a message before the mistake counts",
+		stream: join(masked(text, "a"), masked(startText, "b"), masked(text, "c")), messages: []string{"false a"},
+		code: 1002},
 }
 
 func join(frames ...[]byte) []byte { return slices.Concat(frames...) }
@@ -499,7 +541,8 @@ func TestStreams(t *testing.T) {
 	s := lines(t, limitOfCases)
 	for _, tt := range streamCases {
 		for manner, cuts := range map[string][]int{
-			"whole": nil, "byte by byte": cutting(1, len(tt.stream)), "with the handshake": {len(tt.stream)}, "in halves": {0, len(tt.stream) / 2},
+			"whole": nil, "byte by byte": cutting(1, len(tt.stream)), "with the handshake": {len(tt.stream)},
+			"in halves": {0, len(tt.stream) / 2},
 		} {
 			t.Run(tt.name+" "+manner, func(t *testing.T) {
 				var want []byte
@@ -568,9 +611,11 @@ func TestControlFrameIsAnsweredBeforeItsMessageIsWhole(t *testing.T) {
 	}{
 		{give: masked(startText, "to be ")},
 		{give: masked(pingByte, "now"), sent: appendFrame(nil, opPong, []byte("now"))},
-		{give: join(masked(goOn, "continued"), masked(pingByte, "and now"), masked(last, ".")[:3]), sent: appendFrame(nil, opPong, []byte("and now"))},
+		{give: join(masked(goOn, "continued"), masked(pingByte, "and now"), masked(last, ".")[:3]),
+			sent: appendFrame(nil, opPong, []byte("and now"))},
 		{give: masked(last, ".")[3:], messages: 1},
-		{give: join(masked(text, "a"), masked(pingByte, "1"), masked(pingByte, "2")[:4]), sent: appendFrame(nil, opPong, []byte("1")), messages: 2},
+		{give: join(masked(text, "a"), masked(pingByte, "1"), masked(pingByte, "2")[:4]),
+			sent: appendFrame(nil, opPong, []byte("1")), messages: 2},
 		{give: masked(pingByte, "2")[4:], sent: appendFrame(nil, opPong, []byte("2")), messages: 2},
 	} {
 		l.give(step.give)

@@ -9,7 +9,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// payload takes the payload out of whole, masked frames, as gather finds them, and returns it: in place, the frames are gone then.
+// payload takes the payload out of whole, masked frames, as gather finds them, and returns it: in place, the frames are
+// gone then.
 func payload(frames []byte) []byte {
 	p := frames[:0]
 	for len(frames) > 0 {

@@ -2,8 +2,8 @@ package wsconn
 
 import "slices"
 
-// What a stalled connection's small frames are gathered in is as large as what waits already, within bounds: then there is
-// little more of it than of them, and few pieces to write. Every frame that lies in an arena fits.
+// What a stalled connection's small frames are gathered in is as large as what waits already, within bounds: then there
+// is little more of it than of them, and few pieces to write. Every frame that lies in an arena fits.
 const (
 	leastChunk = arenaLarge
 	mostChunk  = 4 * arenaSize
@@ -22,8 +22,9 @@ type outbox struct {
 	lent  bool     // something may lie in arenas
 }
 
-// push appends one frame, and reports whether it refers to the frame's memory. While the connection is stalled (copySmall) a
-// frame that may lie in an arena is copied, unless it follows one that is there already: its arena is kept anyway.
+// push appends one frame, and reports whether it refers to the frame's memory. While the connection is stalled
+// (copySmall) a frame that may lie in an arena is copied, unless it follows one that is there already: its arena is
+// kept anyway.
 func (o *outbox) push(frame []byte, copySmall bool) (refers bool) {
 	o.size += len(frame)
 	last := &o.first

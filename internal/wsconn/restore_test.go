@@ -29,7 +29,8 @@ func restore(t *testing.T, network string, sv Saved, prepare func(fd int)) *rest
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(Limits{Connections: 10, MessageBytes: 1 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Minute}, newPoller(t), store, nil)
+	s := New(Limits{Connections: 10, MessageBytes: 1 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour,
+		PeerTimeout: time.Minute}, newPoller(t), store, nil)
 	l, err := net.Listen(network, map[string]string{"tcp": "127.0.0.1:0", "unix": t.TempDir() + "/s"}[network])
 	if err != nil {
 		t.Fatal(err)
@@ -91,8 +92,8 @@ func (r *restored) wantIntact(want bool, when string) {
 	}
 }
 
-// From the moment in which something is queued until all of it is written the mark says that something is owed: a publisher can have
-// its ack in between, and the process be killed.
+// From the moment in which something is queued until all of it is written the mark says that something is owed: a
+// publisher can have its ack in between, and the process be killed.
 func TestMarkSaysThatSomethingIsOwed(t *testing.T) {
 	frame := appendFrame(nil, opText, []byte("hello"))
 	for _, network := range []string{"tcp", "unix"} {
@@ -120,7 +121,8 @@ func TestMarkSaysThatSomethingIsOwed(t *testing.T) {
 	}
 }
 
-// What another process has set for the kernel's watch over the peer, by another setting or for a client that had stalled, is set anew.
+// What another process has set for the kernel's watch over the peer, by another setting or for a client that had
+// stalled, is set anew.
 func TestRestoredPeerIsWatchedAnew(t *testing.T) {
 	timeout := func(r *restored) time.Duration {
 		ms, err := unix.GetsockoptInt(r.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
@@ -147,8 +149,8 @@ func TestRestoredPeerIsWatchedAnew(t *testing.T) {
 	}
 }
 
-// Who queues something for a connection that is not started yet can find its socket broken: the handler hears of it once, and Start
-// finds nothing to do.
+// Who queues something for a connection that is not started yet can find its socket broken: the handler hears of it
+// once, and Start finds nothing to do.
 func TestRestoredConnectionBreaksBeforeItIsStarted(t *testing.T) {
 	for name, breaks := range map[string]func(r *restored){
 		"reset": func(r *restored) {

@@ -65,12 +65,14 @@ type rig struct {
 func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	t.Helper()
 	r := &rig{t: t, network: network, sessions: make(chan *session, 1<<12), refused: make(chan error, 1<<12)}
-	r.plan.Limits = Limits{Connections: 1000, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour, PeerTimeout: time.Minute}
+	r.plan.Limits = Limits{Connections: 1000, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour,
+		PeerTimeout: time.Minute}
 	r.receive = (*session).echo
 	for _, f := range edit {
 		f(&r.plan)
 	}
-	r.Set = New(r.plan.Limits, newPoller(t), nil, func(w http.ResponseWriter, status int, reason error) { http.Error(w, reason.Error(), status) })
+	r.Set = New(r.plan.Limits, newPoller(t), nil,
+		func(w http.ResponseWriter, status int, reason error) { http.Error(w, reason.Error(), status) })
 	r.resume()
 
 	r.server = httptest.NewUnstartedServer(r)
@@ -398,7 +400,8 @@ func (p *peer) want(op byte, payload string) {
 		p.T.Fatalf("waiting for %.40q: %v", payload, err)
 	}
 	if want := (received{op, payload}); got != want {
-		p.T.Fatalf("got frame %d %.40q (%d bytes), want %d %.40q (%d bytes)", got.op, got.payload, len(got.payload), op, payload, len(payload))
+		p.T.Fatalf("got frame %d %.40q (%d bytes), want %d %.40q (%d bytes)", got.op, got.payload, len(got.payload), op,
+			payload, len(payload))
 	}
 }
 

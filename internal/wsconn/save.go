@@ -20,9 +20,10 @@ type Saved struct {
 	Left    int    `json:",omitempty"` // how much of that is the rest of a half-written frame
 }
 
-// Freeze brings all connections to rest at the end of a message or of what has come, and keeps them there: what comes is left to who
-// restores them. Those that are not kept in the store cannot be saved: they are closed with code and reason, and cut off when ctx
-// ends. Freeze is called once, while the poller runs; afterwards nothing is received or closed any more.
+// Freeze brings all connections to rest at the end of a message or of what has come, and keeps them there: what comes
+// is left to who restores them. Those that are not kept in the store cannot be saved: they are closed with code and
+// reason, and cut off when ctx ends. Freeze is called once, while the poller runs; afterwards nothing is received or
+// closed any more.
 func (s *Set) Freeze(ctx context.Context, code int, reason string) {
 	s.crew.Freeze()
 	for _, c := range s.All() {
@@ -41,16 +42,16 @@ func (s *Set) All() []*Conn {
 	return s.conns()
 }
 
-// Holds is how many bytes Save would return: of an unfinished message, as of when the connection last rested, and of what is still to
-// be sent.
+// Holds is how many bytes Save would return: of an unfinished message, as of when the connection last rested, and of
+// what is still to be sent.
 func (c *Conn) Holds() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.held + c.out.size
 }
 
-// Save returns what there is to be restored of a frozen Set's connection, and nothing is queued for it from now on. It reports
-// false for one that is being closed.
+// Save returns what there is to be restored of a frozen Set's connection, and nothing is queued for it from now on. It
+// reports false for one that is being closed.
 func (c *Conn) Save() (Saved, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,9 +71,10 @@ func (c *Conn) Save() (Saved, bool) {
 	return sv, true
 }
 
-// Restore makes a connection of a descriptor, which becomes its own, and of what Save has returned; of a connection whose
-// process was killed between two messages that is nothing. It is kept as before. meet is called as by Upgrade. The connection
-// reads nothing until Start, but others may queue something for it before. After an error the descriptor is still the caller's.
+// Restore makes a connection of a descriptor, which becomes its own, and of what Save has returned; of a connection
+// whose process was killed between two messages that is nothing. It is kept as before. meet is called as by Upgrade.
+// The connection reads nothing until Start, but others may queue something for it before. After an error the descriptor
+// is still the caller's.
 func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Handler) (*Conn, error) {
 	if err := sv.check(); err != nil {
 		return nil, err
@@ -80,14 +82,15 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 	s.mu.Lock()
 	s.open++
 	s.mu.Unlock()
-	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, kept: kept, partial: sv.Partial, held: len(sv.Partial), users: 2}
+	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, kept: kept, partial: sv.Partial, held: len(sv.Partial),
+		users: 2}
 	c.gather = gather{pos: sv.Frames, payload: sv.Payload}
 	if len(sv.Queued) > 0 {
 		c.out = outbox{first: slices.Clip(sv.Queued), size: len(sv.Queued), left: sv.Left}
 	}
 	if c.addr != Local {
-		// Another process has set it, maybe by another setting, or has suspended it for a client that had stalled. Who still
-		// has something to take may have stalled, until a write shows that it has not.
+		// Another process has set it, maybe by another setting, or has suspended it for a client that had stalled. Who
+		// still has something to take may have stalled, until a write shows that it has not.
 		c.lenient = c.out.size > 0
 		c.watchPeer()
 	}
@@ -104,7 +107,8 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 // check refuses what Save cannot have returned: it has been kept elsewhere meanwhile.
 func (sv *Saved) check() error {
 	if sv.Frames < 0 || sv.Frames > len(sv.Partial) || sv.Payload < 0 || sv.Payload > sv.Frames {
-		return fmt.Errorf("of %d bytes of a message %d are whole frames, with %d bytes", len(sv.Partial), sv.Frames, sv.Payload)
+		return fmt.Errorf("of %d bytes of a message %d are whole frames, with %d bytes", len(sv.Partial), sv.Frames,
+			sv.Payload)
 	}
 	if sv.Left < 0 || sv.Left > len(sv.Queued) {
 		return fmt.Errorf("of %d bytes to be sent %d are half a frame", len(sv.Queued), sv.Left)
@@ -122,8 +126,8 @@ func (sv *Saved) check() error {
 	return nil
 }
 
-// Abandon closes the descriptors of a frozen Set whose poller does not run any more, and ends nothing: what is in the store lives on. It takes
-// the place of Close.
+// Abandon closes the descriptors of a frozen Set whose poller does not run any more, and ends nothing: what is in the
+// store lives on. It takes the place of Close.
 func (s *Set) Abandon() {
 	s.mu.Lock()
 	conns := s.conns()

@@ -46,9 +46,11 @@ type Set struct {
 	empty chan struct{} // closed when open is 0 after that
 }
 
-// New makes a Set, which keeps plain connections in store unless that is nil. onError answers a request that is no WebSocket handshake, with a status and a reason for the client.
-// poller wakes the connections: it runs from before the first one comes until all are gone.
-func New(limits Limits, poller *poll.Poller, store *handover.Store, onError func(w http.ResponseWriter, status int, reason error)) *Set {
+// New makes a Set, which keeps plain connections in store unless that is nil. onError answers a request that is no
+// WebSocket handshake, with a status and a reason for the client. poller wakes the connections: it runs from before the
+// first one comes until all are gone.
+func New(limits Limits, poller *poll.Poller, store *handover.Store,
+	onError func(w http.ResponseWriter, status int, reason error)) *Set {
 	s := &Set{limits: limits, store: store, poller: poller, watch: poller.Add}
 	s.bufs.New = func() any { return new(buffer) }
 	s.upgrader = websocket.Upgrader{
@@ -78,9 +80,9 @@ func (s *Set) Filled() uint64 {
 	return s.full
 }
 
-// Upgrade answers a WebSocket handshake, takes over its connection and starts it. meet is called once, when the handshake
-// has been answered and before anybody else knows of the connection, and returns its handler. Upgrade returns ErrFull
-// before it has answered; otherwise a request that failed has been answered or its connection is closed.
+// Upgrade answers a WebSocket handshake, takes over its connection and starts it. meet is called once, when the
+// handshake has been answered and before anybody else knows of the connection, and returns its handler. Upgrade returns
+// ErrFull before it has answered; otherwise a request that failed has been answered or its connection is closed.
 func (s *Set) Upgrade(w http.ResponseWriter, r *http.Request, meet func(*Conn) Handler) (*Conn, error) {
 	s.mu.Lock()
 	if s.open >= s.limits.Connections {
@@ -106,8 +108,8 @@ func (s *Set) Upgrade(w http.ResponseWriter, r *http.Request, meet func(*Conn) H
 	return c, nil
 }
 
-// admit makes a connection whole: it has a handler and a place in the set. Only then may others know of it, since whoever
-// queues something for it can find its socket broken, and that wakes its handler.
+// admit makes a connection whole: it has a handler and a place in the set. Only then may others know of it, since
+// whoever queues something for it can find its socket broken, and that wakes its handler.
 func (s *Set) admit(c *Conn, meet func(*Conn) Handler) {
 	c.handler = meet(c)
 	s.mu.Lock()
@@ -138,11 +140,13 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 		nc.Close()
 		return nil, err
 	}
-	return &Conn{set: s, sock: sock, waits: sock.waits(), place: place, addr: addr, partial: append(hs.early, ahead...), users: 2}, nil
+	return &Conn{set: s, sock: sock, waits: sock.waits(), place: place, addr: addr, partial: append(hs.early, ahead...),
+		users: 2}, nil
 }
 
-// Start lets c receive. It is called once, by Upgrade for a new connection and by who has called Restore for another. The handler may be
-// called before Start returns; it may have been before, when something was queued for c and its socket was broken.
+// Start lets c receive. It is called once, by Upgrade for a new connection and by who has called Restore for another.
+// The handler may be called before Start returns; it may have been before, when something was queued for c and its
+// socket was broken.
 func (c *Conn) Start() {
 	s := c.set
 	switch {
@@ -229,9 +233,9 @@ func (s *Set) Run(ctx context.Context) {
 	}
 }
 
-// A housekeeping tells when memory is to be given back to the kernel: after a crowd has come, whose handshakes took more
-// than what they leave, or has gone. Go's own collector does it within some minutes, which on a machine of 512 MB can be
-// late.
+// A housekeeping tells when memory is to be given back to the kernel: after a crowd has come, whose handshakes took
+// more than what they leave, or has gone. Go's own collector does it within some minutes, which on a machine of 512 MB
+// can be late.
 type housekeeping struct {
 	done  int // connections when it was last due
 	last  int // a turn ago

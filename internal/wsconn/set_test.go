@@ -44,7 +44,8 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 					p.want(opPong, "")
 				}
 				if network == "tls" { // its reader waits in a goroutine
-					wait.Until(t, "nobody writes", func() bool { return len(leak.Goroutines("picloud/internal/wsconn.(*Conn).write(")) == 0 })
+					wait.Until(t, "nobody writes",
+						func() bool { return len(leak.Goroutines("picloud/internal/wsconn.(*Conn).write(")) == 0 })
 					if got := len(leak.Goroutines("picloud/internal/wsconn.(*Conn).")); got != n {
 						t.Errorf("round %d: %d goroutines for %d connections", round, got, n)
 					}
@@ -56,8 +57,10 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 					t.Errorf("round %d: %d goroutines for connections at rest, as\n%s", round, len(left), left[0])
 				}
 				for _, s := range sessions {
-					if s.partial != nil || s.out.first != nil || len(s.out.rest) != 0 || s.gather != (gather{}) || !s.turn.Rests() {
-						t.Errorf("round %d: a connection at rest keeps %d bytes, %+v, %+v", round, cap(s.partial), s.out, s.gather)
+					if s.partial != nil || s.out.first != nil || len(s.out.rest) != 0 || s.gather != (gather{}) ||
+						!s.turn.Rests() {
+						t.Errorf("round %d: a connection at rest keeps %d bytes, %+v, %+v", round, cap(s.partial),
+							s.out, s.gather)
 					}
 				}
 				r.resume()
@@ -306,7 +309,8 @@ func TestHandshakeAfterSetCloseRanOutOfTime(t *testing.T) {
 }
 
 func TestFailedHandshakeAfterSetClose(t *testing.T) {
-	s := New(Limits{Connections: 1}, nil, nil, func(w http.ResponseWriter, status int, _ error) { w.WriteHeader(status) })
+	s := New(Limits{Connections: 1}, nil, nil,
+		func(w http.ResponseWriter, status int, _ error) { w.WriteHeader(status) })
 	s.Close(t.Context(), 1001, "")
 	for range 2 {
 		if _, err := s.Upgrade(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), nil); err == nil {
@@ -608,7 +612,8 @@ func TestFloodOfPingsIsBounded(t *testing.T) {
 				return 0, errAgain
 			}
 			if reads++; reads > enough {
-				t.Errorf("%d bytes are queued for a client that only pings", locked(c, func(c *Conn) int { return c.out.size }))
+				t.Errorf("%d bytes are queued for a client that only pings",
+					locked(c, func(c *Conn) int { return c.out.size }))
 				return 0, errAgain
 			}
 			return copy(p, pings), nil
@@ -659,7 +664,8 @@ func TestDeliveryTouchesTwoCacheLines(t *testing.T) {
 	for i := range conns {
 		conns[i] = new(Conn)
 		if p := uintptr(unsafe.Pointer(conns[i])); p%line != 0 {
-			t.Fatalf("a connection of %d bytes begins %d bytes behind the beginning of a line", unsafe.Sizeof(c), p%line)
+			t.Fatalf("a connection of %d bytes begins %d bytes behind the beginning of a line", unsafe.Sizeof(c),
+				p%line)
 		}
 	}
 }
@@ -752,7 +758,8 @@ func TestConnectionsLeaveNoDescriptorBehind(t *testing.T) {
 		for range 20 {
 			round()
 		}
-		wait.Until(t, "there are no more descriptors than before", func() bool { return len(leak.Descriptors()) <= len(before) })
+		wait.Until(t, "there are no more descriptors than before",
+			func() bool { return len(leak.Descriptors()) <= len(before) })
 	}
 }
 

@@ -333,7 +333,10 @@ func TestKernelDoesNotTakeAStalledClientForGone(t *testing.T) {
 		if _, err := io.CopyN(io.Discard, p.In, 8<<20+10); err != nil {
 			t.Fatal(err)
 		}
-		wait.Until(t, "all is written", func() bool { return locked(s.Conn, func(c *Conn) bool { return !c.writing && c.out.size == 0 }) })
+		wait.Until(t, "all is written", func() bool {
+			return locked(s.Conn,
+				func(c *Conn) bool { return !c.writing && c.out.size == 0 })
+		})
 		if got := timeout(); got != 30*time.Second {
 			t.Errorf("the kernel waits %v for a client that has read on", got)
 		}

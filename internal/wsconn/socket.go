@@ -17,8 +17,8 @@ import (
 // errAgain says that a read or write would have to wait.
 var errAgain = poll.ErrAgain
 
-// A socket is a value, so that a delivery finds it in the connection itself: a non-blocking descriptor that no other part of the
-// program knows and, where its bytes are not simply what is read and written, a stream.
+// A socket is a value, so that a delivery finds it in the connection itself: a non-blocking descriptor that no other
+// part of the program knows and, where its bytes are not simply what is read and written, a stream.
 type socket struct {
 	fd     int    // -1: there is none to be watched, or kept
 	stream stream // nil: the descriptor's bytes as they are
@@ -34,7 +34,8 @@ type stream interface {
 	write(bufs [][]byte) (int, error)
 	// closeWrite tells the peer that nothing follows.
 	closeWrite()
-	// interrupt ends the reads that wait, resume has them wait again, for so long at most. They are asked only of one that waits.
+	// interrupt ends the reads that wait, resume has them wait again, for so long at most. They are asked only of one
+	// that waits.
 	interrupt()
 	resume(most time.Duration)
 	// abort ends all reads and writes, those to come too.
@@ -140,8 +141,8 @@ func (s secure) resume(most time.Duration) {
 func (s secure) abort() { s.NetConn().SetDeadline(time.Unix(1, 0)) }
 func (s secure) close() { s.NetConn().Close() }
 
-// A Taker is a connection that can give its descriptor away, non-blocking, with its place in the Set's poller and what it has read ahead.
-// It is closed by that.
+// A Taker is a connection that can give its descriptor away, non-blocking, with its place in the Set's poller and what
+// it has read ahead. It is closed by that.
 type Taker interface {
 	Take() (fd int, place poll.Place, ahead []byte, err error)
 }
@@ -177,8 +178,8 @@ func watchPeerOf(nc net.Conn, timeout time.Duration) error {
 	return raw.Control(func(fd uintptr) { watchPeer(int(fd), timeout) })
 }
 
-// watchPeer makes the kernel end a connection whose peer acknowledges nothing for so long, tcp(7). Where that is not known
-// (an emulator), its own retransmission limit does it later.
+// watchPeer makes the kernel end a connection whose peer acknowledges nothing for so long, tcp(7). Where that is not
+// known (an emulator), its own retransmission limit does it later.
 func watchPeer(fd int, timeout time.Duration) {
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
 }

@@ -14,8 +14,8 @@ import (
 )
 
 // TestStorm lets clients come and go in every way while several publish to all of them. Each client checks that it gets
-// what is meant for it and nothing else, of each publisher in order and without gaps: a descriptor that was mixed up with
-// another client's would show.
+// what is meant for it and nothing else, of each publisher in order and without gaps: a descriptor that was mixed up
+// with another client's would show.
 func TestStorm(t *testing.T) {
 	for network, clients := range map[string]int{"tcp": 200, "unix": 100, "tls": 50} {
 		t.Run(network, func(t *testing.T) {
@@ -90,7 +90,8 @@ func (st *storm) publish(publisher int) {
 			if s.ends.Load() > 0 || s.inQueue() > 32<<10 { // a client in no hurry is not what this is about
 				continue
 			}
-			frame := arena.Text(fmt.Appendf(nil, "%s %d %d %s", s.id, publisher, sent[s], strings.Repeat("x", sent[s]%50)))
+			frame := arena.Text(fmt.Appendf(nil, "%s %d %d %s", s.id, publisher, sent[s],
+				strings.Repeat("x", sent[s]%50)))
 			if s.Queue(frame, batch<<8|uint64(publisher+1)) {
 				touched = append(touched, s)
 			}

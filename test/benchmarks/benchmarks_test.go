@@ -99,13 +99,15 @@ func TestDisturbedRunsDoNotCount(t *testing.T) {
 func TestWhatStandsAroundTheTablesStays(t *testing.T) {
 	var old strings.Builder
 	for _, name := range []string{"machine", "goals", "peers", "runs", "loads"} {
-		old.WriteString("before " + name + "\n<!-- begin " + name + " -->\nold\n<!-- end " + name + " -->\nbehind " + name + "\n")
+		old.WriteString("before " + name + "\n<!-- begin " + name + " -->\nold\n<!-- end " + name + " -->\nbehind " +
+			name + "\n")
 	}
 	once, err := write([]byte(old.String()), []byte(sample))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(string(once), "old\n") || strings.Count(string(once), "before ") < 5 || strings.Count(string(once), "behind ") < 5 {
+	if strings.Contains(string(once), "old\n") || strings.Count(string(once), "before ") < 5 ||
+		strings.Count(string(once), "behind ") < 5 {
 		t.Errorf("got\n%s", once)
 	}
 	if twice, err := write(once, []byte(sample)); err != nil || !bytes.Equal(twice, once) {

@@ -44,7 +44,8 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	flags.StringVar(&m.harness, "harness", "", "folder of the built harness; without it nothing is measured")
 	loads := flags.Bool("loads", false, "without a harness: measure the loads of our own, and keep the lines of the others")
 	flags.StringVar(&m.bin, "bin", "bin", "folder of the built picloudd and picloud")
-	flags.StringVar(&m.peers, "peers", "picloud floor-go floor-goraw floor-cb nats centrifugo mosquitto nodews", "whom to measure")
+	flags.StringVar(&m.peers, "peers", "picloud floor-go floor-goraw floor-cb nats centrifugo mosquitto nodews",
+		"whom to measure")
 	flags.IntVar(&m.reps, "reps", 3, "how often each is measured, in turn")
 	flags.BoolVar(&m.quick, "quick", false, "measure for a moment only, and write to dist: to see that everything runs")
 	if err := flags.Parse(args); err != nil {

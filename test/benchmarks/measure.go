@@ -41,11 +41,13 @@ type stage struct {
 	times     int    // as many repetitions as asked for; 0 is 1
 }
 
-// Figures of CPU are taken on one processor, which is the most repeatable; those of time with a processor for each side.
+// Figures of CPU are taken on one processor, which is the most repeatable; those of time with a processor for each
+// side.
 var stages = []stage{
 	{scenarios: "S1 S1w1 S3", mode: "onecore", duration: "2s"},
 	// To the floors it is a matter of percents, and a server's start decides on 20: where its memory comes to lie.
-	{scenarios: "S1w1 S3", mode: "onecore", duration: "2s", without: "nats centrifugo mosquitto mochi nodews uws", times: 4},
+	{scenarios: "S1w1 S3", mode: "onecore", duration: "2s", without: "nats centrifugo mosquitto mochi nodews uws",
+		times: 4},
 	{scenarios: "S4n1", mode: "onecore", duration: "2s", without: "floor-cb floor-goraw nats mosquitto mochi"},
 	{scenarios: "S2", mode: "pinned", duration: "4s", without: "floor-cb floor-goraw"},
 	{scenarios: "S5", mode: "pinned", extra: "-counts 10000 -idle 5s", without: "floor-cb floor-goraw"},
@@ -97,7 +99,8 @@ func (m measurement) take(ctx context.Context) ([]byte, error) {
 		if m.quick && duration != "" {
 			duration = "300ms"
 		}
-		args := []string{"-p", m.peersOf(s), "-s", s.scenarios, "-m", s.mode, "-r", fmt.Sprint(reps), "-o", out, "-d", duration, "-x", s.extra}
+		args := []string{"-p", m.peersOf(s), "-s", s.scenarios, "-m", s.mode, "-r", fmt.Sprint(reps), "-o", out, "-d",
+			duration, "-x", s.extra}
 		fmt.Fprintf(m.stderr, "benchmarks: %v: %s, %s, %d times, stage %d of %d\n",
 			time.Since(start).Round(time.Second), s.scenarios, m.peersOf(s), reps, i+1, len(stages)+1)
 		cmd := exec.CommandContext(ctx, "./run.sh", args...)
@@ -120,12 +123,14 @@ func (m measurement) take(ctx context.Context) ([]byte, error) {
 		all.Write(results)
 	}
 
-	fmt.Fprintf(m.stderr, "benchmarks: %v: test/load, stage %[2]d of %[2]d\n", time.Since(start).Round(time.Second), len(stages)+1)
+	fmt.Fprintf(m.stderr, "benchmarks: %v: test/load, stage %[2]d of %[2]d\n", time.Since(start).Round(time.Second),
+		len(stages)+1)
 	figures, err := m.loads(ctx)
 	return append(all.Bytes(), figures...), err
 }
 
-// takeLoads returns lines with the loads' figures in place of those that are there, and with the version that they are of.
+// takeLoads returns lines with the loads' figures in place of those that are there, and with the version that they are
+// of.
 func (m measurement) takeLoads(ctx context.Context, lines []byte) ([]byte, error) {
 	first, rest, _ := bytes.Cut(lines, []byte("\n"))
 	var f facts
@@ -178,7 +183,8 @@ func (m measurement) peersOf(s stage) string {
 }
 
 func (m measurement) facts(ctx context.Context) (facts, error) {
-	f := facts{Date: time.Now().UTC().Format("2006-01-02"), Count: runtime.NumCPU(), Go: runtime.Version(), Versions: make(map[string]string)}
+	f := facts{Date: time.Now().UTC().Format("2006-01-02"), Count: runtime.NumCPU(), Go: runtime.Version(),
+		Versions: make(map[string]string)}
 	cpu, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return f, err

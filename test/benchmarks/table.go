@@ -39,7 +39,8 @@ func write(page, measured []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, table := range map[string]string{"machine": r.machine(), "goals": r.goalTable(), "peers": r.peerTable(), "runs": r.runTable(), "loads": r.loadTable()} {
+	for name, table := range map[string]string{"machine": r.machine(), "goals": r.goalTable(), "peers": r.peerTable(),
+		"runs": r.runTable(), "loads": r.loadTable()} {
 		begin, end := "<!-- begin "+name+" -->\n", "<!-- end "+name+" -->\n"
 		before, rest, ok := bytes.Cut(page, []byte(begin))
 		_, behind, ok2 := bytes.Cut(rest, []byte(end))
@@ -88,8 +89,9 @@ func (run runLine) number(key string) float64 {
 
 // primary is the figure that a scenario is about.
 var primary = map[string]string{
-	"S1": "cpu_us_per_delivery", "S1w1": "cpu_us_per_delivery", "S2": "p50_us", "S3": "cpu_us_per_msg", "S4n1": "cpu_us_per_req",
-	"S5": "rss_kib_per_conn_10000", "S6": "max_gap_ms", "S7": "tcp_accept_ms",
+	"S1": "cpu_us_per_delivery", "S1w1": "cpu_us_per_delivery", "S2": "p50_us", "S3": "cpu_us_per_msg",
+	"S4n1": "cpu_us_per_req",
+	"S5":   "rss_kib_per_conn_10000", "S6": "max_gap_ms", "S7": "tcp_accept_ms",
 }
 
 // growth is worked out of two of the harness's figures: MiB at the peak over those before.
@@ -124,7 +126,8 @@ func (r results) median(scenario, peer, key string) float64 {
 func (r results) most(scenario, peer, key string) float64 {
 	worst := math.NaN()
 	for _, run := range r.runs {
-		if n, ok := run[key].(float64); ok && run["scenario"] == scenario && run["peer"] == peer && (math.IsNaN(worst) || n > worst) {
+		if n, ok := run[key].(float64); ok && run["scenario"] == scenario && run["peer"] == peer &&
+			(math.IsNaN(worst) || n > worst) {
 			worst = n
 		}
 	}
@@ -179,23 +182,27 @@ func (r results) goalTable() string {
 		return "**not met**"
 	}
 	goal := func(what string, value, most float64, unit string) {
-		rows = append(rows, []string{what, known(value, "%s%s", short(value), unit), "at most " + short(most) + unit, verdict(value <= most)})
+		rows = append(rows, []string{what, known(value, "%s%s", short(value), unit), "at most " + short(most) + unit,
+			verdict(value <= most)})
 	}
 	const us = "picloud"
-	goal("1,000 subscribers, window 32: CPU for each delivery, to the floor in Go", r.ratio("S1", us, "floor-go"), 0.06, "")
+	goal("1,000 subscribers, window 32: CPU for each delivery, to the floor in Go", r.ratio("S1", us, "floor-go"), 0.06,
+		"")
 	goal("the same, window 1", r.ratio("S1w1", us, "floor-go"), 0.95, "")
 	goal("the same, window 1, to the floor of bare system calls", r.ratio("S1w1", us, "floor-goraw"), 1.05, "")
 	goal("one to one over 1,000 events: CPU for each message, to the floor in Go", r.ratio("S3", us, "floor-go"), 1, "")
 	for _, q := range []string{"p50", "p99"} {
 		for _, peer := range []string{"nats", "centrifugo"} {
-			goal("latency "+q+", 100 subscribers, 100 messages a second: to "+nameOf(peer)+"'s", r.median("S2", us, q+"_us")/r.median("S2", peer, q+"_us"), 1, "")
+			goal("latency "+q+", 100 subscribers, 100 messages a second: to "+nameOf(peer)+"'s",
+				r.median("S2", us, q+"_us")/r.median("S2", peer, q+"_us"), 1, "")
 		}
 	}
 	goal("`POST /publish`, one subscriber: CPU for each, to the floor in Go", r.ratio("S4n1", us, "floor-go"), 1.6, "")
 	goal("10,000 idle connections: memory for each", r.median("S5", us, primary["S5"]), 2, " KiB")
 	goal("one stalled reader of 100: lost by the others", r.most("S6", us, "lost_healthy"), 0, "")
 	goal("the same: others that were closed", r.most("S6", us, "healthy_closed"), 0, "")
-	rows = append(rows, []string{"the same: the stalled one is closed", r.closedAfter(us), "closed", verdict(r.closedAfter(us) != "no" && r.closedAfter(us) != "–")})
+	rows = append(rows, []string{"the same: the stalled one is closed", r.closedAfter(us), "closed",
+		verdict(r.closedAfter(us) != "no" && r.closedAfter(us) != "–")})
 	goal("the same: memory over that before; the queue's limit", r.median("S6", us, growth), 1, " MiB")
 	goal("start to first accepted connection", r.median("S7", us, "tcp_accept_ms"), 10, " ms")
 	goal("memory of an idle server", r.median("S7", us, "idle_rss_kib")/1024, 8, " MiB")
@@ -245,7 +252,8 @@ func (r results) peerTable() string {
 			known(start, "%.0f / %.1f", start, idle),
 			known(lost, "%.0f / +%.0f / %s", lost, r.median("S6", n.peer, growth), r.closedAfter(n.peer))))
 	}
-	return table([]string{"", "bursts", "one at a time", "one to one", "`POST`", "latency p50 / p99, ms", "idle connection, KiB",
+	return table([]string{"", "bursts", "one at a time", "one to one", "`POST`", "latency p50 / p99, ms",
+		"idle connection, KiB",
 		"start, ms / idle, MiB", "stalled reader: others lost / MiB / closed"}, rows)
 }
 
@@ -277,9 +285,11 @@ func (r results) runTable() string {
 				row[4] = known(spread, "%.0f%%", spread)
 			}
 			var faults []string
-			for _, key := range []string{"lost", "gaps", "out_of_order", "subs_closed", "closed_10000", "lost_healthy", "healthy_closed", "bad_status"} {
+			for _, key := range []string{"lost", "gaps", "out_of_order", "subs_closed", "closed_10000", "lost_healthy",
+				"healthy_closed", "bad_status"} {
 				// POSTs over 16 connections have no order among them.
-				if n := r.most(scenario, n.peer, key); n > 0 && !(scenario == "S4n1" && (key == "gaps" || key == "out_of_order")) {
+				if n := r.most(scenario, n.peer, key); n > 0 &&
+					!(scenario == "S4n1" && (key == "gaps" || key == "out_of_order")) {
 					faults = append(faults, fmt.Sprintf("%s %.0f", key, n))
 				}
 			}
@@ -291,7 +301,8 @@ func (r results) runTable() string {
 			rows = append(rows, row)
 		}
 	}
-	return table([]string{"scenario", "", "runs used", "median (least to most)", "spread", "lost, closed, failed"}, rows)
+	return table([]string{"scenario", "", "runs used", "median (least to most)", "spread", "lost, closed, failed"},
+		rows)
 }
 
 func (r results) loadTable() string {

@@ -17,8 +17,9 @@ func TestAxeFindsNoViolation(t *testing.T) {
 	s := start(t)
 	check := func(p *page, what string) {
 		t.Helper()
-		found := eval[[]string](p, `axe.run({resultTypes: ['violations']}).then(({violations}) => violations.flatMap(({id, help, nodes}) =>
-			nodes.map((node) => id + ': ' + help + ': ' + node.html + ' ' + node.any.map((check) => check.message).join('; '))))`)
+		found := eval[[]string](p, `axe.run({resultTypes: ['violations']}).then(({violations}) =>
+			violations.flatMap(({id, help, nodes}) => nodes.map((node) =>
+				id + ': ' + help + ': ' + node.html + ' ' + node.any.map((check) => check.message).join('; '))))`)
 		if len(found) > 0 {
 			t.Errorf("%s:\n%s", what, strings.Join(found, "\n"))
 		}

@@ -41,7 +41,8 @@ func TestBrowserClient(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "--test", "testdata/client.test.mjs")
-	cmd.Env = append(os.Environ(), "CLIENT="+client(t, start(t)), "PICLOUDD="+filepath.Join(bin, "picloudd"), "NODE_PATH=/usr/share/nodejs")
+	cmd.Env = append(os.Environ(), "CLIENT="+client(t, start(t)), "PICLOUDD="+filepath.Join(bin, "picloudd"),
+		"NODE_PATH=/usr/share/nodejs")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
@@ -53,7 +54,8 @@ func TestBrowserClient(t *testing.T) {
 
 func TestScriptsAreTyped(t *testing.T) {
 	t.Parallel()
-	out, err := exec.CommandContext(t.Context(), "node", "testdata/node_modules/typescript/bin/tsc", "--project", "testdata").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "node", "testdata/node_modules/typescript/bin/tsc", "--project",
+		"testdata").CombinedOutput()
 	if err != nil {
 		t.Errorf("%v (scripts/setup installs it)\n%s", err, out)
 	}
@@ -90,10 +92,12 @@ func TestPageFromElsewhere(t *testing.T) {
 // Each line that the page shows does what it says, as it is.
 func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 	t.Parallel()
-	const event, text, json = `it's "quoted" $HOME`, `24 °C, isn't it? \n "$PATH"`, `{"big": 12345678901234567890, "text": "it's"}`
+	const event, text, json = `it's "quoted" $HOME`, `24 °C, isn't it? \n "$PATH"`,
+		`{"big": 12345678901234567890, "text": "it's"}`
 	s := start(t)
 	p := signedIn(t, s)
-	p.do(chromedp.SetValue(`#name`, "Pörch 1"), chromedp.SetValue(`#watch-event`, event), chromedp.SetValue(`#publish-event`, event),
+	p.do(chromedp.SetValue(`#name`, "Pörch 1"), chromedp.SetValue(`#watch-event`, event),
+		chromedp.SetValue(`#publish-event`, event),
 		chromedp.Click(`#watch button`))
 	p.until(`document.querySelector('#watched li:not(.waiting)')`)
 
@@ -108,7 +112,8 @@ func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 		case "javascript":
 			// Node loads no module over HTTP, and an older one has no WebSocket.
 			code = strings.NewReplacer(s.url+"/picloud.js", module, "PUT THE KEY HERE", key).Replace(code)
-			code = "import {createRequire} from 'node:module';\nglobalThis.WebSocket ??= createRequire('/')('ws');\n" + code
+			code = "import {createRequire} from 'node:module';\nglobalThis.WebSocket ??= createRequire('/')('ws');\n" +
+				code
 			cmd = exec.CommandContext(ctx, "node", "--input-type=module", "--eval", code)
 		default:
 			// Without exec the shell would be ended and not what it runs.

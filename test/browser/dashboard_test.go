@@ -117,7 +117,8 @@ func TestPublishIsSeenToArrive(t *testing.T) {
 	p.shows("#messages", "Hello from the dashboard")
 
 	message := `{"big": 12345678901234567890, "list": [1, {"a": null}]}`
-	p.do(chromedp.Click(`#as-json`), chromedp.SetValue(`#publish-data`, message), chromedp.Click(`#publish button[type="submit"]`))
+	p.do(chromedp.Click(`#as-json`), chromedp.SetValue(`#publish-data`, message),
+		chromedp.Click(`#publish button[type="submit"]`))
 	p.until(`document.querySelector('#messages li:first-child pre').textContent === '{\n  "big": 12345678901234567890,\n  "list": [\n    1,\n    {\n      "a": null\n    }\n  ]\n}'`)
 	p.do(chromedp.Click(`#pretty`))
 	p.until(`document.querySelector('#messages li:first-child pre').textContent === '{"big":12345678901234567890,"list":[1,{"a":null}]}'`)
@@ -129,7 +130,8 @@ func TestPublishIsSeenToArrive(t *testing.T) {
 	p.do(chromedp.Click(`#pause`))
 	s.post("Porch", "hello", `"while paused"`)
 	p.shows("#pause", "Resume (1)")
-	if shown := eval[string](p, `document.querySelector('#messages').innerText`); strings.Contains(shown, "while paused") {
+	if shown := eval[string](p, `document.querySelector('#messages').innerText`); strings.Contains(shown,
+		"while paused") {
 		t.Error("a message was shown while paused")
 	}
 	p.do(chromedp.Click(`#pause`))
@@ -153,7 +155,8 @@ func TestCopyPutsTheTextIntoTheClipboard(t *testing.T) {
 	eval[any](p, `void document.addEventListener('copy', () => { window.copied = getSelection().toString() || document.activeElement.value })`)
 	p.do(chromedp.Click(`[data-copy="publish-code"]`))
 	p.shows(`[data-copy="publish-code"]`, "Copied")
-	if got, want := eval[string](p, `copied`), eval[string](p, `document.querySelector('#publish-code').textContent`); got != want {
+	if got, want := eval[string](p, `copied`),
+		eval[string](p, `document.querySelector('#publish-code').textContent`); got != want {
 		t.Errorf("copied %q, want %q", got, want)
 	}
 }
@@ -178,7 +181,8 @@ func TestMarkupInNamesAndDataIsText(t *testing.T) {
 	p.until(`document.querySelector('#watched li:not(.waiting)')`)
 	s.post(markup, markup, quote(markup))
 	p.shows("#messages pre", markup)
-	p.do(chromedp.SetValue(`#name`, markup), chromedp.SetValue(`#publish-event`, markup), chromedp.Click(`#publish button[type="submit"]`))
+	p.do(chromedp.SetValue(`#name`, markup), chromedp.SetValue(`#publish-event`, markup),
+		chromedp.Click(`#publish button[type="submit"]`))
 	p.shows("#publish-result", "Published")
 	if n := eval[int](p, `document.querySelectorAll('img').length`); n != 1 {
 		t.Errorf("there are %d images, want the logo only", n)
@@ -197,7 +201,8 @@ func TestServerThatGoesAwayIsShownAndComesBack(t *testing.T) {
 	s.stop()
 	p.shows("#state", "Trying again")
 	p.until(`document.querySelector('#board').classList.contains('stale') && document.querySelector('#watched li.waiting')`)
-	p.do(chromedp.SetValue(`#publish-data`, "written while it was away"), chromedp.Click(`#publish button[type="submit"]`))
+	p.do(chromedp.SetValue(`#publish-data`, "written while it was away"),
+		chromedp.Click(`#publish button[type="submit"]`))
 	p.shows("#publish-result", "It will be published when the server is back.")
 
 	s.again()
@@ -276,7 +281,8 @@ func TestPhone(t *testing.T) {
 	// WCAG 2.2, target size.
 	small := eval[[]string](p, `[...document.querySelectorAll('button, a, input:not([type="radio"], [type="checkbox"]), textarea')]
 		.filter((e) => e.checkVisibility()).map((e) => [e, e.getBoundingClientRect()])
-		.filter(([, box]) => box.width < 24 || box.height < 24).map(([e, box]) => e.outerHTML + ' ' + box.width + '×' + box.height)`)
+		.filter(([, box]) => box.width < 24 || box.height < 24)
+		.map(([e, box]) => e.outerHTML + ' ' + box.width + '×' + box.height)`)
 	if len(small) > 0 {
 		t.Errorf("too small to touch:\n%s", strings.Join(small, "\n"))
 	}
@@ -319,7 +325,8 @@ func TestKeyboardAlone(t *testing.T) {
 		for range 60 {
 			p.do(chromedp.KeyEvent(kb.Tab))
 			if eval[bool](p, `document.activeElement.matches(`+quote(selector)+`)`) {
-				if outline := eval[string](p, `getComputedStyle(document.activeElement.closest('.choice label') ?? document.activeElement).outlineStyle`); outline != "solid" {
+				if outline := eval[string](p,
+					`getComputedStyle(document.activeElement.closest('.choice label') ?? document.activeElement).outlineStyle`); outline != "solid" {
 					t.Errorf("%s has the focus and does not show it: outline %s", selector, outline)
 				}
 				return

@@ -135,7 +135,8 @@ type device struct{ *websocket.Conn }
 // join connects a device; it leaves with the test at the latest.
 func (s *server) join(name string, events ...string) device {
 	s.t.Helper()
-	at := strings.Replace(s.url, "http", "ws", 1) + "/subscribe?" + url.Values{"apiKey": {key}, "clientName": {name}}.Encode()
+	at := strings.Replace(s.url, "http", "ws", 1) + "/subscribe?" + url.Values{"apiKey": {key},
+		"clientName": {name}}.Encode()
 	c, _, err := websocket.DefaultDialer.DialContext(s.t.Context(), at, nil)
 	if err != nil {
 		s.t.Fatal(err)
@@ -185,7 +186,8 @@ func open(t *testing.T, address string, before ...step) *page {
 	}
 	p := &page{t: t}
 	var cancel context.CancelFunc
-	p.ctx, cancel = chromedp.NewContext(browser, chromedp.WithNewBrowserContext(), chromedp.WithListener(func(event any) { p.note(at.Host, event) }))
+	p.ctx, cancel = chromedp.NewContext(browser, chromedp.WithNewBrowserContext(),
+		chromedp.WithListener(func(event any) { p.note(at.Host, event) }))
 	t.Cleanup(func() {
 		defer cancel()
 		if t.Failed() {
@@ -277,7 +279,8 @@ func (p *page) do(steps ...step) {
 // until waits for a JavaScript expression to be true.
 func (p *page) until(expression string) {
 	p.t.Helper()
-	if _, err := chromedp.Run(p.ctx, chromedp.Poll[bool]("!!("+expression+")", chromedp.WithPollingTimeout(patience))); err != nil {
+	if _, err := chromedp.Run(p.ctx, chromedp.Poll[bool]("!!("+expression+")",
+		chromedp.WithPollingTimeout(patience))); err != nil {
 		text, _ := chromedp.Run(p.ctx, chromedp.Evaluate[string](`document.body.innerText`))
 		p.t.Fatalf("never came: %s: %v\nthe page:\n%s", expression, err, text)
 	}
@@ -327,6 +330,7 @@ func (p *page) rows(section string, want ...string) {
 	for i, text := range want {
 		list[i] = quote(text)
 	}
-	p.until(fmt.Sprintf(`JSON.stringify([...document.querySelectorAll('%s tbody tr:not(.space)')].map((row) => row.cells[0].innerText)) ===
-		JSON.stringify([%s])`, section, strings.Join(list, ",")))
+	p.until(fmt.Sprintf(`JSON.stringify(
+			[...document.querySelectorAll('%s tbody tr:not(.space)')].map((row) => row.cells[0].innerText)
+		) === JSON.stringify([%s])`, section, strings.Join(list, ",")))
 }

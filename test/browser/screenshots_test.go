@@ -69,7 +69,8 @@ func household(t *testing.T, s *server) {
 // everyday is some seconds of a home.
 func everyday(s *server) {
 	for i := range 12 {
-		s.post("Porch thermometer", "temperature/porch", fmt.Sprintf(`{"celsius": %.1f, "humidity": 64}`, 11.2+float64(i)/10))
+		s.post("Porch thermometer", "temperature/porch",
+			fmt.Sprintf(`{"celsius": %.1f, "humidity": 64}`, 11.2+float64(i)/10))
 		s.post("Energy meter", "energy", fmt.Sprintf(`{"watts": %d, "phases": [%d, 118, 240]}`, 412+i, 54+i))
 	}
 	s.post("Cellar", "temperature/cellar", `"15.3 °C"`)

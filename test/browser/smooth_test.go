@@ -31,7 +31,8 @@ func TestThousandsOfRowsStaySmooth(t *testing.T) {
 	p.until(`!document.querySelector('#welcome').hidden`)
 	eval[any](p, `void (() => {
 		window.snapshots = 0;
-		new MutationObserver(() => snapshots++).observe(document.querySelector('#facts'), {subtree: true, childList: true, characterData: true});
+		new MutationObserver(() => snapshots++).observe(document.querySelector('#facts'),
+			{subtree: true, childList: true, characterData: true});
 	})()`)
 	trace := record(p)
 	began := time.Now()
@@ -76,8 +77,8 @@ func TestThousandsOfRowsStaySmooth(t *testing.T) {
 	p.take("thousands")
 }
 
-// record begins to watch the tasks of the page's thread, and returns what ends it: how much processor time each took. By
-// the clock on the wall they would take as long as the machine's other work lets them.
+// record begins to watch the tasks of the page's thread, and returns what ends it: how much processor time each took.
+// By the clock on the wall they would take as long as the machine's other work lets them.
 func record(p *page) (end func() []time.Duration) {
 	p.t.Helper()
 	var mu sync.Mutex

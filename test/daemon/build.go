@@ -11,14 +11,15 @@ import (
 type Mode int
 
 const (
-	// Raced is with the race detector, for tests: a daemon in which it has found something ends with another status than 0.
+	// Raced is with the race detector, for tests: a daemon in which it has found something ends with another status
+	// than 0.
 	Raced Mode = iota
 	// Plain is as users get them, for what is measured or shown.
 	Plain
 )
 
-// Built builds picloudd and picloud into a folder, hands it to use, and removes it. It returns what use returns, or 1 after it
-// has said why they cannot be built: it is for TestMain, and use is M.Run.
+// Built builds picloudd and picloud into a folder, hands it to use, and removes it. It returns what use returns, or 1
+// after it has said why they cannot be built: it is for TestMain, and use is M.Run.
 func Built(mode Mode, use func(bin string) int) int {
 	bin, err := os.MkdirTemp("", "picloud-built-")
 	if err != nil {
@@ -30,7 +31,8 @@ func Built(mode Mode, use func(bin string) int) int {
 	if mode == Raced {
 		args = append(args, "-race")
 	}
-	if out, err := exec.Command("go", append(args, "picloud/cmd/picloudd", "picloud/cmd/picloud")...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", append(args, "picloud/cmd/picloudd",
+		"picloud/cmd/picloud")...).CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the commands: %v\n%s", err, out)
 		return 1
 	}

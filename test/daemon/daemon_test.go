@@ -94,7 +94,8 @@ func TestProcessThatDoesNotServeIsAnError(t *testing.T) {
 }
 
 func TestProcessThatEndsBadlyIsAnError(t *testing.T) {
-	p, err := Begin(exec.Command("sh", "-c", `trap 'exit 66' TERM; echo PiCloud listens on http://localhost:1; while :; do sleep 0.01; done`))
+	p, err := Begin(exec.Command("sh", "-c",
+		`trap 'exit 66' TERM; echo PiCloud listens on http://localhost:1; while :; do sleep 0.01; done`))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,8 @@ import (
 	"picloud/test/wait"
 )
 
-// AtOnce, in a command's environment, has it end without the second for which the race detector waits for what it may still
-// find. What it has found it has said by then.
+// AtOnce, in a command's environment, has it end without the second for which the race detector waits for what it may
+// still find. What it has found it has said by then.
 const AtOnce = "GORACE=atexit_sleep_ms=0"
 
 // A Process is a picloudd that serves, until Stop or End.
@@ -25,9 +25,9 @@ type Process struct {
 	Cmd *exec.Cmd
 }
 
-// Start runs the picloudd in bin for a test: on any free port, with settings like "API_KEY=sesame" and nothing
-// else in its environment. The test gets its log. At the test's end, at the latest, it is stopped, and has to end with
-// status 0.
+// Start runs the picloudd in bin for a test: on any free port, with settings like "API_KEY=sesame" and nothing else in
+// its environment. The test gets its log. At the test's end, at the latest, it is stopped, and has to end with status
+// 0.
 func Start(t testing.TB, bin string, settings ...string) *Process {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(bin, "picloudd"))
@@ -47,8 +47,8 @@ func Launch(t testing.TB, cmd *exec.Cmd) *Process {
 	return p
 }
 
-// Begin starts a command that ends in a picloudd, and returns when that says where it listens. After an error there is no
-// process any more. Who gets one ends it.
+// Begin starts a command that ends in a picloudd, and returns when that says where it listens. After an error there is
+// no process any more. Who gets one ends it.
 func Begin(cmd *exec.Cmd) (*Process, error) {
 	cmd.Env = append([]string{AtOnce}, cmd.Environ()...)
 	stdout, err := cmd.StdoutPipe()
@@ -65,7 +65,8 @@ func Begin(cmd *exec.Cmd) (*Process, error) {
 	_, url, ok := strings.Cut(strings.TrimSpace(first), " listens on ")
 	if !ok {
 		cmd.Process.Kill()
-		return nil, fmt.Errorf("picloudd says %q where its address is due, then %w", first, errors.Join(err, cmd.Wait()))
+		return nil, fmt.Errorf("picloudd says %q where its address is due, then %w", first,
+			errors.Join(err, cmd.Wait()))
 	}
 	go io.Copy(io.Discard, r) // ends with the process
 	return &Process{URL: url, Cmd: cmd}, nil
@@ -74,13 +75,15 @@ func Begin(cmd *exec.Cmd) (*Process, error) {
 // Port is the port of its address, of an ended one too.
 func (p *Process) Port() string { return p.URL[strings.LastIndex(p.URL, ":")+1:] }
 
-// End has the daemon stop in order, and returns an error unless it ends with status 0. One that has ended is left alone.
+// End has the daemon stop in order, and returns an error unless it ends with status 0. One that has ended is left
+// alone.
 func (p *Process) End() error {
 	if p.Cmd.ProcessState != nil {
 		return nil
 	}
 	p.Cmd.Process.Signal(syscall.SIGTERM)
-	late := time.AfterFunc(wait.Patience, func() { p.Cmd.Process.Signal(syscall.SIGABRT) }) // and its stacks are in its log
+	late := time.AfterFunc(wait.Patience,
+		func() { p.Cmd.Process.Signal(syscall.SIGABRT) }) // and its stacks are in its log
 	defer late.Stop()
 	if err := p.Cmd.Wait(); err != nil {
 		return fmt.Errorf("picloudd: %w", err)

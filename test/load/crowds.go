@@ -155,7 +155,8 @@ func churn(ctx context.Context, l *lab) error {
 		l.note(middle.resident, "MiB", "memory held after the first half")
 		l.note(end.resident, "MiB", "memory held after the second half")
 		l.note(done.peak, "MiB", "memory at the peak of the first half")
-		l.hold(32, (end.resident-middle.resident)*(1<<20)/(float64(made.Load())-n), "bytes", "growth for each connection of the second half")
+		l.hold(32, (end.resident-middle.resident)*(1<<20)/(float64(made.Load())-n), "bytes",
+			"growth for each connection of the second half")
 		l.hold(0, end.descriptors-start.descriptors, "descriptors", "left behind")
 		l.hold(0, end.goroutines-start.goroutines, "goroutines", "left behind")
 		return nil

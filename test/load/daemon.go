@@ -62,7 +62,8 @@ func (l *lab) with(where placement, settings []string, use func(*daemon) error) 
 	return use(d)
 }
 
-// firstProcessor is the first of those that this process may use: Cpus_allowed_list of proc_pid_status(5), as in "0-3,8".
+// firstProcessor is the first of those that this process may use: Cpus_allowed_list of proc_pid_status(5), as in
+// "0-3,8".
 func firstProcessor() string {
 	status, _ := os.ReadFile("/proc/self/status")
 	_, rest, _ := strings.Cut(string(status), "Cpus_allowed_list:")
@@ -116,7 +117,8 @@ type traffic struct {
 	OutOfOrder int64   `json:"out_of_order"`
 }
 
-// bench runs the fan-out of picloud bench against the daemon. A delivery that is lost, doubled or out of order is an error.
+// bench runs the fan-out of picloud bench against the daemon. A delivery that is lost, doubled or out of order is an
+// error.
 func (d *daemon) bench(ctx context.Context, flags ...string) (t traffic, err error) {
 	args := append([]string{"bench", "--json", "--url", d.URL, "--duration", d.lab.measure.String()}, flags...)
 	cmd := exec.CommandContext(ctx, filepath.Join(d.lab.bin, "picloud"), append(args, "fanout")...)

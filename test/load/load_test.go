@@ -28,7 +28,8 @@ func TestMain(m *testing.M) {
 
 func small(t *testing.T) *lab {
 	return &lab{bin: built, log: t.Output(), size: size{
-		subscribers: 5, crowd: 20, events: 2000, own: 10, rounds: 1, measure: 100 * time.Millisecond, churn: 200, churnFor: time.Second,
+		subscribers: 5, crowd: 20, events: 2000, own: 10, rounds: 1, measure: 100 * time.Millisecond, churn: 200,
+		churnFor: time.Second,
 	}}
 }
 
@@ -101,7 +102,8 @@ func TestAGoalThatIsMissedIsAnError(t *testing.T) {
 	l.hold(0, 2, "goroutines", "left behind")
 	l.note(99, "µs", "without a goal")
 	err := missed(l.figures)
-	if err == nil || !strings.Contains(err.Error(), "growth: left behind: 2 goroutines, at most 0") || strings.Contains(err.Error(), "of 1000") {
+	if err == nil || !strings.Contains(err.Error(), "growth: left behind: 2 goroutines, at most 0") ||
+		strings.Contains(err.Error(), "of 1000") {
 		t.Errorf("got %v, want the one that is missed", err)
 	}
 
@@ -123,14 +125,16 @@ func TestALoadThatFailsIsAFigure(t *testing.T) {
 		t.Error("no error")
 	}
 	for _, name := range []string{"own", "churn"} {
-		if !strings.Contains(out.String(), `{"load":"`+name+`","what":"`) || strings.Count(out.String(), `"most":0`) != 2 {
+		if !strings.Contains(out.String(), `{"load":"`+name+`","what":"`) ||
+			strings.Count(out.String(), `"most":0`) != 2 {
 			t.Errorf("%s: got %s", name, &out)
 		}
 	}
 }
 
 func TestAnUnknownLoadIsRefused(t *testing.T) {
-	if err := run(t.Context(), []string{"churn", "chrun"}, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), `"chrun"`) {
+	if err := run(t.Context(), []string{"churn", "chrun"}, io.Discard, io.Discard); err == nil ||
+		!strings.Contains(err.Error(), `"chrun"`) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -59,7 +59,8 @@ func overTLS(ctx context.Context, l *lab) error {
 	return l.with(oneProcessor, nil, func(plain *daemon) error {
 		return l.with(oneProcessor, settings, func(secure *daemon) error {
 			for _, window := range []int{1, 32} {
-				without, with, err := l.compare(plain.fanOut(ctx, l.subscribers, window), secure.fanOut(ctx, l.subscribers, window))
+				without, with, err := l.compare(plain.fanOut(ctx, l.subscribers, window),
+					secure.fanOut(ctx, l.subscribers, window))
 				if err != nil {
 					return err
 				}
@@ -87,7 +88,8 @@ func others(ctx context.Context, l *lab) error {
 	if err := l.beside(ctx, fmt.Sprintf("%d other events", l.events), l.events/of, events); err != nil {
 		return err
 	}
-	return l.beside(ctx, fmt.Sprintf("%d idle connections", l.crowd), l.crowd, func(i int) []string { return []string{fmt.Sprintf("idle-%d", i)} })
+	return l.beside(ctx, fmt.Sprintf("%d idle connections", l.crowd), l.crowd,
+		func(i int) []string { return []string{fmt.Sprintf("idle-%d", i)} })
 }
 
 func (l *lab) beside(ctx context.Context, what string, n int, events func(i int) []string) error {
@@ -189,7 +191,8 @@ func large(ctx context.Context, l *lab) error {
 		if err != nil {
 			return err
 		}
-		t, err := d.bench(ctx, "--subscribers", strconv.Itoa(l.subscribers), "--size", strconv.Itoa(data), "--window", strconv.Itoa(window))
+		t, err := d.bench(ctx, "--subscribers", strconv.Itoa(l.subscribers), "--size", strconv.Itoa(data), "--window",
+			strconv.Itoa(window))
 		if err != nil {
 			return err
 		}
@@ -202,7 +205,8 @@ func large(ctx context.Context, l *lab) error {
 		l.note(t.CPU/mib, "µs", "CPU for each MiB")
 		l.note(float64(t.Deliveries)*mib/t.Seconds, "MiB/s", "delivered")
 		l.hold(0, float64(t.Lost), "deliveries", "lost")
-		l.hold(float64(window*l.subscribers)*mib, after.peak-before.resident, "MiB", "memory at the peak, over that before")
+		l.hold(float64(window*l.subscribers)*mib, after.peak-before.resident, "MiB",
+			"memory at the peak, over that before")
 		return nil
 	})
 }

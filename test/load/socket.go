@@ -24,7 +24,8 @@ type socket struct {
 	text []byte // of the message that was read last
 }
 
-// dial opens the i-th connection of a crowd. Loopback has as many source addresses as one likes, and each has its own ports.
+// dial opens the i-th connection of a crowd. Loopback has as many source addresses as one likes, and each has its own
+// ports.
 func (d *daemon) dial(i int) (*socket, error) {
 	from := &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%200))}
 	dialer := net.Dialer{Timeout: patience, LocalAddr: from, KeepAliveConfig: net.KeepAliveConfig{Enable: false}}
@@ -124,7 +125,8 @@ func publish(event string, number int) string {
 // due checks that the next message is that one.
 func (s *socket) due(event string, number int) error {
 	got, err := s.read()
-	if err == nil && !bytes.HasPrefix(got, fmt.Appendf(nil, `{"action":"publish","event":"%s","data":"%020dx`, event, number)) {
+	if err == nil && !bytes.HasPrefix(got, fmt.Appendf(nil, `{"action":"publish","event":"%s","data":"%020dx`, event,
+		number)) {
 		err = fmt.Errorf("got %q", got)
 	}
 	if err != nil {

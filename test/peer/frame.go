@@ -1,5 +1,5 @@
-// Package peer is the client's end of a WebSocket, written from RFC 6455 alone: it can also say what no library would, and
-// checks what the server says.
+// Package peer is the client's end of a WebSocket, written from RFC 6455 alone: it can also say what no library would,
+// and checks what the server says.
 package peer
 
 import (
@@ -73,8 +73,9 @@ func appendHeader(b []byte, first byte, n int, form byte, mask [4]byte) []byte {
 	return append(b, mask[:]...)
 }
 
-// ReadFrame reads one frame and checks that it is one that a server may send and ours does: whole, unmasked, no reserved bit,
-// the shortest form of its length. The payload is in buf when it has room in it. Where no frame begins the error is io.EOF.
+// ReadFrame reads one frame and checks that it is one that a server may send and ours does: whole, unmasked, no
+// reserved bit, the shortest form of its length. The payload is in buf when it has room in it. Where no frame begins
+// the error is io.EOF.
 func ReadFrame(r *bufio.Reader, buf []byte) (op byte, payload []byte, err error) {
 	var head [10]byte
 	if _, err := io.ReadFull(r, head[:1]); err != nil {

@@ -11,12 +11,13 @@ import (
 // Nonce is a key for handshakes whose answer nobody looks at closely.
 const Nonce = "AAAAAAAAAAAAAAAAAAAAAA=="
 
-// Handshake asks for a WebSocket, RFC 6455 §4.1. header is name, value, name, value. It comes instead of what would stand
-// there otherwise; a name with an empty value is left out.
+// Handshake asks for a WebSocket, RFC 6455 §4.1. header is name, value, name, value. It comes instead of what would
+// stand there otherwise; a name with an empty value is left out.
 func Handshake(target, nonce string, header ...string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: test\r\n", target)
-	fields := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", nonce}
+	fields := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13",
+		"Sec-WebSocket-Key", nonce}
 	for i := 0; i < len(fields); i += 2 {
 		if !slices.Contains(header, fields[i]) {
 			fmt.Fprintf(&b, "%s: %s\r\n", fields[i], fields[i+1])

@@ -104,7 +104,8 @@ func (p *Peer) Upgrade(target string, header ...string) (Answer, error) {
 		return Answer{}, err
 	}
 	a, err := p.Answer("GET")
-	if err == nil && a.Status == http.StatusSwitchingProtocols && a.Header.Get("Sec-WebSocket-Accept") != Accept(nonce) {
+	if err == nil && a.Status == http.StatusSwitchingProtocols &&
+		a.Header.Get("Sec-WebSocket-Accept") != Accept(nonce) {
 		err = fmt.Errorf("Sec-WebSocket-Accept %q, want %q", a.Header.Get("Sec-WebSocket-Accept"), Accept(nonce))
 	}
 	return a, err

@@ -49,11 +49,12 @@ func TestPeerSpeaksWebSocket(t *testing.T) {
 	for _, n := range []int{0, 1, 125, 126, 0xffff, 0x10000} {
 		text := strings.Repeat("x", n)
 		for name, frame := range map[string][]byte{
-			"Frame":                    Frame(Fin|Text, text),
-			"a header and its payload": append(Header(Fin|Text, n), Frame(Fin|Text, []byte(text))[len(Header(Fin|Text, n)):]...),
-			"the mask 0":               AppendFrame(nil, Fin|Text, [4]byte{}, text),
-			"fragments":                append(Frame(Text, text), Frame(Fin|More, "")...),
-			"LongFrame":                LongFrame(Fin|Text, text, 127),
+			"Frame": Frame(Fin|Text, text),
+			"a header and its payload": append(Header(Fin|Text, n),
+				Frame(Fin|Text, []byte(text))[len(Header(Fin|Text, n)):]...),
+			"the mask 0": AppendFrame(nil, Fin|Text, [4]byte{}, text),
+			"fragments":  append(Frame(Text, text), Frame(Fin|More, "")...),
+			"LongFrame":  LongFrame(Fin|Text, text, 127),
 		} {
 			p.Raw(frame)
 			if op, got, err := p.Next(); op != Text || string(got) != text || err != nil {

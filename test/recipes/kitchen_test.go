@@ -143,7 +143,8 @@ func (p *picloudd) gets(event, data, from string) {
 	select {
 	case m := <-p.messages:
 		if m.Event != event || string(m.Data) != data || m.ClientName != from {
-			p.t.Errorf("%s published %s as %q, want %s publishing %s as %q", m.ClientName, m.Data, m.Event, from, data, event)
+			p.t.Errorf("%s published %s as %q, want %s publishing %s as %q", m.ClientName, m.Data, m.Event, from, data,
+				event)
 		}
 	case <-time.After(late):
 		p.t.Fatalf("nobody publishes %s as %q", data, event)
@@ -183,7 +184,8 @@ type dish struct {
 func cook(t *testing.T, p *picloudd, env []string, name string, args ...string) *dish {
 	t.Helper()
 	d := &dish{t, exec.Command(name, args...), make(chan string, 1000), make(chan error, 1)}
-	d.cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin", "API_KEY="+apiKey, "PYTHONDONTWRITEBYTECODE=1")
+	d.cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin", "API_KEY="+apiKey,
+		"PYTHONDONTWRITEBYTECODE=1")
 	if p != nil {
 		d.cmd.Env = append(d.cmd.Env, "PICLOUD_URL="+p.url)
 	}

@@ -44,7 +44,8 @@ func (p *picloudd) through(port string, authority []byte) {
 	if !roots.AppendCertsFromPEM(authority) {
 		t.Fatalf("no certificate in %q", authority)
 	}
-	options := client.Options{URL: "https://" + proxyName + ":" + port, Key: apiKey, Name: "behind", TLS: &tls.Config{RootCAs: roots}}
+	options := client.Options{URL: "https://" + proxyName + ":" + port, Key: apiKey, Name: "behind",
+		TLS: &tls.Config{RootCAs: roots}}
 	messages, c := connect(t, options)
 	for range 2 {
 		if err := c.Subscribe(t.Context(), "door"); err != nil {
@@ -113,8 +114,10 @@ func TestNginxInFront(t *testing.T) {
 	p := serve(t)
 	port := freePort(t)
 	certificate, key := certificate(t)
-	site := put(t, code(t, "reverse-proxy.md", "nginx", 0), "443", port, "raspberrypi.local", proxyName, "127.0.0.1:9000", p.address,
-		"/etc/ssl/picloud/cert.pem", file(t, "cert.pem", certificate), "/etc/ssl/picloud/key.pem", file(t, "key.pem", key))
+	site := put(t, code(t, "reverse-proxy.md", "nginx", 0), "443", port, "raspberrypi.local", proxyName,
+		"127.0.0.1:9000", p.address,
+		"/etc/ssl/picloud/cert.pem", file(t, "cert.pem", certificate), "/etc/ssl/picloud/key.pem",
+		file(t, "key.pem", key))
 	dir := t.TempDir()
 	conf := file(t, "nginx.conf", "daemon off;\npid "+dir+"/pid;\nerror_log stderr;\nuser root;\nevents {}\nhttp {\naccess_log "+dir+"/access.log;\n"+
 		"client_body_temp_path "+dir+"/b; proxy_temp_path "+dir+"/p; fastcgi_temp_path "+dir+"/f; uwsgi_temp_path "+dir+"/u; scgi_temp_path "+dir+"/s;\n"+site+"}\n")
@@ -126,9 +129,11 @@ func TestNginxInFront(t *testing.T) {
 func TestCaddyInFront(t *testing.T) {
 	p := serve(t)
 	port, home := freePort(t), t.TempDir()
-	site := put(t, code(t, "reverse-proxy.md", "caddyfile", 0), "raspberrypi.local", proxyName, "127.0.0.1:9000", p.address)
+	site := put(t, code(t, "reverse-proxy.md", "caddyfile", 0), "raspberrypi.local", proxyName, "127.0.0.1:9000",
+		p.address)
 	conf := file(t, "Caddyfile", "{\n\tadmin off\n\tskip_install_trust\n\thttp_port "+freePort(t)+"\n\thttps_port "+port+"\n}\n"+site)
-	d := cook(t, nil, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home}, "caddy", "run", "--adapter", "caddyfile", "--config", conf)
+	d := cook(t, nil, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home}, "caddy", "run",
+		"--adapter", "caddyfile", "--config", conf)
 	d.listens(port)
 	root, err := os.ReadFile(filepath.Join(home, "caddy/pki/authorities/local/root.crt"))
 	if err != nil {
@@ -144,8 +149,9 @@ func certificate(t *testing.T) (cert, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{proxyName}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{proxyName}, IsCA: true,
+		BasicConstraintsValid: true,
+		NotBefore:             time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
 		t.Fatal(err)

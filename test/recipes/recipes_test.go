@@ -35,7 +35,8 @@ func TestShellPublishes(t *testing.T) {
 	d.ends(false)
 
 	lines := file(t, "publish-lines", code(t, "shell.md", "sh", 1))
-	cook(t, p, []string{"PICLOUD_NAME=lines"}, "sh", "-c", `printf 'a "quoted" line\nanother\n' | `+lines+" log").ends(true)
+	cook(t, p, []string{"PICLOUD_NAME=lines"}, "sh", "-c",
+		`printf 'a "quoted" line\nanother\n' | `+lines+" log").ends(true)
 	p.gets("log", `"a \"quoted\" line"`, "lines")
 	p.gets("log", `"another"`, "lines")
 }
@@ -43,7 +44,8 @@ func TestShellPublishes(t *testing.T) {
 func TestShellActsOnMessages(t *testing.T) {
 	p := serve(t)
 	act := file(t, "on-message", code(t, "shell.md", "sh", 2))
-	d := cook(t, p, []string{"PICLOUD_NAME=actor"}, act, "door", "sh", "-c", `[ "$1" != fail ] && echo "acts on <$1>"`, "sh")
+	d := cook(t, p, []string{"PICLOUD_NAME=actor"}, act, "door", "sh", "-c", `[ "$1" != fail ] && echo "acts on <$1>"`,
+		"sh")
 	p.hasSubscriber("door", "actor")
 	p.publish("door", `"  two words"`)
 	d.prints("acts on <  two words>")
@@ -97,9 +99,11 @@ func TestPythonPublishes(t *testing.T) {
 
 func TestWebPageSubscribesPublishesAndComesBack(t *testing.T) {
 	p := serve(t)
-	page := put(t, code(t, "web-page.md", "html", 0), "ws://raspberrypi.local:9000", "ws://"+p.address, "PUT THE KEY HERE", apiKey)
+	page := put(t, code(t, "web-page.md", "html", 0), "ws://raspberrypi.local:9000", "ws://"+p.address,
+		"PUT THE KEY HERE", apiKey)
 	script := regexp.MustCompile(`(?s)<script>\n(.*)</script>`).FindStringSubmatch(page)[1]
-	d := cook(t, nil, []string{"NODE_PATH=/usr/share/nodejs"}, "node", "testdata/browser.js", file(t, "page.js", script))
+	d := cook(t, nil, []string{"NODE_PATH=/usr/share/nodejs"}, "node", "testdata/browser.js",
+		file(t, "page.js", script))
 	p.hasSubscriber("temperature", "Page")
 	p.publish("temperature", `"12 F"`)
 	d.prints("#now: test: 12 F")
@@ -160,8 +164,10 @@ import json, sys, yaml
 class Loader(yaml.SafeLoader): pass
 Loader.add_constructor("!secret", lambda loader, node: "secret:" + node.value)
 print(json.dumps([yaml.load(open(name), Loader) for name in sys.argv[1:]]))`
-	out, err := exec.Command("/usr/bin/python3", "-c", asJSON, file(t, "a.yaml", code(t, "home-assistant.md", "yaml", 0)),
-		file(t, "b.yaml", code(t, "home-assistant.md", "yaml", 1)), file(t, "c.yaml", code(t, "home-assistant.md", "yaml", 2))).Output()
+	out, err := exec.Command("/usr/bin/python3", "-c", asJSON,
+		file(t, "a.yaml", code(t, "home-assistant.md", "yaml", 0)),
+		file(t, "b.yaml", code(t, "home-assistant.md", "yaml", 1)),
+		file(t, "c.yaml", code(t, "home-assistant.md", "yaml", 2))).Output()
 	if err != nil {
 		t.Fatalf("its YAML: %v", err)
 	}
@@ -218,7 +224,8 @@ print(json.dumps([yaml.load(open(name), Loader) for name in sys.argv[1:]]))`
 		}
 		body = put(t, body, "{{ "+name+" | to_json }}", string(text))
 	}
-	if status, text := send("POST", publish.URL, body, publish.ContentType, publish.Headers); status != http.StatusCreated || publish.Method != "post" {
+	if status, text := send("POST", publish.URL, body, publish.ContentType,
+		publish.Headers); status != http.StatusCreated || publish.Method != "post" {
 		t.Errorf("%s %s: status %d: %s", publish.Method, body, status, text)
 	}
 	p.gets("lamp", `{"level":40,"on":true}`, "Home Assistant")
@@ -229,7 +236,8 @@ print(json.dumps([yaml.load(open(name), Loader) for name in sys.argv[1:]]))`
 	if err := json.Unmarshal(text, &value); err != nil || status != http.StatusOK {
 		t.Fatalf("status %d: %v: %s", status, err, text)
 	}
-	for name := range strings.SplitSeq(strings.TrimPrefix(strings.Trim(sensor.ValueTemplate, "{} "), "value_json."), ".") {
+	for name := range strings.SplitSeq(strings.TrimPrefix(strings.Trim(sensor.ValueTemplate, "{} "), "value_json."),
+		".") {
 		object, ok := value.(map[string]any)
 		if !ok {
 			t.Fatalf("%s is not in %s", sensor.ValueTemplate, text)
@@ -288,7 +296,8 @@ func TestESP32SendsWhatTheServerUnderstands(t *testing.T) {
 		fields[m[1]] = strings.ReplaceAll(m[2], "temperatureRead()", "53.3")
 	}
 	text := `{"action":` + fields["action"] + `,"event":` + fields["event"] + `,"data":` + fields["data"] + `}`
-	if message, err := wire.Decode([]byte(text)); err != nil || message.Action != wire.Publish || string(message.Event) != "temperature" {
+	if message, err := wire.Decode([]byte(text)); err != nil || message.Action != wire.Publish ||
+		string(message.Event) != "temperature" {
 		t.Errorf("%s: %v", text, err)
 	}
 	p := serve(t)
@@ -301,7 +310,8 @@ func TestESP32SendsWhatTheServerUnderstands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range map[string]string{header[1]: apiKey, "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="} {
+	for name, value := range map[string]string{header[1]: apiKey, "Upgrade": "websocket", "Connection": "Upgrade",
+		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="} {
 		r.Header.Set(name, value)
 	}
 	resp, err := http.DefaultTransport.RoundTrip(r)

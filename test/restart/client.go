@@ -72,7 +72,8 @@ func (l *load) join(ctx context.Context, way target, route, name string, receive
 }
 
 func newClient(l *load, p *peer) *client {
-	return &client{peer: p, l: l, busy: true, pages: make(map[string]*page), changed: make(chan struct{}), ended: make(chan struct{})}
+	return &client{peer: p, l: l, busy: true, pages: make(map[string]*page), changed: make(chan struct{}),
+		ended: make(chan struct{})}
 }
 
 // subscribe asks for events to which the client is not subscribed, in one write.
@@ -109,7 +110,8 @@ func (c *client) unsubscribeAll(kind questionKind) error {
 	})
 }
 
-// goFrom says that the client gives up an event: what is published behind this point need not reach it. mu must be held.
+// goFrom says that the client gives up an event: what is published behind this point need not reach it. mu must be
+// held.
 func (c *client) goFrom(e *event) {
 	if p := c.pages[e.name]; p != nil && !p.going {
 		p.going, p.until = true, e.behind()
@@ -154,8 +156,9 @@ func (c *client) ask(compose func(add func(kind questionKind, n int, text string
 	return c.write(b)
 }
 
-// answered waits until so many questions at most have no answer yet, and says whether it is so: the connection may have ended.
-// When for a while there is no answer it asks once more, since whoever is answered that has no answer to the question before.
+// answered waits until so many questions at most have no answer yet, and says whether it is so: the connection may have
+// ended. When for a while there is no answer it asks once more, since whoever is answered that has no answer to the
+// question before.
 func (c *client) answered(most int) bool {
 	probes := time.NewTicker(patience)
 	defer probes.Stop()
@@ -363,8 +366,8 @@ func (c *client) conclude() {
 // anyEnd is the code of a client that leaves and does not look back.
 const anyEnd = 0
 
-// leave says that the end is the client's own doing from now on, which the server is to answer with this code; nothing behind
-// what has come is owed to it.
+// leave says that the end is the client's own doing from now on, which the server is to answer with this code; nothing
+// behind what has come is owed to it.
 func (c *client) leave(code int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

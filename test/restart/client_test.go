@@ -205,8 +205,10 @@ func TestOnlyWhoMayEndDoes(t *testing.T) {
 			for _, n := range tally.closed {
 				closed += n
 			}
-			if closed != tt.closed || tally.slow != tt.closedAsSlow || tally.cut != tt.cut || tally.told != tt.told || tally.dropped != tt.untold {
-				t.Errorf("%d closed, %d closed as slow and %d untold, %d cut, %d told; want %d, %d and %d, %d, %d", closed, tally.slow, tally.dropped, tally.cut, tally.told,
+			if closed != tt.closed || tally.slow != tt.closedAsSlow || tally.cut != tt.cut || tally.told != tt.told ||
+				tally.dropped != tt.untold {
+				t.Errorf("%d closed, %d closed as slow and %d untold, %d cut, %d told; want %d, %d and %d, %d, %d",
+					closed, tally.slow, tally.dropped, tally.cut, tally.told,
 					tt.closed, tt.closedAsSlow, tt.untold, tt.cut, tt.told)
 			}
 		})

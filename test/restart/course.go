@@ -53,7 +53,8 @@ func (l *load) after() {
 	}
 }
 
-// makeRoom has a quarter of those leave that only listen, where there may be no place for a publisher that has been ended.
+// makeRoom has a quarter of those leave that only listen, where there may be no place for a publisher that has been
+// ended.
 func (l *load) makeRoom() {
 	n := 0
 	for _, c := range l.clients {

@@ -14,8 +14,8 @@ const (
 	fillTries = 12 // of a filler's events that are tried when all is over
 )
 
-// A filler is a client whose only work is to have many long subscriptions. What it is refused it knows; what it is acked it
-// has to hear at the end.
+// A filler is a client whose only work is to have many long subscriptions. What it is refused it knows; what it is
+// acked it has to hear at the end.
 type filler struct {
 	*client
 	events  []*event

@@ -46,7 +46,8 @@ func (c *client) begin(events ...*event) error {
 	return nil
 }
 
-// A laggard reads only when it is its turn, and then what has been published for it in a step: its queue is full before.
+// A laggard reads only when it is its turn, and then what has been published for it in a step: its queue is full
+// before.
 type laggard struct {
 	*client
 	event      *event
@@ -74,8 +75,8 @@ func (l *load) lag(way target, e *event) error {
 	return nil
 }
 
-// sip is how often a laggard reads one message while it is not its turn: who takes nothing from one ping to the next is let
-// go, and a step may be long. It leaves so many.
+// sip is how often a laggard reads one message while it is not its turn: who takes nothing from one ping to the next is
+// let go, and a step may be long. It leaves so many.
 const (
 	sip  = 5 * time.Second
 	some = 10

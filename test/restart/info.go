@@ -47,7 +47,8 @@ func (l *load) info() ([]connection, error) {
 		return nil, err
 	}
 	defer nc.Close()
-	if _, err := fmt.Fprintf(nc, "GET /info HTTP/1.1\r\nHost: picloud\r\nConnection: close\r\nX-API-Key: %s\r\n\r\n", way.key); err != nil {
+	if _, err := fmt.Fprintf(nc, "GET /info HTTP/1.1\r\nHost: picloud\r\nConnection: close\r\nX-API-Key: %s\r\n\r\n",
+		way.key); err != nil {
 		return nil, err
 	}
 	res, err := http.ReadResponse(bufio.NewReader(nc), nil)

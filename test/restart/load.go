@@ -87,7 +87,8 @@ type load struct {
 
 // begin connects everyone and starts the traffic. When ctx ends, all connections do.
 func begin(ctx context.Context, p plan, log io.Writer) (*load, error) {
-	l := &load{plan: p, ctx: ctx, tally: tally{log: log}, stop: make(chan struct{}), calls: newCalls(), rand: random(p.seed, "load")}
+	l := &load{plan: p, ctx: ctx, tally: tally{log: log}, stop: make(chan struct{}), calls: newCalls(),
+		rand: random(p.seed, "load")}
 	l.passing, l.endPass = context.WithCancel(ctx)
 	if err := l.begin(); err != nil {
 		l.end()
@@ -177,8 +178,8 @@ func (l *load) name() {
 	}
 }
 
-// beginFollowers makes those who listen: first, so that nobody misses a message. It returns for how many leavers and fickle
-// clients it has left room.
+// beginFollowers makes those who listen: first, so that nobody misses a message. It returns for how many leavers and
+// fickle clients it has left room.
 func (l *load) beginFollowers() (left int, err error) {
 	everything := append(append([]*event{}, l.sources...), l.idle...)
 	if l.unhurt() {

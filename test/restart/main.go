@@ -1,16 +1,18 @@
-// Command restart is a load whose clients notice whether their server restarts: scripts/test-restart runs it against the
-// installed service. It connects clients of every kind, runs the given commands one after another while they publish, receive,
-// come, leave, stall and change their minds, and counts what a client could see of them: connections closed, messages lost,
-// doubled or out of order, subscriptions forgotten or wrongly kept, acks missing, posts failed, newcomers refused.
+// Command restart is a load whose clients notice whether their server restarts: scripts/test-restart runs it against
+// the installed service. It connects clients of every kind, runs the given commands one after another while they
+// publish, receive, come, leave, stall and change their minds, and counts what a client could see of them: connections
+// closed, messages lost, doubled or out of order, subscriptions forgotten or wrongly kept, acks missing, posts failed,
+// newcomers refused.
 //
 //	restart -key KEY [option…] ADDRESS 'COMMAND'…
 //
-// The commands are the shell's. In one that begins with "gently: " nobody leaves, overflows, is idle or has a long post half
-// in: for a server that is known not to bear it. The command "kill" is no shell's: it kills the process of -victim at the
-// moment at which a publisher has its ack, or soon after.
+// The commands are the shell's. In one that begins with "gently: " nobody leaves, overflows, is idle or has a long post
+// half in: for a server that is known not to bear it. The command "kill" is no shell's: it kills the process of -victim
+// at the moment at which a publisher has its ack, or soon after.
 //
-// What it counts stands in a table and, in JSON, in the last line; the exit status is 1 if anything is not as it should be.
-// What its clients do at random follows from the seed, which stands there too; the moments are also up to the machine.
+// What it counts stands in a table and, in JSON, in the last line; the exit status is 1 if anything is not as it should
+// be. What its clients do at random follows from the seed, which stands there too; the moments are also up to the
+// machine.
 package main
 
 import (
@@ -56,19 +58,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.StringVar(&p.unix.address, "unix", "", "the server's Unix socket, for some of the clients")
 	flags.BoolVar(&p.tcp.secure, "tls", false, "ADDRESS speaks TLS; posts go over the Unix socket")
 	flags.IntVar(&p.clients, "clients", 200, "WebSockets that stay open")
-	flags.IntVar(&p.subscribers, "subscribers", 200, "so many of them at most have traffic, beside those of special kinds")
+	flags.IntVar(&p.subscribers, "subscribers", 200,
+		"so many of them at most have traffic, beside those of special kinds")
 	flags.IntVar(&p.posters, "posters", 16, "publishers over HTTP")
 	flags.IntVar(&p.posts, "posts", 0, "go on until there have been so many posts")
 	flags.DurationVar(&p.pause, "pause", 5*time.Millisecond, "between two messages of a publisher")
 	flags.IntVar(&p.told, "told", 0, "the commands end every WebSocket with this close code; with -tls those over TLS")
 	flags.BoolVar(&p.crash, "crash", false, "the commands kill the server: what is under way then may be lost")
 	flags.BoolVar(&p.shut, "shut", false, "the commands close the server's sockets for a moment")
-	flags.BoolVar(&p.ends, "ends", false, "the commands leave the server no room for all: it may end clients and refuse newcomers")
+	flags.BoolVar(&p.ends, "ends", false,
+		"the commands leave the server no room for all: it may end clients and refuse newcomers")
 	flags.IntVar(&p.fill, "fill", 0, "so many clients at most take as many long subscriptions as they may, until one is refused")
-	flags.DurationVar(&p.idleFor, "idle", 0, "the longest pause of posters that keep an idle connection; 0: there are none")
+	flags.DurationVar(&p.idleFor, "idle", 0,
+		"the longest pause of posters that keep an idle connection; 0: there are none")
 	flags.StringVar(&p.tcp.moved, "moved", "", "another address at which the server may be found after a command")
 	flags.Uint64Var(&p.seed, "seed", uint64(time.Now().UnixNano()), "of what is at random")
-	flags.BoolVar(&p.plain, "plain", false, "nobody leaves, overflows, changes its mind or has a long post half in: to measure")
+	flags.BoolVar(&p.plain, "plain", false,
+		"nobody leaves, overflows, changes its mind or has a long post half in: to measure")
 	victim := flags.String("victim", "", "a command that prints the number of the process that the command kill kills")
 	journal := flags.String("journal", "", "a command that prints the server's log, in which panics are looked for")
 	pid := flags.Int("pid", 0, "a process whose processor time is told")
@@ -227,7 +233,8 @@ func drive(ctx context.Context, p plan, steps []step, w watched, stdout, stderr 
 	for name, d := range took {
 		if held := d.held(); held > 0 {
 			r.Held++
-			fmt.Fprintf(stderr, "restart: %s takes %v longer at least when posts are half in\n", name, held.Round(time.Millisecond))
+			fmt.Fprintf(stderr, "restart: %s takes %v longer at least when posts are half in\n", name,
+				held.Round(time.Millisecond))
 		}
 	}
 	r.fill(l)

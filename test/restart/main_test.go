@@ -38,8 +38,10 @@ func TestSequenceTellsWhatWentWrong(t *testing.T) {
 		for n := range 4 {
 			e.accept(n)
 		}
-		if lost, behind := e.misses(&s, 0, 4); lost+behind != tt.lost || s.doubled != tt.doubled || s.disordered != tt.disordered {
-			t.Errorf("%s: %d lost, %d doubled, %d out of order; want %d, %d, %d", tt.name, lost+behind, s.doubled, s.disordered, tt.lost, tt.doubled, tt.disordered)
+		if lost, behind := e.misses(&s, 0, 4); lost+behind != tt.lost || s.doubled != tt.doubled ||
+			s.disordered != tt.disordered {
+			t.Errorf("%s: %d lost, %d doubled, %d out of order; want %d, %d, %d", tt.name, lost+behind, s.doubled,
+				s.disordered, tt.lost, tt.doubled, tt.disordered)
 		}
 	}
 }
@@ -94,7 +96,8 @@ func serve(t *testing.T, addr string) (at string, stop func()) {
 		Key:     key,
 		Version: "v0",
 		Limits: wsconn.Limits{
-			Connections: 100, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Minute, PeerTimeout: time.Minute,
+			Connections: 100, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Minute,
+			PeerTimeout: time.Minute,
 		},
 		Subscriptions: 100,
 		HeaderTimeout: time.Minute,
@@ -120,7 +123,8 @@ func serve(t *testing.T, addr string) (at string, stop func()) {
 }
 
 func small(addr string) plan {
-	return plan{tcp: target{network: "tcp", address: addr, key: key}, clients: 30, subscribers: 4, posters: 4, posts: 20, pause: time.Millisecond}
+	return plan{tcp: target{network: "tcp", address: addr, key: key}, clients: 30, subscribers: 4, posters: 4,
+		posts: 20, pause: time.Millisecond}
 }
 
 func drives(t *testing.T, p plan, do func(context.Context, *load) error) (string, error) {
@@ -167,7 +171,8 @@ func TestLoadWaitsForWhatEveryoneIsTold(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var table strings.Builder
-		err := drive(ctx, p, []step{{name: "stop", do: func(context.Context, *load) error { stop(); return nil }}}, watched{}, &table, io.Discard)
+		err := drive(ctx, p, []step{{name: "stop", do: func(context.Context, *load) error { stop(); return nil }}},
+			watched{}, &table, io.Discard)
 		if ok := err == nil && strings.Contains(table.String(), `"ok":true`); ok != (told == 1001) {
 			t.Errorf("told %d, the server says 1001: got %v\n%s", told, err, table.String())
 		}
@@ -210,7 +215,8 @@ func TestPostsThatHoldUpACommandAreSeen(t *testing.T) {
 	}{
 		{"each", []time.Duration{2100 * ms, 2050 * ms, 2200 * ms}, []time.Duration{100 * ms, 90 * ms, 80 * ms}, true},
 		{"none", []time.Duration{110 * ms, 90 * ms, 100 * ms}, []time.Duration{100 * ms, 90 * ms, 80 * ms}, false},
-		{"a machine that is busy", []time.Duration{2100 * ms, 4000 * ms, 9000 * ms}, []time.Duration{3000 * ms, 900 * ms, 5000 * ms}, false},
+		{"a machine that is busy", []time.Duration{2100 * ms, 4000 * ms, 9000 * ms},
+			[]time.Duration{3000 * ms, 900 * ms, 5000 * ms}, false},
 		{"too few to tell", []time.Duration{2100 * ms, 2050 * ms}, []time.Duration{100 * ms, 90 * ms, 80 * ms}, false},
 	} {
 		d := durations{tt.with, tt.without}

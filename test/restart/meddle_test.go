@@ -116,8 +116,10 @@ func TestLoadNamesWhatGoesWrong(t *testing.T) {
 		found  func(r report) bool
 	}{
 		{"messages are lost", func(string) []string { return nil }, false, func(r report) bool { return r.Lost > 0 }},
-		{"messages come twice", func(m string) []string { return []string{m, m} }, false, func(r report) bool { return r.Doubled > 0 }},
-		{"a subscription is forgotten", func(string) []string { return nil }, true, func(r report) bool { return r.Deaf > 0 }},
+		{"messages come twice", func(m string) []string { return []string{m, m} }, false,
+			func(r report) bool { return r.Doubled > 0 }},
+		{"a subscription is forgotten", func(string) []string { return nil }, true,
+			func(r report) bool { return r.Deaf > 0 }},
 		{"messages come to those who have not asked", func(m string) []string {
 			return []string{m, strings.Replace(m, "publisher1", "somebody", 1)}
 		}, false, func(r report) bool { return r.Kept > 0 }},
@@ -150,7 +152,8 @@ func TestLoadNamesAcksThatAreMissing(t *testing.T) {
 	defer stop()
 	var meddling atomic.Bool
 	m := meddle(t, addr, func(message string) []string {
-		if strings.HasPrefix(message, `{"action":"ack"`) && strings.HasSuffix(message, "7}") && meddling.CompareAndSwap(true, false) {
+		if strings.HasPrefix(message, `{"action":"ack"`) && strings.HasSuffix(message, "7}") &&
+			meddling.CompareAndSwap(true, false) {
 			return nil
 		}
 		return []string{message}

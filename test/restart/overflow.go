@@ -49,7 +49,8 @@ func (l *load) measure(b *brink) error {
 			return l.retreat(b)
 		}
 		if b.fits > floodMost {
-			return fmt.Errorf("%s: %d messages of %d bytes wait for it and it is not closed", b.name, b.fits, floodBytes)
+			return fmt.Errorf("%s: %d messages of %d bytes wait for it and it is not closed", b.name, b.fits,
+				floodBytes)
 		}
 	}
 }
@@ -60,7 +61,8 @@ func (l *load) approach(b *brink, messages int) error {
 	if b.reader, err = l.join(l.ctx, b.way, "subscribe", b.name, smallBuffer); err != nil {
 		return err
 	}
-	b.reader.slow, b.reader.mute = true, true // what it writes to a server that has closed would be answered with a reset
+	b.reader.slow, b.reader.mute = true,
+		true // what it writes to a server that has closed would be answered with a reset
 	if err := b.reader.subscribe(b.event); err != nil {
 		return err
 	}
@@ -88,7 +90,8 @@ func (l *load) send(b *brink, messages int) error {
 	return nil
 }
 
-// overflow sends more than fits, in most steps when nobody has served for a while, and has the reader read when that is acked.
+// overflow sends more than fits, in most steps when nobody has served for a while, and has the reader read when that is
+// acked.
 func (l *load) overflow(b *brink) {
 	gap, longest := time.Duration(b.rand.Int64N(int64(gapLong))), time.Hour
 	if b.rand.IntN(4) == 0 {

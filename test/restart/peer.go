@@ -47,7 +47,8 @@ type target struct {
 	key              string
 }
 
-// dial opens a connection, which ends with ctx. receiveBytes, when not 0, is what the kernel may keep of what has not been read.
+// dial opens a connection, which ends with ctx. receiveBytes, when not 0, is what the kernel may keep of what has not
+// been read.
 func (t target) dial(ctx context.Context, receiveBytes int) (net.Conn, error) {
 	d := &net.Dialer{}
 	if receiveBytes != 0 {

@@ -139,14 +139,16 @@ func (h *half) first(ctx context.Context, r *rand.Rand) error {
 		b = request(h.way, h.event, h.n, true)
 		cut = len(b) - 1 - r.IntN(100)
 	default:
-		body := fmt.Sprintf(`{"event":%q,"data":[%d,%q]}`, h.event.name, h.n, strings.Repeat("z", 20_000+r.IntN(40_000)))
+		body := fmt.Sprintf(`{"event":%q,"data":[%d,%q]}`, h.event.name, h.n,
+			strings.Repeat("z", 20_000+r.IntN(40_000)))
 		text := head(h.way, h.event, true)
 		if strings.Contains(h.kind, "type") {
 			text += "Content-Type: application/json\r\n"
 		}
 		if strings.Contains(h.kind, "chunked") {
 			at := 1 + r.IntN(len(body)-1)
-			b = fmt.Appendf(nil, "%sTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n", text, at, body[:at], len(body)-at, body[at:])
+			b = fmt.Appendf(nil, "%sTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n", text, at,
+				body[:at], len(body)-at, body[at:])
 		} else {
 			b = fmt.Appendf(nil, "%sContent-Length: %d\r\n\r\n%s", text, len(body), body)
 		}

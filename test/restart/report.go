@@ -21,7 +21,8 @@ func (d *durations) add(with bool, took time.Duration) {
 	}
 }
 
-// heldFor is how much longer a step may take with them at its best, of so many at least, whatever else there is on the machine.
+// heldFor is how much longer a step may take with them at its best, of so many at least, whatever else there is on the
+// machine.
 const (
 	heldFor = 1500 * time.Millisecond
 	heldOf  = 3
@@ -103,7 +104,8 @@ func (r *report) fill(l *load) {
 
 // faults is how much is not as it should be.
 func (r *report) faults() int {
-	n := r.Panics + r.Held + r.Lost + r.Doubled + r.Disordered + r.Deaf + r.Kept + r.Unacked + r.Failed + r.Refused + r.Strange
+	n := r.Panics + r.Held + r.Lost + r.Doubled + r.Disordered + r.Deaf + r.Kept + r.Unacked + r.Failed + r.Refused +
+		r.Strange
 	for _, of := range r.Closed {
 		n += of
 	}
@@ -144,7 +146,8 @@ func (r *report) write(w io.Writer) error {
 		{"cut by a crash", r.Cut},
 		{"slow clients closed", fmt.Sprintf("%d, and %d that were not told", r.SlowClosed, r.Dropped)},
 		{"subscriptions refused", r.Full},
-		{"silent", fmt.Sprintf("median %d ms, worst %d ms (otherwise %d ms): %s", r.SilentMedian, r.SilentWorst, r.SilentElse,
+		{"silent", fmt.Sprintf("median %d ms, worst %d ms (otherwise %d ms): %s", r.SilentMedian, r.SilentWorst,
+			r.SilentElse,
 			strings.Trim(fmt.Sprint(r.Silent), "[]"))},
 		{"the process's CPU", fmt.Sprintf("%.2f s", r.CPU)},
 	} {

@@ -74,11 +74,12 @@ func (t *tally) closing(name string, err error, want int) {
 	t.note("%s: %v", name, e)
 }
 
-// deafness is how many messages a subscriber has to miss at the end, unless it has got none at all, to count as deaf and not as
-// one that has lost them.
+// deafness is how many messages a subscriber has to miss at the end, unless it has got none at all, to count as deaf
+// and not as one that has lost them.
 const deafness = 3
 
-// page adds what a subscriber has got of an event of which it was to get [from, until); toTheEnd says that it was there for all of it.
+// page adds what a subscriber has got of an event of which it was to get [from, until); toTheEnd says that it was there
+// for all of it.
 func (t *tally) page(name string, e *event, s *sequence, from, until int, toTheEnd bool) {
 	lost, behind := e.misses(s, from, until)
 	deaf := 0
@@ -96,7 +97,8 @@ func (t *tally) page(name string, e *event, s *sequence, from, until int, toTheE
 	t.doubled += s.doubled
 	t.disordered += s.disordered
 	if lost+deaf+s.doubled+s.disordered > 0 {
-		t.note("%s: of the messages %d to %d of %s %d lost, %d doubled, %d out of order, and behind %d none of %d", name, from, until-1, e.name,
+		t.note("%s: of the messages %d to %d of %s %d lost, %d doubled, %d out of order, and behind %d none of %d",
+			name, from, until-1, e.name,
 			lost, s.doubled, s.disordered, s.next-1, behind)
 	}
 }

@@ -71,7 +71,8 @@ func trials(addresses []string) []trial {
 		}},
 	)
 	// All are there, and writable for everyone: nothing but the sandbox is in the way.
-	for _, dir := range []string{"/var/lib/picloud", "/run/picloudd", "/etc/probe", "/var/lib/probe", "/usr/probe", "/run/probe", "/home/probe",
+	for _, dir := range []string{"/var/lib/picloud", "/run/picloudd", "/etc/probe", "/var/lib/probe", "/usr/probe",
+		"/run/probe", "/home/probe",
 		"/opt/probe", "/tmp", "/var/tmp", "/dev/shm"} {
 		list = append(list, trial{"write into " + dir, func() error { return write(dir) }})
 	}
@@ -82,7 +83,10 @@ func trials(addresses []string) []trial {
 		trial{"open a device that is elsewhere", func() error { return readable("/var/lib/picloud/device") }},
 		trial{"see other processes", seeProcesses},
 		trial{"see whose files are", seeOwner},
-		trial{"run a shell", func() error { return exec.CommandContext(context.Background(), "/bin/sh", "-c", ":").Run() }},
+		trial{"run a shell", func() error {
+			return exec.CommandContext(context.Background(), "/bin/sh", "-c",
+				":").Run()
+		}},
 		trial{"run a file of its own in /var/lib/picloud", func() error { return runOwn("/var/lib/picloud") }},
 		trial{"run a file of its own in /run/picloudd", func() error { return runOwn("/run/picloudd") }},
 		trial{"make a file set-user-id", makeSetuid},
@@ -186,7 +190,8 @@ func makeSetuid() error {
 }
 
 func makeExecutable() error {
-	m, err := syscall.Mmap(-1, 0, os.Getpagesize(), syscall.PROT_READ|syscall.PROT_WRITE|syscall.PROT_EXEC, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	m, err := syscall.Mmap(-1, 0, os.Getpagesize(), syscall.PROT_READ|syscall.PROT_WRITE|syscall.PROT_EXEC,
+		syscall.MAP_ANON|syscall.MAP_PRIVATE)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,8 @@ func Within(t testing.TB, what string, f func()) {
 	For(t, done, what)
 }
 
-// Until returns when something is so that no channel tells of. It returns as soon as it is so, and fails if it never is.
+// Until returns when something is so that no channel tells of. It returns as soon as it is so, and fails if it never
+// is.
 func Until(t testing.TB, what string, so func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(Patience); !so(); runtime.Gosched() {

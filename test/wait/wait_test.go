@@ -40,7 +40,8 @@ func fails(t *testing.T, wait func(testing.TB)) (why string, after time.Duration
 
 func TestWaitInVainEndsTheTest(t *testing.T) {
 	why, after := fails(t, func(tb testing.TB) { For(tb, make(chan int), "the ship comes in") })
-	if !strings.HasPrefix(why, "waited in vain: the ship comes in\n") || !strings.Contains(why, "TestWaitInVainEndsTheTest") || after != Patience {
+	if !strings.HasPrefix(why, "waited in vain: the ship comes in\n") ||
+		!strings.Contains(why, "TestWaitInVainEndsTheTest") || after != Patience {
 		t.Errorf("it fails after %v with %.200q", after, why)
 	}
 	end := make(chan struct{})
