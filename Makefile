@@ -61,7 +61,7 @@ test-recipes: setup ## test the recipes with nginx, Caddy and Node-RED
 test-package: ## test the packages and the apt repository (as root)
 	scripts/test-package
 
-test-systemd: ## test the installed service under a real systemd, in a container (as root)
+test-systemd: ## test the installed service under a real systemd, in a container (as root); ONLY='reloaded watched' runs those scenarios
 	scripts/test-systemd
 
 test-restart: ## test that no client notices restarts, upgrades and crashes, in a container (as root)
