@@ -121,3 +121,16 @@ func TestPayloadIsReadIntoTheBufferThatHasRoom(t *testing.T) {
 		t.Errorf("%q, error %v", p, err)
 	}
 }
+
+func TestHeaderIsAsShortAsItCanBe(t *testing.T) {
+	for n, length := range map[int]int{0: 6, 125: 6, 126: 8, 0xffff: 8, 0x10000: 14} {
+		if got := len(Header(Fin|Text, n)); got != length {
+			t.Errorf("for %d bytes it has %d, want %d", n, got, length)
+		}
+	}
+	for form, length := range map[byte]int{126: 8, 127: 14} {
+		if got := len(LongFrame(Fin|Text, "", form)); got != length {
+			t.Errorf("in the form %d it has %d bytes, want %d", form, got, length)
+		}
+	}
+}
