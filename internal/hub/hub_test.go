@@ -9,10 +9,9 @@ import (
 	"sync"
 	"testing"
 	"time"
-)
 
-// patience bounds every wait of these tests; a test that passes does not use it up.
-const patience = 2 * time.Minute
+	"picloud/test/wait"
+)
 
 // A recorder is a Sink that keeps what is queued.
 type recorder struct {
@@ -376,7 +375,7 @@ func TestLongFanOutDelaysNobodyElse(t *testing.T) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(patience):
+	case <-time.After(wait.Patience):
 		t.Error("everybody waits for one event's fan-out")
 	}
 	close(g.open)
