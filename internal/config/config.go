@@ -40,7 +40,7 @@ type Config struct {
 // An LED says where the status LED is. The zero value: there is none.
 type LED struct {
 	GPIO      int    // its line's BCM number; 0: it is not on a line
-	ActiveLow bool   // the line's LED shines when the line is low
+	ActiveLow bool   // the LED is lit when its line is low
 	Board     string // its name in /sys/class/leds; empty: it is not one of them
 }
 
@@ -48,7 +48,7 @@ type LED struct {
 type Setting struct {
 	Name    string
 	Default string // as it would be written in the environment; empty: none
-	Allowed string // reads on after "must be"
+	Allowed string // continues "must be"
 	Help    string
 }
 
@@ -57,11 +57,11 @@ const (
 	mib = 1 << 20
 )
 
-// queueRoom is how much more than one message a queue must hold: the parts of a delivery around its data (event and
-// client name escaped, time, frame header).
+// queueRoom is how much more than one message a queue must hold: the parts of a delivery around its data (escaped event
+// and client name, time, frame header).
 const queueRoom = kib
 
-// settings is the only place where a default stands. A row's check sees the rows above it.
+// settings is the only place that states a default. A row's check sees the values of the rows above it.
 var settings = []row{
 	{"PORT", "9000", "TCP port to listen on",
 		port(func(c *Config) *int { return &c.Port })},
@@ -107,11 +107,11 @@ func Settings() []Setting {
 // keyCredential is the credential that holds the key, see LoadCredential= in systemd.exec(5).
 const keyCredential = "api-key"
 
-// Parse reads every setting through getenv, which returns "" for one that is not set: it then has its default. Blanks
-// around a value do not count. The error is one printable line about the first wrong setting: its name, its value
-// (never that of API_KEY) and what is allowed.
+// Parse reads every setting through getenv, which returns "" for one that is not set and so has its default. Blanks
+// around a value are ignored. The error is one printable line about the first wrong setting: its name, its value (never
+// that of API_KEY) and what is allowed.
 //
-// Without API_KEY the key is the credential api-key, if the service manager has handed over one: the variable
+// Without API_KEY the key is the credential api-key, if the service manager has handed one over: the variable
 // CREDENTIALS_DIRECTORY says where.
 func Parse(getenv func(string) string) (Config, error) {
 	key, err := credential(getenv)
@@ -140,7 +140,7 @@ func Parse(getenv func(string) string) (Config, error) {
 	return c, nil
 }
 
-// ParseLED reads an LED as the setting LED has it; the error is that of Parse. An empty text is no LED.
+// ParseLED parses text as Parse does the setting LED, with the same error. An empty text means no LED.
 func ParseLED(text string) (LED, error) {
 	text = strings.Trim(text, blanks)
 	l, ok := parseLED(text)

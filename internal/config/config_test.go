@@ -81,7 +81,7 @@ func TestEachSettingReachesItsField(t *testing.T) {
 func TestSettingsListsWhatParseReads(t *testing.T) {
 	var read []string
 	_, err := Parse(func(name string) string {
-		if name != "CREDENTIALS_DIRECTORY" { // the service manager's word, not a setting
+		if name != "CREDENTIALS_DIRECTORY" { // the service manager's variable, not a setting
 			read = append(read, name)
 		}
 		return ""
@@ -292,7 +292,7 @@ func TestUnusableAPIKeyIsRefusedAndNotShown(t *testing.T) {
 }
 
 // Whatever two settings and the key hold, Parse ends with a usable Config or with one printable line. The key has no
-// influence on any error but the one about itself, which is constant: so no error can tell it.
+// influence on any error but the one about itself, which is constant: so no error can reveal it.
 func FuzzParse(f *testing.F) {
 	names := make([]string, 0, len(settings))
 	for _, s := range Settings() {

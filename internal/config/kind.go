@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A kind of setting: what it allows in words, and the same as code. Both are made from the same bounds, so that they
-// cannot differ.
+// A kind of setting: what it allows, in words and in code. Both are made from the same bounds, so that they cannot
+// differ.
 type kind struct {
 	allowed string
 	secret  bool // the value must not be shown
@@ -50,7 +50,7 @@ func size(field func(*Config) *int, least, most int) kind {
 	}
 }
 
-// queueSize is a size that also holds one message of the longest kind.
+// queueSize is a size that also has room for one message of the greatest length.
 func queueSize(field func(*Config) *int, least, most int) kind {
 	k := size(field, least, most)
 	set := k.set
@@ -125,8 +125,8 @@ func tlsPath(field func(*Config) *string) kind {
 	}
 }
 
-// apiKey is a text that a header carries unchanged: visible ASCII. Spaces and other bytes are where clients and proxies
-// differ (RFC 9110 §5.5).
+// apiKey is a text that a header carries unchanged: visible ASCII. Clients and proxies differ on spaces and other bytes
+// (RFC 9110 §5.5).
 func apiKey(field func(*Config) *string) kind {
 	const most = 256
 	return kind{
@@ -166,7 +166,7 @@ func durationText(d time.Duration) string {
 	return d.String()
 }
 
-// The lines of a Raspberry Pi's pin header that are free to use; 0 and 1 are for what is plugged onto it.
+// The lines of a Raspberry Pi's pin header that are free to use; 0 and 1 are reserved for boards plugged onto it.
 const (
 	firstGPIO = 2
 	lastGPIO  = 27
