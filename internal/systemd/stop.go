@@ -16,9 +16,9 @@ const (
 
 // Restarting says whether the service that is being stopped will be started again, and how many files systemd has
 // stored for it: it asks for the unit's job, org.freedesktop.systemd1(5). A machine that shuts down stops its services.
-// Without an answer it says yes and that everything is stored, and why there is no answer.
+// Without an answer it returns the error with true and the largest int, as if everything were stored.
 //
-// The unit must be ordered after dbus.service, else there is no bus any more when the machine shuts down.
+// The unit must be ordered after dbus.service, or the bus will be gone when the machine shuts down.
 func Restarting(ctx context.Context) (again bool, stored int, err error) {
 	again, stored, err = restarting(ctx)
 	if err != nil {

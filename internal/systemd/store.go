@@ -17,8 +17,8 @@ var ErrNoManager = errors.New("there is no service manager")
 const sendTimeout = 5 * time.Second
 
 // Store gives the manager a copy of f, sd_notify(3): the service's next process gets it from Handed, under the name.
-// Whether it is kept only Restarting tells: the unit's FileDescriptorStoreMax= may be too small, and is by default 0. A
-// file that is stored already, under whatever name, is not stored again.
+// Only Restarting tells whether it is kept: the unit's FileDescriptorStoreMax= may be too small, and is 0 by default. A
+// file that is already stored, under whatever name, is not stored again.
 func Store(name string, f *os.File) error {
 	if name == "" || len(name) > 255 || strings.ContainsFunc(name,
 		func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) {
@@ -57,8 +57,8 @@ func send(state string, f *os.File) error {
 		_, err = c.Write([]byte(state))
 		return err
 	}
-	// Neither File.Fd, which would make the file block for everybody, nor WriteMsgUnix, which wants an address where
-	// there is one.
+	// Neither File.Fd, which would make the file blocking for everybody, nor WriteMsgUnix, which refuses a connected
+	// socket.
 	to, err := c.SyscallConn()
 	if err != nil {
 		return err

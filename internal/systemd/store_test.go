@@ -58,7 +58,7 @@ func TestStoredFileReachesTheManager(t *testing.T) {
 	if _, err := f.Read(b); err != nil || b[0] != 'x' {
 		t.Errorf("the stored file is another one: %q, %v", b, err)
 	}
-	// The own file has not been made to block, for which SetDeadline is an error.
+	// Our own file has not become blocking, which would make SetDeadline fail.
 	if err := r.SetDeadline(time.Now()); err != nil {
 		t.Errorf("the file was changed: %v", err)
 	}

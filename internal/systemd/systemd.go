@@ -17,9 +17,8 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// Handed returns what the manager has handed over, sd_listen_fds(3): the sockets that listen, and under their names the
-// files that were stored. Without a manager there is nothing. It is called once, before anything else opens
-// descriptors.
+// Handed returns what the manager has handed over, sd_listen_fds(3): the listening sockets, and the stored files under
+// their names. Without a manager it returns nothing. It is called once, before anything else opens descriptors.
 func Handed() (listeners []net.Listener, stored []*os.File, err error) {
 	var errs []error
 	for _, f := range activation.Files(true) {
@@ -68,10 +67,10 @@ func listens(f *os.File) (bool, error) {
 	return n != 0, errors.Join(cerr, err)
 }
 
-// Managed reports whether there is a service manager to be told of anything.
+// Managed reports whether there is a service manager to notify.
 func Managed() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
 
-// Ready tells the manager that the service serves, sd_notify(3).
+// Ready tells the manager that the service is ready, sd_notify(3).
 func Ready(status string) error { return notify(daemon.SdNotifyReady + "\nSTATUS=" + status) }
 
 // Stopping tells the manager that the service is ending.
@@ -87,9 +86,9 @@ func notify(state string) error {
 // statusEvery is how often a changed status is shown.
 const statusEvery = 2 * time.Second
 
-// Watch shows the manager the current status and, when the unit has a watchdog, lives up to it: after each probe that
-// succeeds the manager hears that the service is alive; when probes fail or hang it hears nothing, and ends the
-// process. onFailure hears of a probe that failed. Watch returns when ctx ends, at once without a manager.
+// Watch shows the manager the current status and, if the unit has a watchdog, serves it: after each successful probe
+// the manager is told that the service is alive; when probes fail or hang it is told nothing, and ends the process.
+// onFailure is called with each error. Watch returns when ctx ends, or at once without a manager.
 func Watch(ctx context.Context, status func() string, probe func(context.Context) error, onFailure func(error)) error {
 	if !Managed() {
 		return nil

@@ -115,7 +115,7 @@ func TestHandedSocketsAreServed(t *testing.T) {
 	}
 }
 
-// Among what is handed over, sockets that listen are told from what was stored, a connected socket too.
+// Listening sockets are told apart from the stored files handed over with them, even from a connected socket.
 func TestStoredFilesComeBackUnderTheirNames(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -222,7 +222,7 @@ func TestReadyAndStopping(t *testing.T) {
 	}
 }
 
-// The watchdog hears of the service only as long as its probe succeeds; what fails is reported.
+// The watchdog is notified only as long as the service's probe succeeds; failures are reported.
 func TestWatchdogHearsOnlyOfProbesThatSucceed(t *testing.T) {
 	m := newManager(t)
 	t.Setenv("WATCHDOG_USEC", "30000")
