@@ -10,7 +10,7 @@ import (
 // Message is what a client sent. Its slices may alias the bytes given to Decode.
 type Message struct {
 	Action Action
-	Event  []byte // decoded; nil for UnsubscribeAll, which is about no single one
+	Event  []byte // decoded; nil for UnsubscribeAll, which is not about a single event
 	Data   []byte // one JSON value as it was written; nil when missing
 	ID     []byte // a JSON string or number as it was written; nil when missing
 }
@@ -29,15 +29,15 @@ var (
 	errEventType    = &Error{"event must be a string"}
 	errEventEmpty   = &Error{"event must not be empty"}
 	errEventLong    = &Error{"event must be at most 255 bytes"}
-	// Decoders put U+FFFD in place of half a pair, so that two events that differ would become one.
+	// Decoders put U+FFFD in place of half a pair, so that two different events would become one.
 	errEventSurrogate = &Error{`event has a \u escape that is half of a surrogate pair`}
 )
 
-// Decode reads one message. Keys are matched exactly, those it does not know are ignored. The event is checked unless
-// the action needs none, as UnsubscribeAll.
+// Decode reads one message. Keys are matched exactly; unknown ones are ignored. The event is checked unless the action
+// needs none, like UnsubscribeAll.
 //
-// An error is an *Error; the Message beside it has only the ID, where the text is JSON and holds a good one. Of several
-// faults the first is named in this order: UTF-8, JSON, a key that appears twice, id, action, event.
+// An error is an *Error; the Message returned with it has only the ID, if the text is JSON and holds a valid one. Of
+// several faults the first in this order is reported: UTF-8, JSON, a key that appears twice, id, action, event.
 func Decode(p []byte) (Message, error) {
 	if !utf8.Valid(p) {
 		return Message{}, ErrInvalidUTF8
@@ -192,7 +192,7 @@ func hasLoneSurrogate(quoted []byte) bool {
 	return false
 }
 
-// unit is the UTF-16 unit of the four hex digits that p, from a valid JSON string, begins with.
+// unit returns the UTF-16 code unit of the four hex digits at the start of p, which is part of a valid JSON string.
 func unit(p []byte) uint64 {
 	n, _ := strconv.ParseUint(string(p[:4]), 16, 16)
 	return n

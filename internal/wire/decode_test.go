@@ -373,8 +373,8 @@ func TestDecodeOfTheUsualMessagesDoesNotAllocate(t *testing.T) {
 }
 
 // Data that is not plain goes through encoding/json's pool, which the garbage collector empties at times and the race
-// detector at random. So one run in a hundred without an allocation is asked for: a decoder that allocates does so in
-// each.
+// detector at random. So one run in a hundred without an allocation is enough: a decoder that allocates does so in
+// every one.
 func TestDecodeOfDataThatIsNotPlainDoesNotAllocate(t *testing.T) {
 	for _, text := range []string{
 		`{"event":"temperature","data":{"celsius":[21.5]},"id":17}`,

@@ -3,7 +3,7 @@ package wire
 import "time"
 
 // AppendDelivery appends the message that subscribers get. event is valid UTF-8; data is one JSON value, passed on as
-// it is, or nil for a publish without any; quotedName is the publisher's name as AppendString wrote it.
+// it is, or nil for a publish without data; quotedName is the publisher's name as AppendString wrote it.
 func AppendDelivery(dst, event, data []byte, at time.Time, quotedName []byte) []byte {
 	dst = append(dst, `{"action":"publish","event":`...)
 	dst = appendQuoted(dst, event)
@@ -39,8 +39,8 @@ func AppendError(dst []byte, reason string, id []byte) []byte {
 	return append(dst, '}')
 }
 
-// AppendString appends s, valid UTF-8, as a JSON string. Only what RFC 8259 §7 demands is escaped: inside HTML it is
-// not safe.
+// AppendString appends s, valid UTF-8, as a JSON string. Only what RFC 8259 §7 requires is escaped: the result is not
+// safe inside HTML.
 func AppendString(dst []byte, s string) []byte { return appendQuoted(dst, s) }
 
 func appendQuoted[S string | []byte](dst []byte, s S) []byte {

@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 )
 
-// maxFastDepth bounds the nesting that decodeFast takes, well below encoding/json's limit: that one counts from the top
-// of the message, so the general decoder judges what is near.
+// maxFastDepth bounds the nesting that decodeFast takes, well below encoding/json's limit: that limit counts from the
+// top of the message, so the general decoder judges whatever comes near it.
 const maxFastDepth = 100
 
 // decodeFast decodes, without allocating, the shape that nearly every message has: no escapes outside data, no fault.
-// What it does not take is not sure to be wrong: ask decodeGeneral, which would decode the same from all that it takes.
-// p is valid UTF-8.
+// What it does not take need not be wrong: ask decodeGeneral, which decodes whatever decodeFast takes to the same
+// result. p is valid UTF-8.
 func decodeFast(p []byte) (m Message, ok bool) {
 	i := skipSpace(p, 0)
 	if i == len(p) || p[i] != '{' {
@@ -77,7 +77,7 @@ func decodeFast(p []byte) (m Message, ok bool) {
 	return m, 0 < len(m.Event) && len(m.Event) <= MaxEventBytes
 }
 
-// The functions below read one value that begins at p[i] and return it with the index behind it, which is -1 when they
+// The functions below read one value that begins at p[i] and return it with the index after it, which is -1 when they
 // are not sure of the value. i may be len(p).
 
 // plainString reads a string without escapes and returns what is between its quotes.
@@ -163,7 +163,7 @@ func stringEnd(p []byte, i int) (end int, plain bool) {
 }
 
 // hasSpecial reports whether one of eight bytes is a quote, a backslash or a control character. Most of a message's
-// bytes are passed here.
+// bytes go through here.
 func hasSpecial(w uint64) bool {
 	const each, high = 0x0101010101010101, 0x8080808080808080
 	quote, backslash := w^'"'*each, w^'\\'*each

@@ -53,7 +53,7 @@ type ServerInfo struct {
 	SlowClientsClosed      uint64  `json:"slow_clients_closed"`
 	WrongKeys              uint64  `json:"wrong_keys"`
 	ConnectionLimitReached uint64  `json:"connection_limit_reached"`
-	KeptOverRestart        int     `json:"kept_over_restart"` // connections from the process before
+	KeptOverRestart        int     `json:"kept_over_restart"` // connections taken over from the previous process
 	LostOverRestart        int     `json:"lost_over_restart"` // those that had to be ended
 	Port                   int     `json:"port"`              // 0 without one
 	TLS                    bool    `json:"tls"`
@@ -67,7 +67,7 @@ type ServerInfo struct {
 
 	SlowClientsClosedLatest []SlowClient `json:"slow_clients_closed_latest"` // the newest first
 
-	// Entry for entry about Info's Subscriptions and AllConnections, whose own shape is the seed's.
+	// Entry for entry these are about Info's Subscriptions and AllConnections, whose own shape is the first PiCloud's.
 	EventTraffic      []EventTraffic      `json:"event_traffic"`
 	ConnectionTraffic []ConnectionTraffic `json:"connection_traffic"`
 }
@@ -105,8 +105,8 @@ type ConnectionTraffic struct {
 func (i Info) MarshalJSON() ([]byte, error) { return AppendInfo(nil, &i), nil }
 
 // AppendInfo appends a snapshot as JSON. A list without entries is [], never null: the first info page loops over them.
-// It is written by hand because encoding/json takes twenty times as long, which with some thousand connections is more
-// than a small machine has to spare.
+// It is written by hand because encoding/json takes twenty times as long, which with a few thousand connections is more
+// than a small machine can spare.
 func AppendInfo(dst []byte, i *Info) []byte {
 	s := &i.Server
 	connections := len(i.AllConnections)

@@ -61,7 +61,7 @@ func fill(v reflect.Value, n *int) {
 	}
 }
 
-// A field that AppendInfo forgot would be missing in silence.
+// A field that AppendInfo forgot would be missing without anyone noticing.
 func TestInfoIsWrittenAsEncodingJSONWouldWriteIt(t *testing.T) {
 	var i Info
 	fill(reflect.ValueOf(&i).Elem(), new(int))
@@ -116,7 +116,7 @@ func TestClientReadsWhatTheServerWrites(t *testing.T) {
 			string(got.ID) != string(tt.want.ID) || got.Error != tt.want.Error {
 			t.Errorf("%s: got %+v, want %+v", tt.text, got, tt.want)
 		}
-		// Without HTML in it, what is empty stays away and the rest keeps its order.
+		// With no HTML in the text, it comes out the same: empty members are left out and the rest keep their order.
 		again, err := json.Marshal(got)
 		if err != nil || string(again) != string(tt.text) {
 			t.Errorf("written again: got %s, error %v, want %s", again, err, tt.text)

@@ -18,7 +18,7 @@ const (
 	CloseGoingAway     = 1001 // the server stops
 	CloseProtocolError = 1002 // broken framing
 	CloseInvalidUTF8   = 1007 // a text frame that is not UTF-8
-	ClosePolicy        = 1008 // a limit was passed
+	ClosePolicy        = 1008 // a limit was exceeded
 	CloseTooBig        = 1009 // a message over the limit
 	CloseRestart       = 1012 // the server restarts and could not keep this connection
 	CloseTooSlow       = 1013 // the client's queue is full
@@ -35,7 +35,7 @@ const (
 	Publish
 )
 
-// actions has each action's word, and whether it is about one event. A message without an action is judged as if it
+// actions has each action's word, and whether it is about one event. A message without an action is checked as if it
 // were.
 var actions = [...]struct {
 	word     string
@@ -48,7 +48,7 @@ var actions = [...]struct {
 	Publish:        {"publish", true},
 }
 
-// Actions returns all of them but None.
+// Actions returns all actions but None.
 func Actions() []Action {
 	var list []Action
 	for a := Subscribe; int(a) < len(actions); a++ {
@@ -74,7 +74,7 @@ func parseAction[S string | []byte](word S) (Action, bool) {
 	return None, false
 }
 
-// listActions names them all, as a sentence does.
+// listActions names all actions, as part of a sentence.
 func listActions(conjunction string) string {
 	var b strings.Builder
 	for _, a := range Actions() {
@@ -90,13 +90,13 @@ func listActions(conjunction string) string {
 	return b.String()
 }
 
-// Error is a message or a name that is refused. Reason is for the client who sent it.
+// Error says that a message or a name is refused. Reason is for the client that sent it.
 type Error struct{ Reason string }
 
 func (e *Error) Error() string { return e.Reason }
 
-// ErrInvalidUTF8 is Decode's error for bytes that are not UTF-8. It is apart from the others because in a text frame it
-// ends the connection (RFC 6455 §8.1).
+// ErrInvalidUTF8 is Decode's error for bytes that are not UTF-8. It is separate from the others because in a text frame
+// it ends the connection (RFC 6455 §8.1).
 var ErrInvalidUTF8 = &Error{"message is not valid UTF-8"}
 
 // These are for a message that has no action, or one that is not known.
