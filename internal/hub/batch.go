@@ -2,7 +2,7 @@ package hub
 
 import "sync/atomic"
 
-// lastBatch numbers the batches of all publishers; 0 is nobody's.
+// lastBatch numbers the batches of all publishers; 0 belongs to none.
 var lastBatch atomic.Uint64
 
 // A Batch is what one publisher has queued and not yet flushed: the sinks that it touched, each once. Each publisher
@@ -16,8 +16,8 @@ type Batch struct {
 }
 
 // flushBytes is how much may be queued in one batch, for each sink, before Publish's caller should flush although it
-// has more to publish: it bounds what a burst can add to a queue before anybody has tried to write. So much and one
-// frame more fit into a conn.Arena, which is used again after a flush.
+// has more to publish: it bounds what a burst can add to a queue before any write is tried. That much and one more
+// frame fit into a wsconn.Arena, which is reused after a flush.
 const flushBytes = 24 << 10
 
 // Queue appends frame to the sink's queue and lists the sink for the next Flush.
@@ -36,9 +36,9 @@ func (b *Batch) Added(n int) bool {
 	return b.bytes >= flushBytes
 }
 
-// Flush flushes every listed sink and begins a new batch. last, if it is not nil and listed, is flushed behind all the
-// others: the acks that are queued for it speak of their frames. Flush reports whether the memory of the frames is
-// free: no sink refers to one that was queued since the last Flush.
+// Flush flushes every listed sink and begins a new batch. last, if it is not nil and listed, is flushed after all the
+// others: the acks queued for it are for their frames. Flush reports whether the memory of the frames is free: no sink
+// refers to one that was queued since the last Flush.
 func (b *Batch) Flush(last Sink) (free bool) {
 	free = true
 	listed := false

@@ -62,13 +62,13 @@ func TestTwoPublishersOnTheSameSinksBothFlush(t *testing.T) {
 	second.Flush(nil)
 	flushed(1)
 	h.Publish(&second, []byte("heat"), stamp{}.frame(), Note{})
-	first.Flush(nil) // not the other's word that it did so
+	first.Flush(nil) // does not rely on the other batch's flush
 	flushed(2)
 	second.Flush(nil)
 	flushed(3)
 }
 
-// A frame's memory may be used again only when nobody is left who refers to it.
+// A frame's memory may be used again only when nothing refers to it any more.
 func TestFramesAreFreeWhenNoSinkHoldsOne(t *testing.T) {
 	h := New()
 	sinks := listeners(t, h, 3, "heat")
@@ -133,7 +133,7 @@ func TestBatchHoldsNobodyAfterFlush(t *testing.T) {
 	}
 }
 
-// What is queued for the one that publishes, acks among it, goes out behind what they speak of.
+// What is queued for the publishing client, acks included, goes out after the messages that the acks are for.
 func TestLastIsFlushedBehindAllOthers(t *testing.T) {
 	h := New()
 	var order []string

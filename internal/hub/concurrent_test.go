@@ -79,7 +79,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// A press is publishers at work on some events until stop is called.
+// A press is a set of publishers at work on some events until stop is called.
 type press struct {
 	stopped atomic.Bool
 	wg      sync.WaitGroup
@@ -88,7 +88,7 @@ type press struct {
 
 	mu     sync.Mutex
 	moved  sync.Cond
-	rounds []int // by publisher: how often it has published to all events
+	rounds []int // by publisher: how many times it has published to all events
 }
 
 // start sets publishers to work; frames of a publisher and event are numbered from 1.
@@ -146,7 +146,7 @@ func at(numbers [][]atomic.Uint32, event uint16) []uint32 {
 
 // TestSubscriptionHasNoGapsAndNoAftermath lets clients come and go while others publish. What was published after
 // Subscribe returned and before the end began arrives, without gaps; when the end has returned nothing more comes. The
-// events die with their last subscriber and are born again, over and over.
+// events disappear with their last subscriber and are created again, over and over.
 func TestSubscriptionHasNoGapsAndNoAftermath(t *testing.T) {
 	const publishers, events, clients, rounds = 3, 3, 5, 40
 	h := New()
@@ -232,7 +232,7 @@ func complete(t *testing.T, got []stamp, event uint16, from, to []uint32) bool {
 	return true
 }
 
-// TestStormOfSubscriptions has each client's list checked against what it did, while all clients do it to the same few
+// TestStormOfSubscriptions checks each client's subscriptions against what it did, while all clients use the same few
 // events.
 func TestStormOfSubscriptions(t *testing.T) {
 	const clients, events, steps, limit = 12, 8, 600, 5
@@ -267,7 +267,7 @@ func TestStormOfSubscriptions(t *testing.T) {
 					clear(has)
 					c, r = join(h, "storm")
 				}
-				// A publisher of its own to all events reaches exactly those it has.
+				// What it publishes to all events comes back from exactly those it is subscribed to.
 				r.take()
 				for e := range uint16(events) {
 					h.Publish(new(Batch), eventName(e), stamp{uint16(100 + n), e, 0}.frame(), Note{})

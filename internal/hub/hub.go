@@ -29,8 +29,8 @@ type Sink interface {
 	// number before; the caller then owes it one Flush. A sink that wants none has copied the frame.
 	Queue(frame []byte, batch uint64) bool
 
-	// Flush gives what is queued to the client, as far as that goes without waiting. It reports whether the memory of
-	// the frames that have been queued is free: the sink refers to none of them. Safe for concurrent use.
+	// Flush sends the client what is queued, as far as it can without waiting. It reports whether the memory of the
+	// frames that have been queued is free: the sink refers to none of them. Safe for concurrent use.
 	Flush() (free bool)
 }
 
@@ -51,7 +51,7 @@ type Client struct {
 	delivered uint64 // over subscriptions that have ended
 }
 
-// A subscription joins one client to one event. index is its place in the event's subs, under the event's lock.
+// A subscription joins one client to one event. index is its place in the event's subs, guarded by the event's lock.
 type subscription struct {
 	client *Client
 	event  *event
@@ -59,13 +59,13 @@ type subscription struct {
 	since  uint64 // what had been published to the event when it began
 }
 
-// An event is a name that has subscribers. What the way of a message to its subscribers needs lies in the first cache
-// line, and what is kept of the message behind it, at hand: a test holds that.
+// An event is a name that has subscribers. What delivering a message needs lies in the first cache line, and what is
+// kept of the message right after it: a test checks that.
 type event struct {
 	mu        sync.Mutex
 	published atomic.Uint64 // grows under mu
 	subs      []subscriber
-	one       [1]subscriber // where subs begins: most events have one subscriber, who is at hand here
+	one       [1]subscriber // where subs begins: most events have one subscriber, which is then close by
 
 	at      time.Time // of the last message, as are from, bytes and preview
 	from    string
@@ -80,7 +80,7 @@ type event struct {
 // PreviewBytes is how much of an event's last message is kept at most.
 const PreviewBytes = 120
 
-// A Note is what people want to know of a message, beside its frame.
+// A Note is what people want to know about a message, besides its frame.
 type Note struct {
 	At   time.Time
 	From string // the name of the client that published it
@@ -127,8 +127,8 @@ func (h *Hub) Join(sink Sink, name, addr string, at time.Time) *Client {
 	return h.join(&Client{Name: name, Addr: addr, ConnectedAt: at, sink: sink})
 }
 
-// Rejoin is Join for a client that was in another process's hub: at is by a clock that may have been set since. Those
-// who rejoin are listed in the order in which they do, before the others.
+// Rejoin is Join for a client that was in another process's hub: at is by a clock that may have been set since. Clients
+// that rejoin are listed before the others, in the order in which they rejoin.
 func (h *Hub) Rejoin(sink Sink, name, addr string, at time.Time) *Client {
 	return h.join(&Client{Name: name, Addr: addr, ConnectedAt: at, sink: sink, rejoined: true})
 }
@@ -165,8 +165,8 @@ func (h *Hub) Leave(c *Client) {
 	h.clientsMu.Unlock()
 }
 
-// Subscribe makes c receive what is published to the event from now on, and reports whether it did not before:
-// subscribing twice is subscribing once. It returns ErrTooManySubscriptions when c has max subscriptions already.
+// Subscribe makes c receive what is published to the event from now on, and reports whether that is new: subscribing
+// twice is the same as subscribing once. It returns ErrTooManySubscriptions when c has max subscriptions already.
 func (h *Hub) Subscribe(c *Client, name []byte, max int) (added bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -222,8 +222,8 @@ func (h *Hub) UnsubscribeAll(c *Client) {
 	h.dropAll(c)
 }
 
-// Publish puts frame into the queue of every current subscriber of the event, and lists in b who is to be flushed. When
-// it returns the message is accepted: it is in all those queues, behind everything that was published to the event
+// Publish puts frame into the queue of every current subscriber of the event, and lists in b the sinks to be flushed.
+// When it returns the message is accepted: it is in all those queues, after everything that was published to the event
 // before. It reports the number of subscribers. What note says is kept until the event's next message.
 func (h *Hub) Publish(b *Batch, name, frame []byte, note Note) int {
 	h.published.Add(1)
@@ -254,8 +254,8 @@ func (ev *event) last() Last {
 // Sent counts one message that c has published.
 func (c *Client) Sent() { c.published.Add(1) }
 
-// Traffic is how many messages c has published, and how many have been put into its queue. The second costs a delivery
-// nothing: it is what has been published to each event while c was subscribed.
+// Traffic is how many messages c has published, and how many have been put into its queue. Counting the second costs a
+// delivery nothing: it is what has been published to each event while c was subscribed.
 func (c *Client) Traffic() (published, delivered uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -319,7 +319,7 @@ func (h *Hub) drop(s *subscription) {
 	case last == 0:
 		ev.dead = true
 	case last >= 64 && last < cap(ev.subs)/4:
-		ev.subs = slices.Clone(ev.subs) // the crowd has gone, and so does its list
+		ev.subs = slices.Clone(ev.subs) // most subscribers have left: their places are freed
 	}
 	dead := ev.dead
 	ev.mu.Unlock()
@@ -364,14 +364,14 @@ func (h *Hub) Counts() Counts {
 // Probe passes through every lock of the hub. It returns at once while the hub works, and hangs when it hangs.
 func (h *Hub) Probe() {
 	h.clientsMu.Lock()
-	h.clientsMu.Unlock() //lint:ignore SA2001 to pass is the test
+	h.clientsMu.Unlock() //lint:ignore SA2001 passing is the test
 	for _, ev := range h.allEvents() {
 		ev.mu.Lock()
-		ev.mu.Unlock() //lint:ignore SA2001 to pass is the test
+		ev.mu.Unlock() //lint:ignore SA2001 passing is the test
 	}
 }
 
-// allEvents copies the map, so that an event's lock is waited for without the hub's.
+// allEvents copies the map, so that the hub's lock is not held while an event's is waited for.
 func (h *Hub) allEvents() []*event {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -379,7 +379,7 @@ func (h *Hub) allEvents() []*event {
 }
 
 // An EventInfo is one event with its subscribers in the order in which they connected. Published and Delivered count
-// since the first of its subscribers came; an event that has lost all of them begins anew.
+// from the arrival of its first subscriber; an event that has lost all its subscribers starts again from zero.
 type EventInfo struct {
 	Name                 string
 	Clients              []*Client

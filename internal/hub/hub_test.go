@@ -61,14 +61,14 @@ func (r *recorder) take() []stamp {
 	return stamps
 }
 
-// setShut says whether frames of an event may no longer come.
+// setShut sets whether frames of an event may no longer come.
 func (r *recorder) setShut(shut bool, event uint16) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.shut, r.shutFor = shut, event
 }
 
-// A stamp says of a frame what it is: the seq-th of one publisher.
+// A stamp identifies a frame: the seq-th of one publisher.
 type stamp struct {
 	publisher, event uint16
 	seq              uint32

@@ -13,7 +13,7 @@ import (
 func allReleased[T any](t *testing.T, pointers []weak.Pointer[T]) {
 	t.Helper()
 	held := 0
-	for range 5 { // one collection is enough, but for one that was under way
+	for range 5 { // one collection is enough, unless another was under way
 		runtime.GC()
 		held = 0
 		for _, p := range pointers {
