@@ -14,7 +14,7 @@ import (
 	ws "picloud/test/peer"
 )
 
-// A crowd is subscribers who count what they get and do nothing else.
+// A crowd is a set of subscribers that count what they get and do nothing else.
 type crowd struct {
 	got   chan struct{} // one for each subscriber that has had what was expected
 	peers []*peer
@@ -115,7 +115,7 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 	}
 }
 
-// A burst without end leaves nothing for the garbage collector: its frames lie where those of its beginning lay.
+// An endless burst leaves nothing for the garbage collector: its frames reuse the memory of earlier ones.
 func TestLongBurstTakesNoMoreMemoryThanAShortOne(t *testing.T) {
 	for _, n := range []int{100, 4000, 8000} {
 		var p publisher
@@ -173,7 +173,7 @@ func BenchmarkOneToOne(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/subscribers, "ns/delivery")
 }
 
-// BenchmarkPost is one POST /publish over a connection that stays, to one subscriber.
+// BenchmarkPost is one POST /publish over a persistent connection, to one subscriber.
 func BenchmarkPost(b *testing.B) {
 	sv := start(b)
 	c := newCrowd(b, sv, 1, sameEvent)

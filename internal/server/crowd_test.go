@@ -12,7 +12,7 @@ import (
 	ws "picloud/test/peer"
 )
 
-// Sixteen publishers at once, by both ways: each subscriber gets every message once, each publisher's in its order, and
+// Sixteen publishers at once, in both ways: each subscriber gets every message once, each publisher's in its order, and
 // all subscribers get them in one and the same order.
 func TestSixteenPublishersShareOneOrder(t *testing.T) {
 	const publishers, each, subscribers = 16, 100, 10
@@ -84,8 +84,8 @@ func TestSixteenPublishersShareOneOrder(t *testing.T) {
 	}
 }
 
-// A crowd that speaks in the same moment is answered, every one, and a crowd that leaves in the same moment leave
-// nothing.
+// Clients that all speak at the same moment are all answered, and clients that all leave at the same moment leave
+// nothing behind.
 func TestCrowdWakesAndLeavesAtOnce(t *testing.T) {
 	const clients = 1000
 	sv := start(t)
@@ -129,7 +129,7 @@ func TestCrowdWakesAndLeavesAtOnce(t *testing.T) {
 	}
 }
 
-// The longest messages to a crowd: each gets them whole, and nobody is closed who reads.
+// The longest messages to a crowd: each client gets them whole, and none that reads is closed.
 func TestLongestMessagesToACrowd(t *testing.T) {
 	const subscribers, messages, length = 150, 3, 64<<10 - 100
 	sv := start(t)

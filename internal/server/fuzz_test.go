@@ -33,7 +33,7 @@ func (s *tap) Queue(frame []byte, _ uint64) bool {
 func (s *tap) Flush() bool { return true }
 
 // FuzzPost: whatever is posted, the answer is 201, after which exactly that one message was delivered, or a status from
-// 400 to 499 with a JSON error, after which nothing was. Key, name and size decide in this order.
+// 400 to 499 with a JSON error, after which nothing was. Key, name and size are checked in this order.
 func FuzzPost(f *testing.F) {
 	s, _ := newServer(f, func(c *Config) {
 		c.Limits.MessageBytes = fuzzLimit
@@ -225,8 +225,8 @@ func FuzzMessage(f *testing.F) {
 	})
 }
 
-// readableID returns the id of a message that has exactly one, and whether the server has to see it as one, too: of
-// strings with \u it is not asked.
+// readableID returns the id of a message that has exactly one, and whether the server has to see it as one, too: that
+// is not asked of strings with \u.
 func readableID(message []byte) (id string, sure bool) {
 	if !json.Valid(message) || !utf8.Valid(message) {
 		return "", false

@@ -20,10 +20,10 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxAddresses bounds what the guard remembers; past it the address that may try most is forgotten.
+// maxAddresses bounds what the guard remembers; past it the address with the most guesses left is forgotten.
 const maxAddresses = 1024
 
-// A guard compares keys, and slows down who guesses them.
+// A guard compares keys, and slows down clients that guess them.
 type guard struct {
 	key   [sha256.Size]byte
 	burst int
@@ -31,19 +31,19 @@ type guard struct {
 	wrong atomic.Uint64
 
 	mu        sync.Mutex
-	addresses map[netip.Addr]*rate.Limiter // of those who have sent wrong keys
+	addresses map[netip.Addr]*rate.Limiter // of those that have sent wrong keys
 }
 
 func newGuard(key string, burst int) *guard {
 	return &guard{key: sha256.Sum256([]byte(key)), burst: burst, addresses: make(map[netip.Addr]*rate.Limiter)}
 }
 
-// A verdict is what the guard says of a request.
+// A verdict is what the guard says about a request.
 type verdict struct {
 	status     int           // 0: let in
 	reason     string        // for the client
 	retryAfter time.Duration // with 429
-	first      bool          // with 429: this address was not refused before
+	first      bool          // with 401: it was the last guess that this address had
 }
 
 // check judges a key from an address. An address that has used up its guesses is refused whatever it sends: otherwise
@@ -90,12 +90,12 @@ func (g *guard) admits(key string, from netip.Addr, now time.Time) bool {
 
 // is compares a key in constant time.
 func (g *guard) is(key string) bool {
-	sum := sha256.Sum256([]byte(key)) // of equal length, so that the comparison tells nothing of the key's
+	sum := sha256.Sum256([]byte(key)) // of equal length, so that the comparison reveals nothing about the key's
 	return key != "" && subtle.ConstantTimeCompare(sum[:], g.key[:]) == 1
 }
 
-// mustWait is how long an address has to wait for its next guess; nil is one without wrong keys. The guard's mu must be
-// held.
+// mustWait is how long an address has to wait for its next guess; nil stands for an address without wrong keys. The
+// guard's mu must be held.
 func mustWait(known *rate.Limiter, now time.Time) time.Duration {
 	if known == nil {
 		return 0
@@ -115,7 +115,7 @@ func (g *guard) forgetOne(now time.Time) {
 	delete(g.addresses, oldest)
 }
 
-// network is what counts as one address: of IPv6 the /64, which one host has to itself.
+// network returns what counts as one address: for IPv6 the /64, which one host has to itself.
 func network(a netip.Addr) netip.Addr {
 	a = a.Unmap().WithZone("")
 	if a.Is6() {
@@ -126,7 +126,7 @@ func network(a netip.Addr) netip.Addr {
 	return a
 }
 
-// credentials are where a request says who sends it.
+// credentials are the parts of a request that say who sent it.
 type credentials struct {
 	header func(lower string) string
 	query  string // raw
@@ -138,7 +138,7 @@ func plainCredentials(r *httpconn.Request) credentials {
 	return credentials{func(name string) string { return string(r.Header(name)) }, string(r.Query)}
 }
 
-// key returns the first of the three places for a key that has one.
+// key returns the key from the first of its three places that has one.
 func (c credentials) key() string {
 	if k := c.header("x-api-key"); k != "" {
 		return k
@@ -160,7 +160,7 @@ func (c credentials) name() string {
 	return query(c.query, "clientName")
 }
 
-// query returns the first value of a name in a raw query, as url.ParseQuery(raw).Get does, without making a map of all.
+// query returns the first value of a name in a raw query, as url.ParseQuery(raw).Get does, without a map of them all.
 func query(raw, name string) string {
 	for pair := range strings.SplitSeq(raw, "&") {
 		if strings.Contains(pair, ";") {
@@ -178,7 +178,7 @@ func query(raw, name string) string {
 	return ""
 }
 
-// address is that of a TCP peer, or none.
+// address returns the address of a TCP peer, or the zero Addr.
 func address(a net.Addr) netip.Addr {
 	if tcp, ok := a.(*net.TCPAddr); ok {
 		return tcp.AddrPort().Addr()
@@ -186,7 +186,7 @@ func address(a net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// remote is the address of a TCP request, or none.
+// remote returns the address that a TCP request came from, or the zero Addr.
 func remote(r *http.Request) netip.Addr {
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return from.Addr()
@@ -221,7 +221,7 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// named returns the client's name of a request, or answers it.
+// named returns the client's name in a request, or answers the request.
 func named(w http.ResponseWriter, r *http.Request) (string, bool) {
 	name := credentialsOf(r).name()
 	if err := wire.CheckName(name); err != nil {

@@ -52,7 +52,7 @@ func TestGuardGivesOneGuessAMinuteBack(t *testing.T) {
 	}
 	wantVerdict(t, g, testKey, shed, 0, 0) // another address
 
-	wantVerdict(t, g, testKey, porch, time.Minute, 0) // and costs nothing
+	wantVerdict(t, g, testKey, porch, time.Minute, 0) // and costs no guess
 	wantVerdict(t, g, wrongKey, porch, time.Minute, http.StatusUnauthorized)
 	wantVerdict(t, g, testKey, porch, time.Minute, http.StatusTooManyRequests)
 	for range 3 { // never more than the burst
@@ -101,5 +101,5 @@ func TestGuardRemembersABoundedNumberOfAddresses(t *testing.T) {
 		t.Errorf("%d addresses are remembered, want at most %d", n, maxAddresses)
 	}
 	wantVerdict(t, g, testKey, porch, 0,
-		http.StatusTooManyRequests) // who has used up all guesses is not forgotten first
+		http.StatusTooManyRequests) // an address that has used up its guesses is not forgotten first
 }

@@ -17,17 +17,17 @@ import (
 	"picloud/internal/wsconn"
 )
 
-// The kinds of records in the store; 'm' is the store's own. A version that does not know one ignores it; a change of
-// one's meaning is a new kind. A connection none of whose records tells who it is, as far as a version knows, is ended
-// by it.
+// The kinds of records in the store; 'm' is the store's own. A version ignores a kind that it does not know; a changed
+// meaning gets a new kind. A version ends a connection if none of the records that it knows says what the connection
+// is.
 const (
 	recordClient       = 'c' // a WebSocket: a clientRecord
 	recordSubscription = 's' // its key is the event
 	recordRest         = 'r' // made by a hand-over: a wsconn.Saved
 	recordRequest      = 'h' // made by a hand-over: an HTTP connection, a requestRecord
 	recordLongRequest  = 'H' // the same, with more of a request than older versions can take
-	recordHandedOver   = 'o' // of connection 0: a hand-over has come to its end
-	recordKey          = 'k' // of connection 0: the key's sum, once all who came in with another have been forgotten
+	recordHandedOver   = 'o' // of connection 0: a hand-over has been completed
+	recordKey          = 'k' // of connection 0: the key's hash, once all clients that used another are forgotten
 )
 
 // The routes of WebSockets, as they are recorded.
@@ -45,8 +45,8 @@ type clientRecord struct {
 	Place int       `json:"place"` // always noPlace
 }
 
-// noPlace says to a version that kept the place of a client's mark in its record that it has none: such a client ends
-// if that version crashes. A missing place it would take for the first.
+// noPlace tells an older version, which kept the place of a client's mark in the client's record, that there is none:
+// such a client is ended if that version crashes. That version would take a missing place for the first.
 const noPlace = -1
 
 type requestRecord struct {
@@ -55,32 +55,32 @@ type requestRecord struct {
 	In    []byte `json:"in,omitempty"`
 }
 
-// oldRequestBytes is what a version before recordLongRequest can take of a request.
+// oldRequestBytes is how much of a request a version before recordLongRequest can take over.
 const oldRequestBytes = 16 << 10
 
 // What a store has room for, in bytes of its journal: first what is kept all the time, then what a hand-over adds.
 const (
 	subscriptionsBytes = 64 << 20 // of all subscriptions' records; past it new ones are refused
-	clientBytes        = 1 << 10  // of one client's records at most: 128 characters of a name can be six bytes each
-	waitingBytes       = 64 << 20 // of all that a hand-over carries besides: queues, unfinished messages and requests
-	restBytes          = 384      // of one connection's record at a hand-over, without that, and of the end of its mark
+	clientBytes        = 1 << 10  // of one client's records at most: each of a name's 128 characters can take six bytes
+	waitingBytes       = 64 << 20 // of all else that a hand-over carries: queues, unfinished messages and requests
+	restBytes          = 384      // of one connection's record at a hand-over, without these, and of ending its mark
 )
 
-// encodedWaiting is waitingBytes as they stand in the records, in base64.
+// encodedWaiting is what waitingBytes become in the records, in base64.
 const encodedWaiting = (waitingBytes + 2) / 3 * 4
 
-// StoreBytes is what handover.New is to be given for a Server with these limits, and so many HTTP connections.
+// StoreBytes is the size to give handover.New for a Server with these limits and that many HTTP connections.
 func StoreBytes(limits wsconn.Limits, requests int) int {
 	return subscriptionsBytes + limits.Connections*clientBytes + encodedWaiting +
 		(limits.Connections+requests)*restBytes
 }
 
-// MaxConnections is how many connections a store can have room for, whatever the number of HTTP connections up to
-// 65,536.
+// MaxConnections is how many connections a store can have room for, with any number of HTTP connections up to 65,536.
 const MaxConnections = (handover.MaxJournal - subscriptionsBytes - encodedWaiting - 1<<16*restBytes) / (clientBytes +
 	restBytes)
 
-// A budget is how far the records of each kind may fill the store's journal: those behind have the rest for themselves.
+// A budget says how far the records of each kind may fill the store's journal: the kinds after it have the rest to
+// themselves.
 type budget struct{ subscriptions, clients, all int }
 
 // newBudget divides a journal, which another version may have made smaller.
@@ -90,8 +90,8 @@ func newBudget(limit int, limits wsconn.Limits, requests int) budget {
 	return budget{subscriptions: limit - handOver - clients, clients: limit - handOver, all: limit}
 }
 
-// OpenStore is handover.Open for what a Server has left in the files. Of more WebSockets or HTTP connections than this
-// process may have those that came last are ended.
+// OpenStore is handover.Open for what a Server has left in the files. If there are more WebSockets or HTTP connections
+// than this process may have, those that came last are ended.
 func OpenStore(files []*os.File, sockets, requests int) (*handover.Store, []handover.Connection, []handover.Record,
 	error) {
 	return handover.Open(files, func(records []handover.Record) bool {
@@ -112,13 +112,13 @@ func OpenStore(files []*os.File, sockets, requests int) (*handover.Store, []hand
 // handoverTimeout is how long requests under way and secure connections may delay a hand-over.
 const handoverTimeout = 2 * time.Second
 
-// keepClient records who a connection is, while all records take no more than so many bytes.
+// keepClient records a connection's client, as long as all records take no more than within bytes.
 func keepClient(k *handover.Kept, within int, who clientRecord) error {
 	who.Place = noPlace
 	return set(k, within, recordClient, who)
 }
 
-// keepSubscription records a subscription of a connection, if it is kept.
+// keepSubscription records a subscription of a connection, if the connection is kept.
 func (s *Server) keepSubscription(c *wsconn.Conn, event string) error {
 	err := c.Kept().SetWithin(s.budget.subscriptions, recordSubscription, event, nil)
 	if err != nil && s.roomWarning.due() {
@@ -128,20 +128,20 @@ func (s *Server) keepSubscription(c *wsconn.Conn, event string) error {
 	return err
 }
 
-// WarnFilling says that what is kept of the clients has come to three quarters of its room. See StoreFilling.
+// WarnFilling warns that what is kept of the clients fills three quarters of its room. See StoreFilling.
 func (s *Server) WarnFilling(used int) {
 	s.log.Warn("three quarters of the room for subscriptions are used; past it new ones are refused", "used", used,
 		"bytes", s.budget.subscriptions,
 		"remedy", "fewer subscriptions, or shorter names of events")
 }
 
-// StoreFilling is how many bytes in use WarnFilling is for.
+// StoreFilling is the number of bytes in use at which WarnFilling is to be called.
 func (s *Server) StoreFilling() int { return s.budget.subscriptions / 4 * 3 }
 
-// set sets a connection's record whose value is JSON, while all records take no more than so many bytes.
+// set sets a connection's record to value as JSON, as long as all records take no more than within bytes.
 func set(k *handover.Kept, within int, kind byte, value any) error {
 	if k == nil {
-		return nil // and nothing is to be encoded
+		return nil // and there is nothing to encode
 	}
 	p, err := json.Marshal(value)
 	if err != nil {
@@ -150,7 +150,7 @@ func set(k *handover.Kept, within int, kind byte, value any) error {
 	return k.SetWithin(within, kind, "", p)
 }
 
-// forget deletes a record of a connection, if it is kept.
+// forget deletes a record of a connection, if the connection is kept.
 func (s *Server) forget(c *wsconn.Conn, kind byte, key string) {
 	s.forgotten(c.Kept().Delete(kind, key))
 }
@@ -167,10 +167,10 @@ func (s *Server) handOver(stopped func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), handoverTimeout)
 	defer cancel()
 	s.httpConns.Freeze(ctx)
-	s.joining.Lock()   // whoever has been answered is among conns, for whom Freeze is
-	s.joining.Unlock() //lint:ignore SA2001 to pass is the point
+	s.joining.Lock()   // every client that has been answered is now in wsConns, for Freeze
+	s.joining.Unlock() //lint:ignore SA2001 passing is the point
 	s.wsConns.Freeze(ctx, wire.CloseRestart, "server restarts")
-	// From here on nobody publishes but who is in a TLS request.
+	// From here on only TLS requests can publish.
 	s.gate.Lock()
 	s.stopping = true
 	s.gate.Unlock()
@@ -184,9 +184,9 @@ func (s *Server) handOver(stopped func()) {
 }
 
 // save records what a hand-over needs of all connections, which are at rest. Those that hold least come first: what all
-// hold together is bounded, and who does not fit in is lost.
+// hold together is bounded, and a connection that does not fit is lost.
 func (s *Server) save() (saved, lost int) {
-	if err := s.cfg.Store.Compact(); err != nil { // what is not of use any more is in the way
+	if err := s.cfg.Store.Compact(); err != nil { // what is no longer needed is in the way
 		s.log.Warn("the store of the connections cannot be compacted", "error", err)
 	}
 	type item struct {
@@ -237,7 +237,7 @@ func (s *Server) saveSocket(c *wsconn.Conn) error {
 	case c.Kept() == nil:
 		return errUnkept
 	}
-	// What is recorded now takes the place of the mark, into which not every version notes anything.
+	// What is recorded now replaces the mark, to which not every version writes.
 	if err := c.Kept().Unmark(); err != nil {
 		return err
 	}
@@ -256,12 +256,12 @@ func (s *Server) saveRequest(sv httpconn.Saved) error {
 	return set(kept, s.budget.all, kind, requestRecord{Local: sv.Local, Used: sv.Used, In: sv.In})
 }
 
-// Restore takes over the connections that another process has left, with the store that has them. It is called before
-// Run; it is done when every client has its subscriptions again and none has been served.
+// Restore takes over the connections that another process has left, together with their store. It is called before Run;
+// when it returns, every client has its subscriptions again and none has been served.
 //
-// Up to one moment nothing changes in the store that matters to anybody, so that the next process finds what this one
-// has found, should this one end; behind it what the hand-over had recorded is gone, all at once, and so are those who
-// came in with another key.
+// Up to one moment nothing that matters changes in the store, so that if this process ends, the next one finds what
+// this one has found; after it what the hand-over had recorded is gone, all at once, and so are the clients that used
+// another key.
 func (s *Server) Restore(conns []handover.Connection, general []handover.Record) {
 	if s.cfg.Store == nil {
 		return
@@ -278,13 +278,13 @@ func (s *Server) Restore(conns []handover.Connection, general []handover.Record)
 // An inheritance is what another process has left.
 type inheritance struct {
 	left       []leftBehind
-	handedOver bool                    // it has come to the end of a hand-over
-	key        []byte                  // the sum of its key, or nil
-	forgotten  map[*handover.Kept]bool // connections that nobody is to find any more
+	handedOver bool                    // it has completed a hand-over
+	key        []byte                  // the hash of its key, or nil
+	forgotten  map[*handover.Kept]bool // connections that no later process is to find
 }
 
-// inherit makes the connections again, those that can be, and changes nothing in the store but that the others are
-// ended, and what restore does.
+// inherit restores the connections that can be restored and ends the others. Apart from that and from what restore
+// does, it changes nothing in the store.
 func (s *Server) inherit(conns []handover.Connection, general []handover.Record) inheritance {
 	inh := inheritance{forgotten: make(map[*handover.Kept]bool)}
 	for _, r := range general {
@@ -302,11 +302,11 @@ func (s *Server) inherit(conns []handover.Connection, general []handover.Record)
 			s.discard(c, err)
 			continue
 		}
-		// Who has come in with another key than today's goes: whoever changes a key wants somebody out.
+		// A client that used another key than today's is closed: whoever changes a key wants somebody out.
 		l.leaves = otherKey && l.request == nil && l.client.Addr != wsconn.Local
 		inh.left = append(inh.left, l)
 	}
-	// As they are listed: those of one process in the order in which they came.
+	// The order in which they are listed: for those of one process, the order in which they came.
 	slices.SortStableFunc(inh.left, func(a, b leftBehind) int { return a.client.At.Compare(b.client.At) })
 	for _, l := range inh.left {
 		if err := s.restore(l, inh.handedOver); err != nil {
@@ -321,7 +321,7 @@ func (s *Server) inherit(conns []handover.Connection, general []handover.Record)
 	return inh
 }
 
-// commit makes this process the one that has the connections: a next one finds them as this one leaves them.
+// commit makes this process the owner of the connections: the next one finds them as this one leaves them.
 func (s *Server) commit(inh inheritance) {
 	s.forgotten(s.cfg.Store.Retain(func(k *handover.Kept, kind byte) bool {
 		return kind != recordRest && kind != recordHandedOver && !inh.forgotten[k]
@@ -333,7 +333,7 @@ func (s *Server) commit(inh inheritance) {
 	}
 }
 
-// keepKey records the key. It comes last: as long as the record is of another one, those who came in with that are not
+// keepKey records the key. It comes last: as long as another key is recorded, the clients that used that one are not
 // kept.
 func (s *Server) keepKey(inh inheritance) {
 	if !bytes.Equal(inh.key, s.guard.key[:]) {
@@ -355,10 +355,10 @@ type leftBehind struct {
 	events  []string
 	rest    *wsconn.Saved  // nil: its process has not handed over
 	request *requestRecord // of an HTTP connection
-	leaves  bool           // it is told to go
+	leaves  bool           // it is to be closed
 }
 
-// read finds out what a connection's records say.
+// read decodes a connection's records.
 func read(c handover.Connection) (leftBehind, error) {
 	l := leftBehind{Connection: c}
 	known := false
@@ -386,7 +386,7 @@ func read(c handover.Connection) (leftBehind, error) {
 	return l, nil
 }
 
-// restore makes one connection again, which reads nothing until begin. It changes nothing in the store but the place in
+// restore restores one connection, which reads nothing until beginRestored. In the store it changes only the place in
 // the record of a client that an older version has left.
 func (s *Server) restore(l leftBehind, handedOver bool) error {
 	if l.request != nil {
@@ -406,7 +406,7 @@ func (s *Server) restore(l leftBehind, handedOver bool) error {
 	}
 	rest.Addr = client.Addr
 	if client.Place != noPlace {
-		// That version would look there, should it come back after a crash of this one. Until commit what was handed
+		// The older version would look there if it came back after a crash of this one. Until commit, what was handed
 		// over counts.
 		if err := keepClient(l.Kept, s.budget.all, client); err != nil {
 			return err
@@ -426,7 +426,7 @@ func (s *Server) restore(l leftBehind, handedOver bool) error {
 		ss := &session{server: s, conn: c, publishOnly: client.Route == routePublish}
 		ss.client = s.hub.Rejoin(c, client.Name, client.Addr, client.At)
 		for _, event := range l.events {
-			s.hub.Subscribe(ss.client, []byte(event), len(l.events)) // no limit is in the way
+			s.hub.Subscribe(ss.client, []byte(event), len(l.events)) // no limit applies
 		}
 		return ss
 	})
@@ -442,7 +442,7 @@ func (s *Server) restore(l leftBehind, handedOver bool) error {
 	return nil
 }
 
-// leaving is the handler of a connection that is told to go.
+// leaving is the handler of a connection that is to be closed.
 type leaving struct {
 	server *Server
 	conn   *wsconn.Conn
@@ -453,7 +453,7 @@ func (l leaving) Receive(bool, []byte) {}
 func (l leaving) Rest()                {}
 func (l leaving) Closed(why error)     { l.server.closed(l.conn, l.name, why) }
 
-// survived says why a connection cannot go on whose process was killed.
+// survived returns why a connection whose process was killed cannot go on, or nil if it can.
 func survived(c handover.Connection) error {
 	intact, err := c.Kept.Intact(c.FD)
 	if err != nil {
@@ -465,12 +465,12 @@ func survived(c handover.Connection) error {
 	return nil
 }
 
-// beginRestored lets the connections that Restore has made go on. They are served before newcomers are.
+// beginRestored starts the connections that Restore has made. They are served before newcomers.
 func (s *Server) beginRestored() {
 	for _, begin := range s.begin {
 		begin()
 	}
-	// Those that are in the middle of a request first: there may be places for less than all.
+	// Those that are in the middle of a request first: there may not be places for all.
 	slices.SortStableFunc(s.requests, func(a, b httpconn.Saved) int { return cmp.Compare(len(b.In), len(a.In)) })
 	for _, r := range s.requests {
 		if err := s.httpConns.Restore(r); err != nil {

@@ -26,7 +26,7 @@ type lineage struct {
 	store     *handover.Store
 	set       []func(*Config)
 	handOver  func()
-	between   func() // two processes, or nil
+	between   func() // called between two processes, or nil
 }
 
 func found(t *testing.T, set ...func(*Config)) *lineage {
@@ -117,7 +117,7 @@ func (l *lineage) kept() []*os.File {
 	return files
 }
 
-// restart has the next process take the place of this one.
+// restart makes the next process take the place of this one.
 func (l *lineage) restart() {
 	l.t.Helper()
 	files := l.kept()
@@ -232,7 +232,7 @@ func TestRestartKeepsEveryConnection(t *testing.T) {
 	fragments.wantClose(1001)
 }
 
-// Nobody notices: publishers over both ways, with acks and answers, while one process follows the other.
+// Nobody notices: clients publish in both ways, with acks and answers, while one process follows the other.
 func TestNothingIsLostDoubledOrRefusedOverRestarts(t *testing.T) {
 	const restarts, ways = 10, 5
 	l := found(t)
@@ -400,8 +400,8 @@ func TestRecordsOfALaterVersionAreIgnored(t *testing.T) {
 	}
 }
 
-// olderDies is the life of a process of a version that knows nothing of records of marks: it takes over what is there,
-// and is killed.
+// olderDies is the life of a process of a version that does not know records of marks: it takes over what is there, and
+// is killed.
 func (l *lineage) olderDies() {
 	l.t.Helper()
 	store, conns, _, err := OpenStore(l.kept(), 10_000, 10_000)
@@ -420,7 +420,7 @@ func (l *lineage) olderDies() {
 	}
 }
 
-// clientRecords are those that a next process would find now.
+// clientRecords returns those that the next process would find now.
 func (l *lineage) clientRecords() (records []string) {
 	l.t.Helper()
 	store, conns, _, err := OpenStore(l.kept(), 10_000, 10_000)
@@ -439,8 +439,8 @@ func (l *lineage) clientRecords() (records []string) {
 	return records
 }
 
-// An older version takes a client's mark from its record, and leaves the marks of this one alone. Who comes from it has
-// a mark of this one's, and none of the older one's any more.
+// An older version takes a client's mark from its record, and leaves the marks of this one alone. A client that comes
+// from it has a mark of this version, and no longer one of the older.
 func TestClientOfAnOlderVersionIsGivenAMark(t *testing.T) {
 	for name, record := range map[string]string{
 		"with a place":    `{"route":"subscribe","name":"S","addr":"192.0.2.1:1","at":"2026-01-02T03:04:05Z","place":7}`,
@@ -469,7 +469,8 @@ func TestClientOfAnOlderVersionIsGivenAMark(t *testing.T) {
 	}
 }
 
-// An older version that is killed has noted nothing in this one's marks: nobody whom it has served is taken for intact.
+// An older version that is killed has noted nothing in this one's marks: no client that it has served is taken for
+// intact.
 func TestWhomAKilledOlderVersionHasServedIsEnded(t *testing.T) {
 	l := found(t)
 	p := l.subscriber(t, "S")

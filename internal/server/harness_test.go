@@ -33,8 +33,8 @@ func TestMain(m *testing.M) { os.Exit(leak.Check(m.Run)) }
 const (
 	testKey  = "sesame-right"
 	wrongKey = "sesame-wrong"
-	keyMark  = "sesame"    // in every key: no log line may have it
-	payload  = "swordfish" // in the data of many messages: no log line may have it
+	keyMark  = "sesame"    // in every key: no log line may contain it
+	payload  = "swordfish" // in the data of many messages: no log line may contain it
 )
 
 // A service is a server on real sockets: 127.0.0.1 and a Unix socket. It logs everything, debug lines too; when the
@@ -53,7 +53,8 @@ func start(t testing.TB, set ...func(*Config)) *service {
 	return serve(t, s, log)
 }
 
-// startTight is start with a kernel that keeps little of what is sent, so that who does not read has a queue soon.
+// startTight is start with a kernel that keeps little of what is sent, so that a client that does not read soon has a
+// queue.
 func startTight(t testing.TB, set ...func(*Config)) *service {
 	s, log := newServer(t, set...)
 	return serveOn(t, s, log, net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
@@ -65,8 +66,8 @@ func startTight(t testing.TB, set ...func(*Config)) *service {
 	}})
 }
 
-// newServer makes a server with the defaults of the protocol, but that it shows info often, and pings so seldom that no
-// ping's flush hides one that was forgotten.
+// newServer makes a server with the protocol's defaults, except that it shows info often, and pings so rarely that no
+// ping's flush hides a forgotten one.
 func newServer(t testing.TB, set ...func(*Config)) (*Server, *book) {
 	t.Helper()
 	cfg := Config{
@@ -146,7 +147,7 @@ func serveOn(t testing.TB, s *Server, log *book, lc net.ListenConfig) *service {
 	return sv
 }
 
-// refuseAll has the server answer as it does when it stops.
+// refuseAll makes the server answer as it does when it stops.
 func (s *Server) refuseAll() {
 	s.gate.Lock()
 	s.stopping = true
@@ -158,7 +159,7 @@ type answer struct {
 	status int
 	header http.Header
 	body   string
-	last   bool // the server closes the connection behind it
+	last   bool // the server closes the connection after it
 }
 
 // request makes one HTTP request; header is name, value, name, value.
@@ -199,7 +200,7 @@ func (sv *service) post(t *testing.T, body string) answer {
 	return sv.request(t, "POST", "/publish?clientName=Poster", body, "X-API-Key", testKey)
 }
 
-// refuses checks a status and that the body is {"error": reason}, with something of that reason in it.
+// refuses checks a status and that the body is {"error": reason}, where the error contains reason.
 func (a answer) refuses(t *testing.T, status int, reason string) {
 	t.Helper()
 	if a.status != status {
@@ -219,7 +220,8 @@ func (a answer) refuses(t *testing.T, status int, reason string) {
 	}
 }
 
-// stillServes shows that the server serves somebody else: a subscription, a publish by each way, and what is delivered.
+// stillServes checks that the server serves other clients: a subscription, a publish in each way, and what is
+// delivered.
 func (sv *service) stillServes(t *testing.T) {
 	t.Helper()
 	sub := sv.subscriber(t, "Bystander")
@@ -271,8 +273,8 @@ func (b *book) lines(t *testing.T, msg string) []map[string]string {
 	return found
 }
 
-// check is for the end of every test: each line is one well-formed line of printable characters, without key or
-// payload.
+// check is called at the end of every test: each line must be one well-formed line of printable characters, without key
+// or payload.
 func (b *book) check(t testing.TB) {
 	t.Helper()
 	text := b.String()
@@ -346,7 +348,7 @@ func (sv *service) watch(t *testing.T) watcher {
 	return watcher{sv.connect(t, "/socket/info", "X-API-Key", testKey)}
 }
 
-// info returns the next snapshot; of a watcher that has just come it is the state as it is.
+// info returns the next snapshot; for a watcher that has just connected it is the current state.
 func (w watcher) info() wire.Info {
 	w.T.Helper()
 	var info wire.Info
@@ -356,7 +358,7 @@ func (w watcher) info() wire.Info {
 	return info
 }
 
-// until waits for a state that is seen after it is called.
+// until waits for such a state in a snapshot made after the call.
 func (w watcher) until(what string, is func(wire.Info) bool) wire.Info {
 	w.T.Helper()
 	begin := time.Now()

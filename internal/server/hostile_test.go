@@ -73,7 +73,7 @@ func TestBrokenFramesEndTheConnection(t *testing.T) {
 				p := sv.connect(t, path, "X-API-Key", testKey)
 				p.Raw(tt.sent)
 				p.wantClose(tt.code)
-				// Byte for byte it is the same.
+				// Sent byte by byte, it ends the same way.
 				p = sv.connect(t, path, "X-API-Key", testKey)
 				for _, b := range tt.sent {
 					p.Raw([]byte{b})
@@ -172,7 +172,7 @@ func TestFragmentsWithoutEnd(t *testing.T) {
 		sending.Wait()
 		sv.stillServes(t)
 	}
-	// Nobody has to wait for one who stops in the middle.
+	// Nobody has to wait for a client that stops in the middle.
 	for _, sent := range [][]byte{ws.Frame(ws.Text, "{"), ws.Header(ws.Fin|ws.Text, 60_000), {ws.Fin | ws.Text},
 		ws.Frame(ws.Fin|ws.Text, make([]byte, 50))[:30]} {
 		sv.subscriber(t, "unfinished").Raw(sent)
@@ -216,7 +216,7 @@ func TestHalfSentHeadersAreCutOff(t *testing.T) {
 			t.Errorf("half %d was cut off after %v, want %v", i, d, timeout)
 		}
 	}
-	// One byte now and then does not help, and a good request before does not either.
+	// One byte now and then does not help, and neither does a good request before it.
 	p := dial(t, "tcp", sv.addr)
 	p.Raw([]byte("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"))
 	if a := p.response("GET"); a.status != http.StatusOK {
@@ -332,7 +332,7 @@ func TestSlowReaderIsClosed(t *testing.T) {
 	}
 	atLeast := n
 
-	// What it had of the socket comes in order and without a gap, then the code.
+	// What the socket had taken comes in order and without a gap, then the code.
 	got := 0
 	for {
 		op, text, err := slow.Next()
@@ -482,7 +482,7 @@ func TestHugeBodiesAreRefusedEarly(t *testing.T) {
 	const head = "POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\n"
 	const size = 32 << 20
 
-	// The length alone is enough, asked for or not.
+	// The length alone is enough, with or without Expect.
 	for _, expect := range []string{"", "Expect: 100-continue\r\n"} {
 		p := dial(t, "tcp", sv.addr)
 		p.Raw([]byte(head + expect + "Content-Length: " + strconv.Itoa(size) + "\r\n\r\n"))
@@ -658,7 +658,7 @@ func TestWrongKeysFromOneAddress(t *testing.T) {
 			}
 		}
 	}
-	// Who is connected stays, what is open stays open, and another address is another address.
+	// Connected clients stay, open routes stay open, and other addresses are not affected.
 	connected.ask(`{"action":"subscribe","event":"e","id":1}`)
 	if a := sv.request(t, "GET", "/healthz", ""); a.status != http.StatusOK {
 		t.Errorf("GET /healthz: status %d", a.status)
@@ -723,7 +723,7 @@ func TestNamesCannotForgeLogLines(t *testing.T) {
 	// Every other test's log is checked for forged lines, too: see book.check.
 }
 
-// Every test's log is searched for key and payload when it ends; this one says both wherever they could slip in.
+// Every test's log is searched for key and payload when it ends; this one sends both wherever they could slip in.
 func TestNeitherKeyNorPayloadIsLogged(t *testing.T) {
 	sv := startTight(t, func(c *Config) { c.Limits.Connections = 3; c.Limits.QueueBytes = 128 << 10; c.WrongKeys = 3 })
 	w := sv.watch(t)
@@ -765,7 +765,7 @@ func TestNeitherKeyNorPayloadIsLogged(t *testing.T) {
 		}
 	}
 	slow.Close()
-	// Keys that are wrong, in each place.
+	// Wrong keys, in each place.
 	sv.request(t, "GET", "/info?apiKey="+wrongKey, "")
 	sv.request(t, "GET", "/info", "", "Authorization", "Bearer "+wrongKey)
 	sv.request(t, "GET", "/info", "", "X-API-Key", wrongKey).refuses(t, http.StatusUnauthorized, "key")
@@ -810,8 +810,8 @@ func TestHTTPConnectionsAreBounded(t *testing.T) {
 			t.Fatalf("status %d %q", a.status, a.body)
 		}
 	}
-	// Whoever has been at rest for longest makes room: with a request behind it, silent, or in the middle of one. (Who
-	// has its answer may not be at rest yet, on a busy machine: so others come until it has gone.)
+	// The connection that has been at rest longest makes room: after a request, silent, or in the middle of one. (On a
+	// busy machine a connection that has its answer may not be at rest yet: so others come until it has gone.)
 	for _, begin := range []string{string(post), "", "POST /publ", head} {
 		first := dial(t, "tcp", sv.addr)
 		first.Raw([]byte(begin))
@@ -835,7 +835,7 @@ func TestHTTPConnectionsAreBounded(t *testing.T) {
 		}
 	}
 
-	// One whose request is being answered does not.
+	// A connection whose request is being answered does not.
 	var busy []*peer
 	for range 2 {
 		p := dial(t, "tcp", sv.addr)

@@ -14,7 +14,7 @@ import (
 	"picloud/internal/wsconn"
 )
 
-// infoEither serves /info: a WebSocket to who asks for one, one snapshot to others.
+// infoEither serves /info: a WebSocket to clients that ask for one, one snapshot to others.
 func (s *Server) infoEither(w http.ResponseWriter, r *http.Request) {
 	if wsconn.IsUpgrade(r) {
 		s.infoSocket(w, r)
@@ -44,7 +44,7 @@ func (s *Server) infoSocket(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// begin shows the state to the client, now and from time to time.
+// begin shows the state to the client, now and at intervals.
 func (is *infoSession) begin() {
 	is.show(is.server.snapshot())
 	is.mu.Lock()
@@ -106,7 +106,7 @@ type snapshots struct {
 	last []byte
 }
 
-// recent returns the last snapshot if it is not older than age, else one that it makes.
+// recent returns the last snapshot if it is not older than age, else a new one.
 func (s *snapshots) recent(age time.Duration, make func() []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,7 +153,7 @@ func lastMessage(l hub.Last) *wire.LastMessage {
 		return nil
 	}
 	data := l.Data
-	for len(data) < l.Bytes && len(data) > 0 { // cut, and maybe within a character
+	for len(data) < l.Bytes && len(data) > 0 { // it was cut, maybe within a character
 		if r, n := utf8.DecodeLastRune(data); r != utf8.RuneError || n != 1 {
 			break
 		}
@@ -162,14 +162,14 @@ func lastMessage(l hub.Last) *wire.LastMessage {
 	return &wire.LastMessage{CreatedAt: l.At.UTC(), ClientName: l.From, Preview: string(data), DataBytes: l.Bytes}
 }
 
-// About is what an info says of the server that a Server cannot know of itself.
+// About is what an info says about the server that a Server cannot know by itself.
 type About struct {
 	Port     int // 0 when it listens on no TCP port
 	TLS      bool
 	LED      string // where the status LED is; empty: there is none
 	LEDError string // why it does not work
 
-	LogLinesDropped uint64 // which the log has not taken
+	LogLinesDropped uint64 // those that the log did not take
 }
 
 func (s *Server) about() About {
@@ -179,7 +179,7 @@ func (s *Server) about() About {
 	return s.cfg.About()
 }
 
-// state is all of a snapshot's server but its lists.
+// state returns a snapshot's ServerInfo without its lists.
 func (s *Server) state() wire.ServerInfo {
 	n := s.hub.Counts()
 	about := s.about()
@@ -232,7 +232,7 @@ func (c *slowClients) note(name, addr string, why error) {
 		Reason: why.Error()})
 }
 
-// list has the newest first.
+// list returns them, the newest first.
 func (c *slowClients) list() []wire.SlowClient {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,6 +1,6 @@
 package server
 
-// Where each line of docs/protocol.md's Info is held; Metrics and health are in metrics_test.go.
+// Where each line of docs/protocol.md's Info is tested; Metrics and health are in metrics_test.go.
 //
 //	GET /info over HTTP: one snapshot                                TestInfoHasTheSeedsShape
 //	a WebSocket: at once, then every 5 seconds                       TestInfoComesAtOnceAndThenEveryInterval, TestInfoIntervalIsFiveSeconds
@@ -202,7 +202,7 @@ func TestInfoComesAtOnceAndThenEveryInterval(t *testing.T) {
 		s, log := newServer(t)
 		s.infoEvery = time.Hour
 		sv := serve(t, s, log)
-		sv.connect(t, path, "X-API-Key", testKey).text() // at once: an hour is more than the patience
+		sv.connect(t, path, "X-API-Key", testKey).text() // at once: the test does not wait an hour
 
 		s, log = newServer(t)
 		s.infoEvery = 50 * time.Millisecond
@@ -329,7 +329,7 @@ func TestInfoMetricsAndLogTellWhoWasKeptOverARestart(t *testing.T) {
 	}
 	unknown := l.wsConns.All()[0].Kept()
 	l.between = func() {
-		if err := unknown.Delete(recordClient, ""); err != nil { // nothing tells who it is
+		if err := unknown.Delete(recordClient, ""); err != nil { // nothing says what it is
 			t.Fatal(err)
 		}
 	}

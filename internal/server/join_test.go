@@ -13,7 +13,7 @@ import (
 )
 
 // A handshake that succeeds is answered without net/http's server. It gets the same answer and does the same as one
-// that httpconn leaves to that, for a header beyond ASCII.
+// that httpconn leaves to that server, because of a header beyond ASCII.
 func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 	const wrongKeys = 4
 	begin := func() (*service, *atomic.Int64) {
@@ -40,7 +40,7 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 		status  int
 		then    func(*Server)
 	}
-	// effect is what there is of the client in the hub, and what it is told of a subscription.
+	// effect is what the hub has of the client, and the answer to a subscription.
 	do := func(sv *service, a ask, more ...string) (got answer, effect string) {
 		t.Helper()
 		p := sv.dial(t, a.network)
@@ -64,7 +64,7 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 		effect = string(text)
 		for _, c := range clients {
 			if c.Addr != p.LocalAddr().String() && (c.Addr != wsconn.Local || a.network != "unix") {
-				continue // one before this, who is still leaving
+				continue // an earlier one that is still leaving
 			}
 			from, _, _ := strings.Cut(c.Addr, ":")
 			effect += fmt.Sprintf(" %s from %s to %q", c.Name, from, c.Events())

@@ -31,8 +31,8 @@ var ways = []struct {
 	{"nonsense", func(p *peer) { p.Write([]byte{0xff, 0xff}) }},
 }
 
-// gather connects clients that do nothing: while a process begins with them, one that it has begun with before can
-// publish to those that come behind.
+// gather connects idle clients: while a process starts them, a client that it has already started can publish to those
+// that come after them.
 func (l *lineage) gather(t *testing.T, n int) {
 	t.Helper()
 	for range n {
@@ -40,8 +40,8 @@ func (l *lineage) gather(t *testing.T, n int) {
 	}
 }
 
-// Who leaves while nobody serves, in whatever way, and whoever publishes meanwhile: the next process lives, and who
-// stays gets it all.
+// However clients leave while nobody serves, and whatever is published meanwhile, the next process lives, and the
+// clients that stay get everything.
 func TestClientsLeaveWhileOneProcessFollowsTheOther(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
@@ -137,8 +137,8 @@ func TestQueueOverflowsWhileOneProcessFollowsTheOther(t *testing.T) {
 }
 
 // TestStormOfRestarts: clients subscribe, unsubscribe, publish, stall and leave at random while one process follows the
-// other. Who stays has every message that was acked, in order, once, of what it was subscribed to when it was
-// published, and nothing else.
+// other. A client that stays gets every acked message of the events that it was subscribed to at the time, in order,
+// once, and nothing else.
 func TestStormOfRestarts(t *testing.T) {
 	const publishers, bystanders, others, restarts, events = 4, 300, 24, 8, 6
 	seed := rand.Uint64()
@@ -250,7 +250,7 @@ func TestStormOfRestarts(t *testing.T) {
 		func(i wire.Info) bool { return len(i.AllConnections) == publishers+events+bystanders })
 }
 
-// live is one connection's life, that of a client which leaves.
+// live is the life of one connection, whose client leaves.
 func live(l *lineage, random *rand.Rand) error {
 	nc, err := net.Dial("tcp", l.addr)
 	if err != nil {
@@ -297,7 +297,7 @@ type breaks struct{}
 func (breaks) Queue([]byte, uint64) bool { return true }
 func (breaks) Flush() bool               { panic("a fault of the server's") }
 
-// A request that makes the server panic must leave nothing behind that somebody else meets.
+// A request that makes the server panic must leave nothing behind that affects others.
 func TestPanicLeavesNoBatchToOthers(t *testing.T) {
 	s := start(t)
 	c := s.hub.Join(breaks{}, "Breaks", "", s.began)

@@ -1,6 +1,6 @@
 package server
 
-// Where each line of docs/protocol.md's Limits is held.
+// Where each line of docs/protocol.md's Limits is tested.
 //
 //	message                                                          TestMessageLimit
 //	connections                                                      TestConnectionLimit
@@ -101,7 +101,7 @@ func TestConnectionLimit(t *testing.T) {
 		got[0]["max_connections"] != "3" {
 		t.Errorf("logged %v, want it once", got)
 	}
-	// HTTP goes on, and so do the clients who are there.
+	// HTTP goes on, and so do the connected clients.
 	if got := sv.post(t, `{"event":"e"}`); got.status != http.StatusCreated {
 		t.Errorf("POST: status %d %q", got.status, got.body)
 	}
@@ -121,7 +121,7 @@ func TestSubscriptionLimit(t *testing.T) {
 	p.failed("too many subscriptions", "3")
 	p.send(`{"action":"subscribe","event":"3"}`)
 	p.failed("too many subscriptions", "")
-	p.ask(`{"action":"subscribe","event":"1","id":4}`) // it has that one
+	p.ask(`{"action":"subscribe","event":"1","id":4}`) // it already has that one
 	other.ask(`{"action":"subscribe","event":"3","id":1}`)
 	p.ask(`{"action":"unsubscribe","event":"1","id":5}`)
 	p.ask(`{"action":"subscribe","event":"3","id":6}`)
@@ -133,7 +133,7 @@ func TestSubscriptionLimit(t *testing.T) {
 func TestPingsAreSent(t *testing.T) {
 	sv := start(t, func(c *Config) { c.Limits.PingEvery = 50 * time.Millisecond })
 	p := sv.subscriber(t, "A")
-	for range 3 { // no pong is demanded
+	for range 3 { // no pong is required
 		op, body, err := p.Next()
 		if err != nil || op != ws.Ping {
 			t.Fatalf("got opcode %d %q (%v), want a ping", op, body, err)
@@ -155,7 +155,8 @@ func TestPermessageDeflateIsOff(t *testing.T) {
 	p.wantClose(1002)
 }
 
-// Of whom nothing can be kept for the next process is refused, and once there is room again the next one is served.
+// A client of which nothing can be kept for the next process is refused, and once there is room again the next one is
+// served.
 func TestClientThatCannotBeRememberedIsRefused(t *testing.T) {
 	l := found(t)
 	room := l.budget.clients

@@ -1,6 +1,6 @@
 package server
 
-// Where each line of docs/protocol.md's Messages is held.
+// Where each line of docs/protocol.md's Messages is tested.
 //
 //	one JSON object a frame, text or binary                          TestBinaryFramesAreMessagesToo
 //	subscribe, unsubscribe, unsubscribe:all, publish                 TestSubscribeConnectionSubscribesPublishesAndReceives
@@ -161,7 +161,7 @@ func TestDataIsPassedOnUnchanged(t *testing.T) {
 	}
 }
 
-// compact leaves out white space that means nothing, and nothing else.
+// compact removes insignificant white space, and nothing else.
 func compact(t testing.TB, value string) string {
 	t.Helper()
 	var b bytes.Buffer

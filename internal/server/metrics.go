@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// metrics serves the counters, and what a Prometheus expects to know of any process under the names that its official
-// clients use.
+// metrics serves the counters, and what Prometheus expects of any process, under the names that its official client
+// libraries use.
 func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	if !s.admitted(w, r) {
 		return
@@ -76,7 +76,7 @@ const (
 
 type label struct{ name, value string }
 
-// What stands escaped in a help text, and in a label's value.
+// What is escaped in a help text, and in a label's value.
 var (
 	escapeHelp  = strings.NewReplacer(`\`, `\\`, "\n", `\n`)
 	escapeLabel = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)

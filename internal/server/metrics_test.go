@@ -112,7 +112,7 @@ func TestMetricsOfTheProcessAreThoseOfTheOfficialClients(t *testing.T) {
 	if age := float64(time.Now().UnixMilli())/1000 - samples[began]; age < 0 || age > wait.Patience.Seconds() {
 		t.Errorf("it began %v s ago", age)
 	}
-	if again := read()[began]; again != samples[began] { // a change is a restart to those who watch it
+	if again := read()[began]; again != samples[began] { // monitoring takes a change for a restart
 		t.Errorf("%s is %v, and then %v", began, samples[began], again)
 	}
 }
@@ -151,12 +151,12 @@ func TestHelpTextsAndLargeNumbersAreReadAsTheyWereMeant(t *testing.T) {
 	}
 }
 
-// The clock of a Pi is set when it has reached the network, which is after its start.
+// A Pi's clock is set once it has reached the network, which is after its start.
 func TestStartTimeIsRightOnceTheClockIs(t *testing.T) {
 	began := time.Date(2026, 5, 1, 12, 0, 0, 250e6, time.UTC)
 	for _, tt := range []struct {
 		name    string
-		set     time.Duration // by so much, since
+		set     time.Duration // by how much, since
 		elapsed time.Duration
 		want    time.Time
 	}{

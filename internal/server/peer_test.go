@@ -179,7 +179,7 @@ func (p *peer) acked(sent string) {
 	}
 }
 
-// failed reads an error for the id, "" for none, and checks that its reason has something of reason.
+// failed reads an error for the id, "" for none, and checks that its reason contains reason.
 func (p *peer) failed(reason, id string) {
 	p.T.Helper()
 	text := p.text()

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A plain POST is answered without net/http. It gets the same answer and does the same as one with a header more, which
-// is not plain.
+// A plain POST is answered without net/http. It gets the same answer and does the same as one with one more header,
+// which is not plain.
 func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 	const wrongKeys = 4
 	limited := func(c *Config) { c.Limits.MessageBytes = 1000; c.WrongKeys = wrongKeys }

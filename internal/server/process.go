@@ -35,12 +35,12 @@ func cpuSeconds() float64 {
 func openFiles() (int, error) {
 	const folder = "/proc/self/fd"
 	if info, err := os.Stat(folder); err == nil && info.Size() > 0 {
-		return int(info.Size()), nil // since Linux 6.2, without looking at each
+		return int(info.Size()), nil // since Linux 6.2, without listing them
 	}
 	return countEntries(folder)
 }
 
-// countEntries counts what is in a folder of open files, without the one that it opens for that.
+// countEntries counts what is in a folder of open files, without the one that it opens itself.
 func countEntries(folder string) (int, error) {
 	f, err := os.Open(folder)
 	if err != nil {
@@ -66,14 +66,14 @@ func mostFiles() (uint64, error) {
 	return l.Cur, err
 }
 
-// startTime is when something began, by the wall clock as it goes now. began and now are what that clock showed, and
-// elapsed is what has passed in between by one that nobody sets: most Pis come to know the time some seconds after
-// their start, and what they thought before is of no use. A clock that nobody has set since gives began, the same each
-// time; otherwise the answer is exact to a second.
+// startTime returns when something began, by the wall clock as it is set now. began and now are what that clock showed,
+// and elapsed is the time in between by a clock that is never set: most Pis learn the time some seconds after their
+// start, and what they assumed before is of no use. If the clock has not been set since, the result is began, the same
+// each time; otherwise it is exact to a second.
 func startTime(began, now time.Time, elapsed time.Duration) time.Time {
 	set := now.Sub(began) - elapsed
 	return began.Add(set.Round(time.Second))
 }
 
-// sinceEpoch is t in seconds, as Prometheus has its times.
+// sinceEpoch is t in seconds, as Prometheus expects times.
 func sinceEpoch(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }

@@ -12,7 +12,7 @@ import (
 	"picloud/internal/wsconn"
 )
 
-// A publisher is what publishing needs for a while: memory for the frames, and the list of those who are to be flushed.
+// A publisher is what publishing needs while it lasts: memory for the frames, and the list of the sinks to be flushed.
 // It is borrowed from Server.publishers by one goroutine at a time.
 type publisher struct {
 	batch hub.Batch
@@ -28,8 +28,8 @@ const keepBytes = 128 << 10
 
 var errStopping = errors.New("server is stopping")
 
-// publish encodes a message, once, and queues it for all its subscribers. It returns errStopping, and has queued
-// nothing, once their connections may have been told goodbye.
+// publish encodes a message, once, and queues it for all its subscribers. Once their connections may have been sent a
+// close frame, it queues nothing and returns errStopping.
 func (s *Server) publish(p *publisher, m *wire.Message, from string) error {
 	p.name = wire.AppendString(p.name[:0], from)
 	at := time.Now()
@@ -48,7 +48,7 @@ func (s *Server) publish(p *publisher, m *wire.Message, from string) error {
 	return nil
 }
 
-// answer queues text for the client who is being served.
+// answer queues text for the client that is being served.
 func (p *publisher) answer(c *wsconn.Conn, text []byte) {
 	p.text = text
 	frame := p.arena.Text(text)
@@ -56,7 +56,7 @@ func (p *publisher) answer(c *wsconn.Conn, text []byte) {
 	p.sent(len(frame))
 }
 
-// flush gives what was queued to the clients, the acks of what was published last.
+// flush sends the clients what was queued; the acks for what was published go out last.
 func (p *publisher) flush() { p.arena.Flushed(p.batch.Flush(p.own)) }
 
 func (p *publisher) sent(n int) {
@@ -101,8 +101,8 @@ func (s *Server) publishBody(p *publisher, w http.ResponseWriter, r *http.Reques
 	w.WriteHeader(http.StatusCreated)
 }
 
-// publishPlain is publishPost for a request of the plain kind that succeeds. Of others it says that it has no answer,
-// and has done nothing: net/http is asked, and publishPost finds the words.
+// publishPlain is publishPost for a request of the plain kind that succeeds. For others it does nothing and returns
+// false: net/http takes the request, and publishPost answers it.
 func (s *Server) publishPlain(r *httpconn.Request) (answer []byte, ok bool) {
 	if string(r.Method) != http.MethodPost || string(r.Path) != "/publish" || len(r.Body) > s.cfg.Limits.MessageBytes {
 		return nil, false
@@ -130,7 +130,7 @@ func (s *Server) publishPlain(r *httpconn.Request) (answer []byte, ok bool) {
 	return s.createdNow(), true
 }
 
-// created is the answer to what has been published in one second.
+// created is the answer to everything published within one second.
 type created struct {
 	second int64
 	answer []byte

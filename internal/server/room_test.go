@@ -18,12 +18,12 @@ import (
 	"picloud/test/wait"
 )
 
-// What the records of one connection take at most is what StoreBytes counts with, and all together fit in, for every
-// number of connections that there can be.
+// The records of one connection take no more than StoreBytes assumes, and all together fit in, for every possible
+// number of connections.
 func TestStoreHasRoomForWhatTheLimitsAllow(t *testing.T) {
 	longest := clientRecord{
 		Route: routeSubscribe,
-		// Six bytes each in JSON; four-byte characters are longer and stay as they are.
+		// Six bytes each in JSON; four-byte characters are longer but stay as they are.
 		Name:  strings.Repeat("<", wire.MaxNameChars),
 		Addr:  "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%" + strings.Repeat("x", syscall.IFNAMSIZ) + "]:65535",
 		At:    time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC),
@@ -68,14 +68,14 @@ func TestStoreHasRoomForWhatTheLimitsAllow(t *testing.T) {
 			}
 		}
 	}
-	old := newBudget(64<<20, wsconn.Limits{Connections: 8192}, 4096) // of a version before
+	old := newBudget(64<<20, wsconn.Limits{Connections: 8192}, 4096) // of an earlier version
 	if old.subscriptions < 16<<20 || old.clients <= old.subscriptions || old.all <= old.clients {
 		t.Errorf("of 64 MiB: %+v", old)
 	}
 }
 
-// What cannot be recorded is refused; what was acked is there after a restart, whatever the others have used up, and a
-// restart ends nobody.
+// A subscription that cannot be recorded is refused; an acked one is there after a restart, however much the others
+// have used up, and a restart ends nobody.
 func TestSubscriptionWithoutRoomIsRefused(t *testing.T) {
 	l := found(t)
 	var clients []*peer
@@ -130,7 +130,7 @@ func TestSubscriptionWithoutRoomIsRefused(t *testing.T) {
 			t.Errorf("%d subscriptions are left, %d were acked", info.Server.Subscriptions, sum)
 		}
 	}
-	// Who ends some has room again.
+	// A client that ends some has room again.
 	clients[0].ask(`{"action":"unsubscribe:all","id":1}`)
 	newcomer.ask(`{"action":"subscribe","event":"alarm","id":2}`)
 	l.restart()
@@ -140,14 +140,14 @@ func TestSubscriptionWithoutRoomIsRefused(t *testing.T) {
 	}
 }
 
-// More than the store has room for: those for whom most waits are ended, and all others stay.
+// If more waits than the store has room for, the clients with the most waiting are ended, and all others stay.
 func TestHandOverCarriesWhoHoldsLeast(t *testing.T) {
 	l := found(t, func(c *Config) { c.Limits.QueueBytes = 16 << 20 })
 	quiet, pub := l.subscriber(t, "Quiet"), l.publisher(t, "P")
 	quiet.ask(`{"action":"subscribe","event":"quiet","id":1}`)
 	blob := strings.Repeat("x", 60<<10)
 	slow, sent := make([]*peer, 3), make([]int, 3)
-	for i, mebibytes := range []int{8, 3, 2} { // the store has 16, and in it they take a third more
+	for i, mebibytes := range []int{8, 3, 2} { // the store has room for 16, and there they take a third more
 		slow[i] = l.subscriber(t, "Slow")
 		slow[i].ask(fmt.Sprintf(`{"action":"subscribe","event":"big%d","id":1}`, i))
 		for ; l.holds(slow[i]) < mebibytes<<20; sent[i]++ {
@@ -170,7 +170,7 @@ func TestHandOverCarriesWhoHoldsLeast(t *testing.T) {
 	l.watch(t).untilClients(4)
 }
 
-// holds is what waits in the server for a client.
+// holds returns how many bytes wait in the server for a client.
 func (l *lineage) holds(p *peer) int {
 	for _, c := range l.wsConns.All() {
 		if c.Addr() == p.LocalAddr().String() {
@@ -194,7 +194,7 @@ func (p *peer) gone() {
 	}
 }
 
-// moments are how far a process comes that ends before it serves anybody.
+// moments are how far a process can get if it ends before it serves anybody.
 var moments = []struct {
 	name string
 	live func(s *Server, inh inheritance)
@@ -225,8 +225,7 @@ func (l *lineage) dies(live func(*Server, inheritance)) {
 	}
 }
 
-// A key that has been changed ends who came in with the one before, however early the process ends that should have
-// done so.
+// A changed key ends the clients that used the old one, however early the process that should have done so ends.
 func TestNewKeyEndsOldClientsHoweverEarlyTheProcessEnds(t *testing.T) {
 	for _, moment := range moments {
 		t.Run(moment.name, func(t *testing.T) {
@@ -272,7 +271,7 @@ func TestProcessThatEndsEarlyLosesNothing(t *testing.T) {
 			message := fmt.Sprintf(`{"event":"e","data":[%d,"in pieces"],"id":7}`, sent)
 			half := ws.Frame(ws.Fin|ws.Text, message)
 			pub.Raw(half[:9])
-			// Else it is the kernel's, and nothing is lost.
+			// Otherwise the kernel still has it, and nothing is lost.
 			wait.Until(t, "what was sent is read", func() bool { return l.holds(pub) == 9 })
 			body := fmt.Sprintf(`{"event":"e","data":[%d,"%s"]}`, sent+1, blob)
 			post := fmt.Sprintf("POST /publish?clientName=P HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\nContent-Length: %d\r\n\r\n%s", testKey, len(body), body)
@@ -284,7 +283,7 @@ func TestProcessThatEndsEarlyLosesNothing(t *testing.T) {
 				}
 			}
 			l.restart()
-			if i > 0 { // as after any crash: who was between two messages lives on, the others are told
+			if i > 0 { // as after any crash: clients between two messages live on, the others are ended
 				for _, p := range []*peer{slow, pub, poster} {
 					p.gone()
 				}
@@ -332,7 +331,8 @@ func TestUnknownKindOfClientIsEndedAlone(t *testing.T) {
 	l.stillServes(t)
 }
 
-// Files may be fewer than connections: who does not fit is ended, so that it notices, and the others go on.
+// There may be fewer files than connections: a client that does not fit is ended, so that it notices, and the others go
+// on.
 func TestConnectionsBeyondTheLimitAreEnded(t *testing.T) {
 	l := found(t)
 	var clients []*peer

@@ -1,6 +1,6 @@
 package server
 
-// Where each line of docs/protocol.md's Routes is held. A line of several clauses stands with several tests.
+// Where each line of docs/protocol.md's Routes is tested. A line of several clauses is listed with several tests.
 //
 //	GET /subscribe: the client's main connection                     TestSubscribeConnectionSubscribesPublishesAndReceives
 //	GET /publish: each message is a publish, action may be missing   TestPublishConnectionOnlyPublishes
@@ -280,7 +280,7 @@ func TestUnixSocketNeedsNoKey(t *testing.T) {
 		}
 	}
 
-	// An address that may not try any more does so over TCP only.
+	// An address that has no guesses left is refused over TCP only.
 	for range sv.cfg.WrongKeys {
 		sv.request(t, "GET", "/info", "", "X-API-Key", wrongKey)
 	}

@@ -24,7 +24,7 @@ import (
 	"github.com/julienschmidt/httprouter"
 )
 
-// Config is what a Server is made with. All fields must be set, but for the last three.
+// Config is what a Server is made from. All fields but the last three must be set.
 type Config struct {
 	Key           string // never empty
 	Version       string
@@ -35,9 +35,10 @@ type Config struct {
 	Requests      int           // HTTP connections at the same time, before they become WebSockets
 	Reload        func() error  // what POST /reload on the local socket does
 
-	About func() About // what is asked for each info, or nil
+	About func() About // called for each info; may be nil
 
-	// Store keeps connections for the next process, or nil. Ending is asked once, when Run is to end; nil says Stop.
+	// Store keeps connections for the next process; it may be nil. Ending is called once, when Run is to end; nil means
+	// Stop.
 	Store  *handover.Store
 	Ending func() Ending
 }
@@ -46,9 +47,9 @@ type Config struct {
 type Ending int
 
 const (
-	Stop     Ending = iota // everybody is told 1001
-	Restart                // everybody is told 1012
-	HandOver               // the connections are left to the next process; without a Store it is Restart
+	Stop     Ending = iota // every WebSocket is closed with 1001
+	Restart                // every WebSocket is closed with 1012
+	HandOver               // the connections are left to the next process; without a Store the same as Restart
 )
 
 // InfoEvery is how often an info connection gets a snapshot.
@@ -57,7 +58,7 @@ const InfoEvery = 5 * time.Second
 // headBytes is how long a request's line and headers may be.
 const headBytes = 16 << 10
 
-// How long things may take: a request's body, behind its headers; an answer; a stop.
+// How long things may take: a request's body, after its headers; an answer; a stop.
 const (
 	bodyTimeout   = 20 * time.Second
 	answerTimeout = time.Minute
@@ -66,7 +67,7 @@ const (
 )
 
 // requestGrace is how long a stopping server still serves the requests of connections that it has accepted, and
-// refuseGrace how long after that it answers them that it is stopping.
+// refuseGrace how much longer it answers them that it is stopping.
 const (
 	requestGrace = 250 * time.Millisecond
 	refuseGrace  = time.Second
@@ -77,12 +78,12 @@ type Server struct {
 	cfg       Config
 	log       *slog.Logger
 	hub       *hub.Hub
-	poll      *poll.Poller // wakes all sockets that are plain
+	poll      *poll.Poller // wakes all plain sockets
 	wsConns   *wsconn.Set
 	guard     *guard
 	httpConns *httpconn.Set // the connections of plain listeners, until they are WebSockets
-	http      *http.Server  // answers, and has the connections of TLS listeners
-	open      *bound        // for what is HTTP yet
+	http      *http.Server  // answers requests, and has the connections of TLS listeners
+	open      *bound        // for connections that are still HTTP
 	info      snapshots
 	began     time.Time
 
@@ -96,11 +97,11 @@ type Server struct {
 	gate     sync.RWMutex
 	stopping bool
 
-	// joining is held for reading from the handshake of a WebSocket until it is among conns: in between nobody else has
+	// joining is held for reading from the handshake of a WebSocket until it is in wsConns: in between nobody else has
 	// it.
 	joining sync.RWMutex
 
-	// What Restore has made and Run begins with, and how many connections that and the others were.
+	// What Restore has made and Run begins with, and how many connections were kept and lost.
 	begin    []func()
 	requests []httpconn.Saved
 
@@ -163,14 +164,14 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		IdleTimeout: idleTimeout,
 		SendTimeout: answerTimeout,
 		HeadBytes:   headBytes,
-		RecallBytes: headBytes + 2*cfg.Limits.MessageBytes, // in chunks it can be longer than its message
+		RecallBytes: headBytes + 2*cfg.Limits.MessageBytes, // a chunked body can be longer than its message
 	})
 	return s, nil
 }
 
 // Run serves on the listeners, TLS ones among them, until ctx ends; then it stops in order: it takes no more
 // connections, delivers what is queued and closes every WebSocket, within 5 seconds; or it leaves the connections to
-// the next process, within 2. It closes the listeners. The error is nil after that, or what ended the serving. It is
+// the next process, within 2. It closes the listeners. The error is nil after that, or what made it stop serving. It is
 // called once.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	serving, endServing := context.WithCancel(context.Background())
@@ -230,15 +231,15 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	return errors.Join(err, s.release())
 }
 
-// release frees what New has made. It is called when nothing of it is in use any more.
+// release frees what New has made. It is called when none of it is in use any more.
 func (s *Server) release() error {
 	s.wsConns.Release()
 	s.httpConns.Release()
 	return s.poll.Release()
 }
 
-// stop ends what has been accepted. Not by http.Server.Shutdown: that closes a connection without an answer whose
-// request arrives meanwhile.
+// stop ends the accepted connections. It does not use http.Server.Shutdown, which closes a connection without an answer
+// if its request arrives meanwhile.
 func (s *Server) stop(code int, reason string) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
@@ -255,7 +256,7 @@ func (s *Server) stop(code int, reason string) {
 	s.gate.Unlock()
 	var requests sync.WaitGroup
 	requests.Go(func() {
-		// What is under way here is a request on its way in, which will be refused, or an answer on its way out.
+		// What is left here is a request still arriving, which will be refused, or an answer still being sent.
 		select {
 		case <-none:
 		case <-time.After(refuseGrace):
@@ -267,8 +268,8 @@ func (s *Server) stop(code int, reason string) {
 	requests.Wait()
 }
 
-// connState is http's hook. A new connection is announced before the next is accepted; those that httpconn lends have
-// their place already.
+// connState is http's hook. A new connection is announced before the next is accepted; those that httpconn lends
+// already have their place.
 func (s *Server) connState(nc net.Conn, state http.ConnState) {
 	switch {
 	case httpconn.Note(nc, state):
@@ -334,14 +335,14 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// Status is one line on what is going on: "3 clients, 2 events".
+// Status returns one line about what is going on: "3 clients, 2 events".
 func (s *Server) Status() string {
 	n := s.hub.Counts()
 	return count(n.Clients, "client") + ", " + count(n.Events, "event")
 }
 
-// Load is how many clients are connected, and how often since the start a slow one was closed or the connection limit
-// was reached.
+// Load returns how many clients are connected, and how many times since the start a slow one was closed or the
+// connection limit was reached.
 func (s *Server) Load() (clients int, incidents uint64) {
 	return s.hub.Counts().Clients, s.slow.Load() + s.wsConns.Filled()
 }
@@ -353,8 +354,8 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %s", n, what)
 }
 
-// Probe returns nil when the hub and the connections answer, an error or not at all when they do not. Calls must not
-// overlap.
+// Probe returns nil when the hub and the connections respond; when they do not it returns an error, or does not return.
+// Calls must not overlap.
 func (s *Server) Probe(ctx context.Context) error {
 	s.hub.Probe()
 	s.wsConns.Probe()
@@ -377,7 +378,7 @@ func refuse(w http.ResponseWriter, status int, reason string) {
 	w.Write(append(body, '}', '\n'))
 }
 
-// unavailable is refuse for what will pass.
+// unavailable is refuse for a temporary condition.
 func unavailable(w http.ResponseWriter, reason string) {
 	w.Header().Set("Retry-After", "5")
 	refuse(w, http.StatusServiceUnavailable, reason)
@@ -406,7 +407,7 @@ func preflight(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// A bound limits the connections that are HTTP yet: past it new ones wait in the listener's backlog.
+// A bound limits the connections that are still HTTP: past it new ones wait in the listener's backlog.
 type bound struct {
 	places chan struct{}
 	opened chan struct{}
@@ -417,7 +418,7 @@ func newBound(n int) *bound {
 	return &bound{places: make(chan struct{}, n), opened: make(chan struct{})}
 }
 
-// enter takes a place, when there is one.
+// enter takes a place, and waits until there is one.
 func (b *bound) enter() {
 	b.count.Add(1)
 	select {
@@ -440,7 +441,7 @@ func (b *bound) tryEnter() bool {
 func (b *bound) leave() {
 	select {
 	case <-b.places:
-	default: // it came in when there was no bound any more
+	default: // it entered after unbind
 	}
 	b.count.Done()
 }
@@ -448,7 +449,7 @@ func (b *bound) leave() {
 // unbind ends the bound, so that no accept waits while the server stops. It is called once.
 func (b *bound) unbind() { close(b.opened) }
 
-// none returns a channel that is closed when no connection is open. Nothing accepts any more when it is called.
+// none returns a channel that is closed when no connection is open. It is called once nothing accepts any more.
 func (b *bound) none() <-chan struct{} {
 	none := make(chan struct{})
 	go func() {

@@ -17,7 +17,7 @@ import (
 
 // What the service manager's side of the daemon uses: reload over the local socket, the watchdog's probe, the status.
 func TestReloadProbeAndStatus(t *testing.T) {
-	var broken atomic.Pointer[error] // a request's way over a socket is nothing that the race detector knows
+	var broken atomic.Pointer[error] // atomic, since the race detector sees no order in a request over a socket
 	broken.Store(new(error))
 	s, err := New(Config{
 		Key: testKey, Version: "test", Subscriptions: 8, HeaderTimeout: time.Second, WrongKeys: 3, Requests: 8,

@@ -24,8 +24,8 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, publishOnly boo
 	}
 }
 
-// join is connect for one that will be let in. Of others it says nothing and does nothing: net/http is asked, and
-// connect finds the words.
+// join is connect for a client that will be let in. For others it does nothing and answers nothing: net/http takes the
+// request, and connect answers it.
 func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	publishOnly := r.URL.Path == "/publish"
 	if r.Method != http.MethodGet || !publishOnly && r.URL.Path != "/subscribe" {
@@ -40,11 +40,11 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// welcome makes a request a client, or answers it.
+// welcome turns a request into a client, or answers it.
 func (s *Server) welcome(w http.ResponseWriter, r *http.Request, name string, publishOnly bool) {
 	s.joining.RLock()
 	defer s.joining.RUnlock()
-	at := time.Now().UTC() // before the client is answered, so that who comes next is later
+	at := time.Now().UTC() // before the client is answered, so that the next client is later
 	route := routeSubscribe
 	if publishOnly {
 		route = routePublish
@@ -55,8 +55,8 @@ func (s *Server) welcome(w http.ResponseWriter, r *http.Request, name string, pu
 	})
 }
 
-// upgrade makes a request a WebSocket, or answers it. meet is called with it, once, before anything is received, and
-// returns its handler.
+// upgrade turns a request into a WebSocket, or answers it. meet is called once with the WebSocket, before anything is
+// received, and returns its handler.
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, who clientRecord,
 	meet func(*wsconn.Conn) wsconn.Handler) (*wsconn.Conn, bool) {
 	if !wsconn.IsUpgrade(r) {
@@ -93,7 +93,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, who clientRecor
 	return nil, false
 }
 
-// warnFull says that the limit is reached.
+// warnFull warns that the connection limit is reached.
 func (s *Server) warnFull() {
 	if s.fullWarning.due() {
 		s.log.Warn("connection limit reached, new clients are refused", "max_connections", s.cfg.Limits.Connections)
@@ -108,7 +108,7 @@ func (w *warning) due() bool {
 	return (last == nil || now.Sub(*last) >= time.Minute) && w.last.CompareAndSwap(last, &now)
 }
 
-// A session is what one client of /subscribe or /publish may say, and the answers.
+// A session handles what one client of /subscribe or /publish says, and answers it.
 type session struct {
 	server      *Server
 	conn        *wsconn.Conn
@@ -141,7 +141,7 @@ var (
 	errUnrecorded    = errors.New("the server has no room for more subscriptions: end others, or use fewer or shorter names")
 )
 
-// do makes a message take effect. The error is for the client.
+// do carries out a message. The error is for the client.
 func (ss *session) do(m *wire.Message) error {
 	if ss.publishOnly && m.Action == wire.None {
 		m.Action = wire.Publish
@@ -198,7 +198,7 @@ func (ss *session) Closed(why error) {
 	ss.server.closed(ss.conn, ss.client.Name, why)
 }
 
-// closed notes the end of a connection: what an operator wants to know of is a slow client that was closed.
+// closed records the end of a connection. What an operator wants to know about is a slow client that was closed.
 func (s *Server) closed(c *wsconn.Conn, name string, why error) {
 	addr := c.Addr()
 	s.forgotten(c.Kept().End())

@@ -15,7 +15,7 @@ func TestEveryActionThatDecodesIsDone(t *testing.T) {
 	}
 }
 
-// An action that has been given a word and nothing to do is not a missing one.
+// An action that has a word but does nothing is not a missing one.
 func TestActionThatNothingDoesIsAnsweredAsUnknown(t *testing.T) {
 	s, _ := newServer(t)
 	defer s.release()

@@ -24,7 +24,7 @@ func TestStopDeliversWhatIsQueuedThenSays1001(t *testing.T) {
 	for _, p := range []*peer{late, prompt} {
 		p.ask(`{"action":"subscribe","event":"e","id":1}`)
 	}
-	// More than the kernel takes for one who does not read: the rest waits in the queue.
+	// More than the kernel takes for a client that does not read: the rest waits in the queue.
 	const messages, step = 250, 25
 	blob := strings.Repeat("x", 8<<10)
 	for i := 0; i < messages; i += step {
@@ -132,14 +132,14 @@ func TestAcceptedConnectionIsAnsweredDuringAStop(t *testing.T) {
 
 	var stopping sync.WaitGroup
 	stopping.Go(sv.stop)
-	for { // until nobody else is accepted
+	for { // until no new connection is accepted
 		p, err := net.Dial("tcp", sv.addr)
 		if err != nil {
 			break
 		}
 		p.Close()
 	}
-	if _, err := idle[0].In.ReadByte(); err != io.EOF { // from now on an answer is the last
+	if _, err := idle[0].In.ReadByte(); err != io.EOF { // from now on an answer is its connection's last
 		t.Fatalf("a connection that is idle gets %v, want an end", err)
 	}
 	early.Raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey +
@@ -160,7 +160,7 @@ func TestStoppingServerIsUnavailable(t *testing.T) {
 	p := sv.dial(t, "tcp")
 	p.Raw([]byte("POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey +
 		"\r\nExpect: 100-continue\r\nContent-Length: 13\r\n\r\n"))
-	if a := p.response("POST"); a.status != http.StatusContinue { // its body is being waited for
+	if a := p.response("POST"); a.status != http.StatusContinue { // it waits for the body
 		t.Fatalf("status %d %q, want 100", a.status, a.body)
 	}
 	var stopping sync.WaitGroup
@@ -172,7 +172,7 @@ func TestStoppingServerIsUnavailable(t *testing.T) {
 	wantRetryAfter(t, a.header)
 	stopping.Wait()
 
-	// Requests that come in the moment in which the listeners close.
+	// Requests that arrive at the moment the listeners close.
 	for _, target := range []string{"/healthz", "/subscribe?clientName=a", "/publish?clientName=a", "/info",
 		"/socket/info"} {
 		r := httptest.NewRequest("GET", target, nil)
