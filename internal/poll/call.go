@@ -8,15 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrAgain says that a call would have to wait: Ready tells when it does not any more.
+// ErrAgain says that a call would block: Ready tells when it no longer would.
 var ErrAgain = errors.New("try again")
 
-// Recv makes one recv(2) that does not wait, on a socket: ErrAgain when there is nothing, 0 at the end. Go's scheduler
-// is not told, which a call that never waits need not trouble. Before read(2) does the same, it looks at what a file
-// would have: memory that is in no cache, when there are many sockets.
+// Recv makes one non-blocking recv(2) on a socket: ErrAgain when there is nothing to read, 0 at the end. Go's scheduler
+// is not told, since a call that never blocks need not trouble it. read(2) would do the same, but looks first at what a
+// file would have: memory that is in no cache when there are many sockets.
 func Recv(fd int, p []byte) (int, error) { return call("recv", unix.SYS_RECVFROM, fd, p) }
 
-// Send makes one send(2) that does not wait, on a socket. It may take less than all: ErrAgain when it takes nothing.
+// Send makes one non-blocking send(2) on a socket. The socket may take less than all of p: ErrAgain when it takes
+// nothing.
 func Send(fd int, p []byte) (int, error) { return call("send", unix.SYS_SENDTO, fd, p) }
 
 func call(name string, number uintptr, fd int, p []byte) (int, error) {

@@ -5,28 +5,28 @@ import (
 	"sync/atomic"
 )
 
-// A Crew does what those who wake have to do, each on a goroutine of its own. Goroutines that have done so wait a while
-// for more: a new one has to grow its stack first, which takes a twelfth of what a message costs that comes alone.
+// A Crew runs what has been woken, each Runner on a goroutine of its own. A goroutine that has finished waits a while
+// for more: a new one has to grow its stack first, which takes a twelfth of the cost of a message that comes alone.
 //
-// The zero Crew is ready. It is safe for concurrent use.
+// The zero Crew is ready for use. It is safe for concurrent use.
 type Crew struct {
 	busy   sync.WaitGroup
 	frozen atomic.Bool // set with mu held
 
 	mu       sync.Mutex
 	idle     []chan Runner // goroutines that wait, the latest last
-	low      int           // the fewest since the last Trim
+	low      int           // the fewest idle since the last Trim
 	released bool
 }
 
 // A Runner has something to do.
 type Runner interface{ Run() }
 
-// mostIdle is how many goroutines wait at most.
+// mostIdle is how many goroutines wait for work at most.
 const mostIdle = 64
 
-// Wake has r run with the turn t, which r gives back. If somebody has the turn, that one looks again. In a frozen Crew
-// who is at rest stays there. It does not wait.
+// Wake runs r with the turn t, which r gives back. If the turn is taken, whoever has it looks again. In a frozen Crew a
+// socket at rest stays at rest. Wake does not block.
 func (c *Crew) Wake(t *Turn, r Runner) {
 	for !t.note() {
 		c.mu.Lock()
@@ -42,13 +42,13 @@ func (c *Crew) Wake(t *Turn, r Runner) {
 	}
 }
 
-// Go runs r, which may take as long as it likes. It does not wait, and does so in a frozen Crew too.
+// Go runs r, which may take as long as it likes. Go does not block, and runs r in a frozen Crew too.
 func (c *Crew) Go(r Runner) {
 	c.mu.Lock()
 	c.start(r)
 }
 
-// start runs r. mu must be held, and is given up.
+// start runs r. mu must be held, and is released.
 func (c *Crew) start(r Runner) {
 	c.busy.Add(1)
 	n := len(c.idle) - 1
@@ -78,12 +78,13 @@ func (c *Crew) work(r Runner) {
 		if !stays {
 			return
 		}
-		r = <-next // nil: go home
+		r = <-next // nil: Trim has closed it
 	}
 }
 
-// Freeze ends the waking: who is at rest stays there, and who has the turn should give it back at the next opportunity.
-// When it returns no Wake is under way that could still start something; Wait then waits for those who have the turn.
+// Freeze ends the waking: a socket at rest stays at rest, and whoever has a turn should give it back at the next
+// opportunity. When Freeze returns, no Wake is under way that could still start something; Wait then waits for those
+// that have a turn.
 func (c *Crew) Freeze() {
 	c.mu.Lock()
 	c.frozen.Store(true)
@@ -93,7 +94,7 @@ func (c *Crew) Freeze() {
 // Frozen reports whether Freeze has been called.
 func (c *Crew) Frozen() bool { return c.frozen.Load() }
 
-// Trim sends those home who have had nothing to do since the last Trim.
+// Trim ends the goroutines that have had nothing to do since the last Trim.
 func (c *Crew) Trim() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -104,11 +105,11 @@ func (c *Crew) Trim() {
 	c.low = len(c.idle)
 }
 
-// Wait returns when everything has been done. As with a sync.WaitGroup nothing may begin meanwhile, unless something is
-// going on.
+// Wait returns when all work is done. As with a sync.WaitGroup, nothing may begin meanwhile unless something else is
+// still running.
 func (c *Crew) Wait() { c.busy.Wait() }
 
-// Release is Wait, and sends all home.
+// Release is Wait, and then ends all goroutines.
 func (c *Crew) Release() {
 	c.Wait()
 	c.mu.Lock()

@@ -73,7 +73,7 @@ func TestTasksRunBesideEachOther(t *testing.T) {
 	}
 }
 
-// Who was needed since the last Trim stays, who was not goes home.
+// Goroutines that were needed since the last Trim stay, the others end.
 func TestTrimSendsHomeWhoWasNotNeeded(t *testing.T) {
 	var c Crew
 	defer c.Release()
@@ -108,7 +108,7 @@ func TestTaskOfAReleasedCrewLeavesNobody(t *testing.T) {
 	}
 }
 
-// But for a new goroutine.
+// Except for a new goroutine.
 func TestTaskCostsNoMemory(t *testing.T) {
 	var c Crew
 	defer c.Release()

@@ -1,8 +1,8 @@
-// Package poll wakes those whose socket has become readable or writable, and lends them a goroutine while they are
-// awake.
+// Package poll wakes the owners of sockets that have become readable or writable, and lends them a goroutine while they
+// are awake.
 //
 // A Poller is one epoll set, nested in Go's own poller: waiting costs no thread, and a socket at rest no goroutine. A
-// socket has one Place in it from its beginning to its end, whoever owns it meanwhile.
+// socket has one Place in it from its beginning to its end, whoever owns it at the time.
 package poll
 
 import (
@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Watcher owns a descriptor. Ready is called by the goroutine in Run and must not wait. It tells only what has
-// changed, as epoll(7) does edge-triggered: the Watcher reads or writes until the kernel says EAGAIN.
+// A Watcher owns a descriptor. Ready is called by the goroutine in Run and must not block. It reports only changes, as
+// edge-triggered epoll(7) does: the Watcher reads or writes until the kernel returns EAGAIN.
 type Watcher interface {
 	Ready(read, write bool)
 }
@@ -27,8 +27,8 @@ type Watcher interface {
 type Poller struct {
 	epoll   *os.File
 	raw     syscall.RawConn // of epoll
-	probe   int             // an eventfd that is watched beside the sockets
-	answers chan struct{}   // it has been seen
+	probe   int             // an eventfd that is watched along with the sockets
+	answers chan struct{}   // the probe has been seen
 
 	mu    sync.Mutex
 	slots []entry
@@ -47,13 +47,13 @@ type Place struct {
 	fd   int32
 }
 
-// IsNowhere reports whether it is the zero Place.
+// IsNowhere reports whether p is the zero Place.
 func (p Place) IsNowhere() bool { return p.slot == 0 }
 
-// probeSlot stands for the probe's eventfd where watchers have their slot.
+// probeSlot marks an event of the probe's eventfd, where a watcher's event has its slot.
 const probeSlot = -1
 
-// New makes a Poller, which wakes nobody before Run.
+// New makes a Poller, which wakes no Watcher before Run.
 func New() (*Poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -82,8 +82,8 @@ func New() (*Poller, error) {
 
 const edge = unix.EPOLLET & 0xffffffff
 
-// Add watches fd for w: once and for all, a rest costs no system call. What can be read already is an event. Ready may
-// be called before Add returns.
+// Add watches fd for w, once and for all: coming to rest costs no system call. Input that is there already is an event.
+// Ready may be called before Add returns.
 func (p *Poller) Add(fd int, w Watcher) (Place, error) {
 	p.mu.Lock()
 	var slot int32
@@ -110,17 +110,18 @@ func (p *Poller) Add(fd int, w Watcher) (Place, error) {
 	return place, nil
 }
 
-// Hand gives a place to the next owner of its descriptor, without a system call. Ready of the one before may still be
-// under way when it returns, but is not called again. What happened before may have been told to that one: w reads, or
-// writes, once by itself.
+// Hand gives a place to the next owner of its descriptor, without a system call. A call of the previous owner's Ready
+// may still be under way when Hand returns, but Ready is not called again. What happened before may have been reported
+// to the previous owner, so w must read, or write, once of its own accord.
 func (p *Poller) Hand(place Place, w Watcher) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.slots[place.slot-1].watcher = w
 }
 
-// Remove ends the watching, before the descriptor is closed or somebody else's: its file may live on elsewhere. Ready
-// may still be under way when it returns, but is not called again. Nowhere is left alone.
+// Remove stops watching. It must be called before the descriptor is closed or given away, since its file may live on
+// elsewhere. A call of Ready may still be under way when Remove returns, but Ready is not called again. Removing the
+// zero Place does nothing.
 func (p *Poller) Remove(place Place) {
 	if place.IsNowhere() {
 		return
@@ -162,7 +163,7 @@ func (p *Poller) Run(ctx context.Context) error {
 	var events [128]unix.EpollEvent
 	var n int
 	var err error
-	wait := func(ep uintptr) bool { // made once: each turn of the loop would make one
+	wait := func(ep uintptr) bool { // made once, not in each turn of the loop
 		n, err = unix.EpollWait(int(ep), events[:], 0)
 		return n > 0 || err != nil && err != unix.EINTR
 	}
@@ -197,7 +198,7 @@ func (p *Poller) lookup(slot, generation int32) Watcher {
 // returned before Release.
 func (p *Poller) Probe(ctx context.Context) error {
 	select {
-	case <-p.answers: // of a probe that gave up
+	case <-p.answers: // from a probe that gave up
 	default:
 	}
 	one := [8]byte{1, 1, 1, 1, 1, 1, 1, 1}

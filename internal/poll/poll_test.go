@@ -56,8 +56,8 @@ func (r *rig) run() {
 	})
 }
 
-// settle returns when Run has told all that had happened before: epoll keeps what is ready in the order in which it
-// became so, and the probe comes last.
+// settle returns when Run has reported everything that had happened before: epoll keeps what is ready in the order in
+// which it became so, and the probe comes last.
 func (r *rig) settle() {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), wait.Patience)
@@ -77,7 +77,7 @@ func (r *rig) add(p *pair) {
 	p.place = place
 }
 
-// watched is how many descriptors the kernel watches for the poller, the probe's among them, proc(5).
+// watched returns how many descriptors the kernel watches for the poller, including the probe's, proc(5).
 func (r *rig) watched() int {
 	r.t.Helper()
 	var text []byte
@@ -89,7 +89,7 @@ func (r *rig) watched() int {
 	return strings.Count(string(text), "tfd:")
 }
 
-// A pair is two connected sockets, the near one watched. It counts what it hears.
+// A pair is two connected sockets, the near one watched. It counts the calls of Ready.
 type pair struct {
 	near, far     int
 	place         Place
@@ -131,7 +131,7 @@ func (p *pair) send(t testing.TB) {
 	}
 }
 
-// heard checks how often the pair has been called for reading.
+// heard checks how many times the pair has been called for reading.
 func (p *pair) heard(t testing.TB, want int32, when string) {
 	t.Helper()
 	if got := p.reads.Load(); got != want {
@@ -170,7 +170,7 @@ func TestOnlyWhatChangesIsHeard(t *testing.T) {
 	r.settle()
 	p.heard(t, 2, "another byte")
 
-	// Writing is heard of when there was no room and now there is.
+	// Ready is called for writing when there was no room and now there is.
 	for {
 		if _, err := unix.Write(p.near, make([]byte, 4096)); err == unix.EAGAIN {
 			break
@@ -228,11 +228,11 @@ func TestRemovedHearsNothing(t *testing.T) {
 			}
 			unix.Close(p.near)
 			p.near = -1
-			unix.Write(p.far, []byte("x")) // EPIPE when nobody keeps the other end
+			unix.Write(p.far, []byte("x")) // EPIPE when nothing holds the other end
 			r.settle()
 			p.heard(t, 1, "removed")
 
-			// Its slot's next owner hears what is its own.
+			// Its slot's next owner is told of its own events.
 			next := newPair(t)
 			r.add(next)
 			if next.place.slot != p.place.slot {
@@ -252,7 +252,7 @@ func TestRemovedHearsNothing(t *testing.T) {
 	}
 }
 
-// A place that changes hands costs no system call, and its next owner hears what comes.
+// A place that changes hands costs no system call, and its next owner is told of what comes.
 func TestHandedPlaceIsTheNextOwners(t *testing.T) {
 	r := newRig(t)
 	r.run()
@@ -276,7 +276,8 @@ func TestHandedPlaceIsTheNextOwners(t *testing.T) {
 	after.heard(t, 1, "removed")
 }
 
-// An event that epoll has reported already when its watcher is removed reaches neither it nor the next in its slot.
+// An event that epoll has already reported when its watcher is removed reaches neither that watcher nor the next in its
+// slot.
 func TestLateEventReachesNobody(t *testing.T) {
 	r := newRig(t)
 	first, removed, next := newPair(t), newPair(t), newPair(t)
@@ -329,9 +330,9 @@ func TestAddThatFailsLeavesNothing(t *testing.T) {
 	p.heard(t, 1, "watched after all")
 }
 
-// The end of one Run's context must not end the next Run, however late it is heard of.
+// The end of one Run's context must not end the next Run, however late it is noticed.
 func TestRunCanBeRunAgain(t *testing.T) {
-	// What a cancelled context calls, it calls when this goroutine waits.
+	// On one processor, what a cancelled context calls is called only when this goroutine waits.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	r := newRig(t)
 	p := newPair(t)
@@ -342,7 +343,7 @@ func TestRunCanBeRunAgain(t *testing.T) {
 			if read {
 				unix.Read(p.near, make([]byte, 16))
 				cancel()
-				p.send(t) // so that Run has not to wait before it looks at its context
+				p.send(t) // so that Run need not wait before it looks at its context
 			}
 		}
 		p.send(t)
@@ -361,7 +362,7 @@ func TestRunCanBeRunAgain(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- r.Run(second) }()
 		r.settle()
-		runtime.Gosched() // to what waits to be called
+		runtime.Gosched() // to what is waiting to be called
 		p.send(t)
 		select {
 		case err := <-ended:
@@ -387,10 +388,10 @@ func TestProbe(t *testing.T) {
 			t.Fatal("the probe succeeds, and nothing runs")
 		}
 	}
-	for range 300 { // the eventfd's counter is full long before
+	for range 300 { // the eventfd's counter is full long before that
 		giveUp()
 	}
-	// The answer that comes too late is no answer to the next.
+	// An answer that comes too late does not count for the next probe.
 	p := newPair(t)
 	heard := make(chan struct{})
 	p.ready = func(bool, bool) { close(heard) }
@@ -403,7 +404,7 @@ func TestProbe(t *testing.T) {
 	r.settle()
 	r.Remove(p.place)
 
-	// A watcher that waits, which none must, is what the probe is to find.
+	// The probe is to find a watcher that blocks, which none must.
 	inside, leave := make(chan struct{}), make(chan struct{})
 	p.ready = func(bool, bool) {
 		p.ready = nil
@@ -461,8 +462,8 @@ func TestReleaseFreesTheDescriptors(t *testing.T) {
 	}
 }
 
-// Watchers come and go while events come: each hears its own and, once it has been removed and a call under way has had
-// its time, nothing.
+// Watchers come and go while events come: each is told of its own events and, once it has been removed and a call under
+// way has had time to return, of nothing.
 func TestManyComeAndGo(t *testing.T) {
 	r := newRig(t)
 	r.run()

@@ -3,10 +3,10 @@ package poll
 import "sync/atomic"
 
 // A Turn tells whether a socket is at rest. Whoever has the turn is the only one to work on what the socket receives: a
-// goroutine of a Crew, which looks until nothing has happened since it looked, or somebody who wants to be sure that no
-// goroutine does.
+// goroutine of a Crew, which looks until nothing has happened since the last look began, or somebody who wants to be
+// sure that no goroutine does.
 //
-// The zero Turn is at rest. It is safe for concurrent use, and no method waits.
+// The zero Turn is at rest. It is safe for concurrent use, and no method blocks.
 type Turn struct{ state atomic.Int32 }
 
 const (
@@ -21,7 +21,7 @@ func (t *Turn) Rests() bool { return t.state.Load() == resting }
 // Take gives the turn to the caller, unless somebody has it.
 func (t *Turn) Take() bool { return t.state.CompareAndSwap(resting, awake) }
 
-// Wake is Take, and otherwise makes whoever has the turn look again.
+// Wake is Take, but if the turn is taken it makes whoever has it look again.
 func (t *Turn) Wake() bool {
 	for !t.note() {
 		if t.Take() {
@@ -44,7 +44,7 @@ func (t *Turn) note() bool {
 }
 
 // Done gives the turn back. If something has happened since the caller took it, or last called Done, it reports false:
-// the caller has the turn still, and looks again.
+// the caller still has the turn, and must look again.
 func (t *Turn) Done() bool {
 	if t.state.CompareAndSwap(awake, resting) {
 		return true
@@ -53,5 +53,5 @@ func (t *Turn) Done() bool {
 	return false
 }
 
-// Rest gives the turn back whatever has happened: to be told of it is not wanted any more.
+// Rest gives the turn back whatever has happened, for a caller that no longer needs to know.
 func (t *Turn) Rest() { t.state.Store(resting) }

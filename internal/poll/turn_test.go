@@ -43,7 +43,7 @@ type sleeper struct {
 	inside atomic.Int32
 	t      *testing.T
 
-	seen int64 // the turn's owner's
+	seen int64 // for whoever has the turn
 }
 
 func (s *sleeper) Run() {
@@ -60,7 +60,7 @@ func (s *sleeper) Run() {
 	}
 }
 
-// Nothing that happens is missed, whoever wakes when, and one looks at a time.
+// Nothing that happens is missed, whoever wakes when, and only one looks at a time.
 func TestWhatHappensIsSeen(t *testing.T) {
 	var c Crew
 	defer c.Release()
