@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// BenchmarkMessage is what one message costs between the socket's buffer and the handler.
+// BenchmarkMessage measures what one message costs between the socket's buffer and the handler.
 func BenchmarkMessage(b *testing.B) { benchmarkFrame(b, masked(text, strings.Repeat("x", 160))) }
 
-// BenchmarkPong is what each client's answer to a ping costs.
+// BenchmarkPong measures what each client's answer to a ping costs.
 func BenchmarkPong(b *testing.B) { benchmarkFrame(b, masked(finBit|opPong, "")) }
 
 func benchmarkFrame(b *testing.B, frame []byte) {

@@ -1,9 +1,10 @@
-// Package wsconn holds one client's socket: what is read of it becomes messages, what is queued for it goes out in
-// order.
+// Package wsconn holds one client's socket: what is read from it becomes messages, and what is queued for it goes out
+// in order.
 //
 // A connection at rest is its socket and a small record: no goroutine, no buffer. When the socket becomes readable, a
 // goroutine borrows a buffer, handles everything at hand and puts the connection to rest again. Everything that is
-// written, data, pongs and the close frame, passes the connection's one outbox. (A TLS connection keeps a goroutine.)
+// written (data, pongs and the close frame) goes through the connection's one outbox. (A TLS connection keeps a
+// goroutine.)
 package wsconn
 
 import (
@@ -18,7 +19,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Why a connection ended, as Handler.Closed gets it, besides io.EOF and errors of the system.
+// Why a connection ended, as passed to Handler.Closed, besides io.EOF and system errors.
 var (
 	ErrGoodbye  = errors.New("closed by the client")
 	ErrTooSlow  = errors.New("reads too slowly: its queue is full")
@@ -28,7 +29,7 @@ var (
 	ErrSaved    = errors.New("saved for the next process")
 )
 
-// How long a connection that is being closed may take: to accept what is queued for it and the close frame, and then to
+// How long a connection that is being closed may take to accept what is queued for it and the close frame, and then to
 // answer.
 const (
 	flushGrace  = 5 * time.Second
@@ -37,31 +38,31 @@ const (
 
 // A Handler gets what a connection receives. Its methods are called by one goroutine at a time.
 type Handler interface {
-	// Receive gets one message; p is valid during the call. A text message is valid UTF-8.
+	// Receive gets one message; p is valid only during the call. A text message is valid UTF-8.
 	Receive(binary bool, p []byte)
-	// Rest says that there is no more input at hand: whatever was kept back for a burst goes out now.
+	// Rest says that there is no more input at hand: whatever was held back during a burst goes out now.
 	Rest()
-	// Closed is called once, last, with the reason. What is queued then may still go out.
+	// Closed is called once, last, with the reason. What is still queued may yet go out.
 	Closed(why error)
 }
 
-// A Conn is one WebSocket connection. All exported methods are safe for concurrent use, and none of them waits.
+// A Conn is one WebSocket connection. All exported methods are safe for concurrent use, and none of them blocks.
 type Conn struct {
-	// What a delivery touches lies in the first two cache lines, up to the descriptor in sock, and a test holds it
+	// What a delivery touches lies in the first two cache lines, up to the descriptor in sock, and a test keeps it
 	// there: with many subscribers, fetching those lines is most of what a delivery costs outside the kernel.
 	mu        sync.Mutex
 	writing   bool    // a goroutine is in write: it alone takes from out
-	stalled   bool    // the socket takes no more; the poller (TLS: the writer) goes on
-	again     bool    // the socket became writable since the write began
+	stalled   bool    // the socket takes no more; the poller (TLS: the writer) resumes
+	again     bool    // the socket has become writable since the write began
 	cut       bool    // the queue is to be cut when the write under way returns
-	dead      bool    // nothing is to be done with sock any more; it is closed when users is 0
+	dead      bool    // sock must not be used any more; it is closed when users is 0
 	lenient   bool    // the kernel does not watch over the peer
-	waits     bool    // the calls of sock wait: while one does, a goroutine has it
-	uncounted bool    // kept, with a mark, and the kernel does not count its bytes
-	users     int32   // calls into sock under way, one until Start returns and one until Closed has been called
-	taken     uint32  // bytes that the socket has taken in all; while kept, as the kernel counts them
+	waits     bool    // calls to sock block, each in a goroutine of its own
+	uncounted bool    // kept with a mark, but the kernel does not count its bytes
+	users     int32   // calls to sock under way, plus one until Start returns and one until Closed has been called
+	taken     uint32  // bytes that the socket has taken in total; if kept, as the kernel counts them
 	batch     uint64  // the last batch number seen, see hub.Sink
-	ending    *ending // set: the connection is being closed, nothing more is queued
+	ending    *ending // if set, the connection is being closed and nothing more is queued
 	mark      *handover.Mark
 	out       outbox
 	sock      socket
@@ -76,18 +77,18 @@ type Conn struct {
 	stuck   bool   // stalled, at the last ping
 	held    int    // len(partial), when the reading side last rested
 
-	turn poll.Turn // of the reading side: a goroutine in reading.Run has it
+	turn poll.Turn // of the reading side: held by a goroutine in reading.Run
 
-	// Of the reading side only.
+	// Used by the reading side only.
 	ended   bool   // Closed has been called, input is thrown away
-	read    uint32 // bytes in all, while kept
+	read    uint32 // bytes in total, if kept
 	gather  gather
 	partial []byte // what was read of an unfinished message, from its first byte
 
-	_ [16]byte // up to a size of which the allocator begins each at a cache line
+	_ [16]byte // pads to a size that the allocator aligns to a cache line
 }
 
-// An ending is what a connection that is being closed needs.
+// An ending is the state of a connection that is being closed.
 type ending struct {
 	why   error
 	frame []byte      // the close frame, if one is to be sent
@@ -100,8 +101,9 @@ const Local = "local"
 // Addr is the client's address, "192.168.99.1:62178", or Local.
 func (c *Conn) Addr() string { return c.addr }
 
-// Queue appends a frame of an Arena to what is sent, and reports whether the caller owes a Flush for its batch: see
-// hub.Sink. A connection whose queue is full and which takes nothing is let go; one that is being closed takes no more.
+// Queue appends a frame from an Arena to what is to be sent, and reports whether the caller owes a Flush for its batch:
+// see hub.Sink. A connection whose queue is full and which takes nothing is let go; nothing is queued for one that is
+// being closed.
 func (c *Conn) Queue(frame []byte, batch uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -120,9 +122,9 @@ func (c *Conn) Queue(frame []byte, batch uint64) bool {
 	return true
 }
 
-// push appends a frame to what is sent. From here on until all is written the mark says that something is owed: the
-// publisher can have its ack before this is written, and if the process is killed in between the client must not live
-// on. mu must be held.
+// push appends a frame to what is to be sent. From now until everything is written, the mark says that something is
+// owed: the publisher may get its ack before the frame is written, and if the process is killed in between, the
+// connection must not be carried on. mu must be held.
 func (c *Conn) push(frame []byte) (refers bool) {
 	if c.out.size == 0 {
 		c.ends(markWritten, c.taken, false)
@@ -140,7 +142,7 @@ func (c *Conn) Flush() (free bool) {
 	return free
 }
 
-// flush is Flush. mu must be held, and is given up while it writes.
+// flush is Flush. mu must be held, and is released while it writes.
 func (c *Conn) flush() {
 	if c.writing || c.stalled || c.dead || c.out.size == 0 {
 		return
@@ -151,12 +153,12 @@ func (c *Conn) flush() {
 		c.write()
 		return
 	}
-	// Its writes have a goroutine of their own and count as a stall until all is out.
+	// Writes that block get a goroutine of their own and count as a stall until everything is out.
 	c.stalled = true
 	c.set.crew.Go((*writing)(c))
 }
 
-// writing is a connection whose writes wait, while it has something to write.
+// writing is a connection whose writes block, while it has something to write.
 type writing Conn
 
 // Run implements poll.Runner.
@@ -174,18 +176,18 @@ func (c *Conn) Idle() bool {
 	return c.out.size == 0
 }
 
-// Close sends what is queued, then a close frame (RFC 6455 §7.4), and ends the connection: bounded in time, in the
-// background. Handler.Closed gets ErrClosed. Closing again does nothing.
+// Close sends what is queued, then a close frame (RFC 6455 §7.4), and ends the connection, in the background and in
+// bounded time. Handler.Closed gets ErrClosed. Closing again does nothing.
 func (c *Conn) Close(code int, reason string) {
 	c.sayGoodbye(appendFrame(nil, opClose, websocket.FormatCloseMessage(code, reason)), ErrClosed)
 	c.Flush()
 	c.ready(true, false)
 }
 
-// maxSlices is how many slices one system call writes.
+// maxSlices is how many slices one system call writes at most.
 const maxSlices = 8
 
-// write is run with writing set, by the goroutine that set it, and with one of users. mu must be held, and is given up
+// write runs with writing set, in the goroutine that set it, which holds one of users. mu must be held, and is released
 // while it writes.
 func (c *Conn) write() {
 	for c.out.size > 0 && !c.dead {
@@ -202,7 +204,7 @@ func (c *Conn) write() {
 			c.out.took(n)
 			c.taken += uint32(n)
 		}
-		c.ends(markWritten, c.taken, c.out.size == 0 && c.ending == nil) // who has been told goodbye must not live on
+		c.ends(markWritten, c.taken, c.out.size == 0 && c.ending == nil) // after a goodbye it must not be carried on
 		if c.cut {
 			c.cut = false
 			c.out.cut()
@@ -237,9 +239,9 @@ func (c *Conn) write() {
 	c.leave()
 }
 
-// patient suspends the kernel's watch over a peer who has stalled, or resumes it. A peer whose window is shut
-// acknowledges nothing new, however alive it is, and the kernel would take it for gone, tcp(7): whether it reads on is
-// ping's to judge. mu must be held.
+// patient suspends the kernel's watch over a peer that has stalled, or resumes it. A peer whose window is shut
+// acknowledges nothing new, however alive it is, and the kernel would take it for dead, tcp(7): ping judges whether it
+// still reads. mu must be held.
 func (c *Conn) patient(on bool) {
 	if c.lenient == on || c.sock.fd < 0 || c.addr == Local || c.dead {
 		return
@@ -248,7 +250,7 @@ func (c *Conn) patient(on bool) {
 	c.watchPeer()
 }
 
-// watchPeer tells the kernel how long the peer may acknowledge nothing: for ever, while lenient.
+// watchPeer tells the kernel how long the peer may acknowledge nothing: without limit while lenient.
 func (c *Conn) watchPeer() {
 	timeout := c.set.limits.PeerTimeout
 	if c.lenient {
@@ -257,7 +259,7 @@ func (c *Conn) watchPeer() {
 	watchPeer(c.sock.fd, timeout)
 }
 
-// ready is the poller's word that the socket may be read, or takes bytes again.
+// ready says that the socket may be read, or takes bytes again, as the poller reports it.
 func (c *Conn) ready(read, write bool) {
 	c.mu.Lock()
 	if read {
@@ -274,7 +276,7 @@ func (c *Conn) ready(read, write bool) {
 }
 
 // ping queues a ping, so that the peer's kernel has something to acknowledge, and lets go of a connection that has
-// taken nothing since the last one although something was waiting.
+// taken nothing since the last ping although something was waiting.
 func (c *Conn) ping() {
 	c.mu.Lock()
 	switch {
@@ -294,8 +296,8 @@ var pingFrame = appendFrame(nil, opPing, nil)
 // replyBytes is how much may be queued, unflushed, when a control frame is answered.
 const replyBytes = 16 << 10
 
-// reply queues a control frame in answer to one. The end of the reading flushes it, and a flood that has no end in
-// between: only what has been tried to be written shows whether the queue is too long.
+// reply queues a control frame in answer to another. It is flushed when the input at hand is used up, or earlier in a
+// flood that never ends: only an attempt to write shows whether the queue is too long.
 func (c *Conn) reply(frame []byte) {
 	c.Queue(frame, 0)
 	c.mu.Lock()
@@ -305,7 +307,7 @@ func (c *Conn) reply(frame []byte) {
 	c.mu.Unlock()
 }
 
-// sayGoodbye queues a close frame as the last of all and notes why. Only the first goodbye counts.
+// sayGoodbye queues a close frame as the last frame and notes why. Only the first goodbye counts.
 func (c *Conn) sayGoodbye(frame []byte, why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -316,7 +318,7 @@ func (c *Conn) sayGoodbye(frame []byte, why error) {
 	c.push(c.ending.frame)
 }
 
-// letGo drops what is queued, but for the rest of a frame that is half out, and says 1013. mu must be held.
+// letGo drops what is queued, except the rest of a half-written frame, and closes with 1013. mu must be held.
 func (c *Conn) letGo(why error) {
 	c.closing(appendFrame(nil, opClose, websocket.FormatCloseMessage(websocket.CloseTryAgainLater, "reads too slowly")),
 		why)
@@ -329,10 +331,10 @@ func (c *Conn) letGo(why error) {
 	c.kick()
 }
 
-// closing begins the end of the connection. mu must be held.
+// closing begins to close the connection. mu must be held.
 func (c *Conn) closing(goodbye []byte, why error) {
 	c.ending = &ending{why, slices.Clone(goodbye), time.AfterFunc(flushGrace, c.kill)}
-	c.sock.interrupt() // a reader that waits is to look
+	c.sock.interrupt() // a blocked reader has to look
 }
 
 // fail notes that the socket is broken. mu must be held.
@@ -359,7 +361,7 @@ func (c *Conn) kill() {
 	c.leave()
 }
 
-// leave gives up one of users; the last one of a dead connection closes it. mu must be held.
+// leave gives up one of users; the last to leave a dead connection closes it. mu must be held.
 func (c *Conn) leave() {
 	c.users--
 	if c.users == 0 && c.dead {
@@ -369,7 +371,7 @@ func (c *Conn) leave() {
 	}
 }
 
-// stopTimer ends the bound of the closing. mu must be held.
+// stopTimer stops the timer that bounds the closing. mu must be held.
 func (c *Conn) stopTimer() {
 	if c.ending != nil && c.ending.timer != nil {
 		c.ending.timer.Stop()
@@ -377,13 +379,14 @@ func (c *Conn) stopTimer() {
 }
 
 // kick makes the reading side look at the connection: the socket is readable, or something has ended it. mu must be
-// held: a goroutine is started for a connection that is still open, or Set.Close would not wait for it.
+// held, so that a goroutine is started only for a connection that is still open: Set.Close would not wait for any
+// other.
 func (c *Conn) kick() {
 	switch {
 	case c.dead && c.users == 0:
 	case !c.waits:
 		c.set.crew.Wake(&c.turn, (*reading)(c))
-	case c.turn.Wake(): // in a frozen Set too: it is to be ended
+	case c.turn.Wake(): // in a frozen Set too: it has to be ended
 		c.set.crew.Go((*reading)(c))
 	}
 }

@@ -48,7 +48,8 @@ func TestOrder(t *testing.T) {
 	})
 }
 
-// A handler may hold its answers back until Rest: it comes when there is no more input at hand, and its answers go out.
+// A handler may hold its answers back until Rest, which is called when there is no more input at hand; then they go
+// out.
 func TestRestComesBehindABurst(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		r := newRig(t, network, func(p *plan) {
@@ -166,7 +167,7 @@ func TestCloseSendsWhatIsQueuedFirst(t *testing.T) {
 			t.Error("a connection that is being closed asks for a flush")
 		}
 		s.Flush()
-		s.wantEnded(ErrClosed) // nobody has read yet
+		s.wantEnded(ErrClosed) // nothing has been read yet
 		for i := range n {
 			p.want(opText, fmt.Sprintf("%d %s", i, strings.Repeat("x", 1000)))
 		}
@@ -174,7 +175,7 @@ func TestCloseSendsWhatIsQueuedFirst(t *testing.T) {
 	})
 }
 
-// What a client sends meanwhile is thrown away: it must not become a reset, which could overtake the close frame.
+// What a client sends meanwhile is thrown away: it must not cause a reset, which could overtake the close frame.
 func TestCloseReachesAClientThatKeepsSending(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		r := newRig(t, network, func(p *plan) { p.receive = func(*session, bool, []byte) {} })

@@ -39,7 +39,7 @@ func appendFrame(dst []byte, op byte, payload []byte) []byte {
 }
 
 // frameLen returns the length of the frame that begins at b[0], header included. b holds at least its header; the frame
-// is one of appendFrame's.
+// was made by appendFrame.
 func frameLen(b []byte) int {
 	switch b[1] {
 	case 126:
@@ -56,18 +56,18 @@ const (
 	arenaLarge = arenaSize / 4 // a larger frame gets memory of its own
 )
 
-// An Arena holds the frames of one publisher one behind the other, so that a burst to one subscriber is one run of
-// bytes. The zero Arena is ready; it is used by one goroutine at a time.
+// An Arena holds the frames of one publisher back to back, so that a burst to one subscriber is one run of bytes. The
+// zero Arena is ready for use, by one goroutine at a time.
 //
-// Once everybody has been flushed its memory is used again: it is in the processor's cache then, and nothing is left
-// for the garbage collector. What a queue still refers to stays as it is.
+// Once every queue has been flushed, its memory is reused: it is still in the processor's cache, and nothing is left
+// for the garbage collector. Memory that a queue still refers to is left alone.
 type Arena struct {
 	buf  []byte
-	used int // of buf, by frames that a queue may still refer to
+	used int // bytes of buf in frames that a queue may still refer to
 }
 
-// Text returns payload as one text frame. The frame is shared by all who queue it and must not be changed or appended
-// to.
+// Text returns payload as one text frame. The frame is shared by all connections that queue it and must not be changed
+// or appended to.
 func (a *Arena) Text(payload []byte) []byte {
 	need := len(payload) + 10
 	if need > arenaLarge {
@@ -81,8 +81,8 @@ func (a *Arena) Text(payload []byte) []byte {
 	return a.buf[start:]
 }
 
-// Flushed ends the frames made since the last call. free says that no queue refers to one of them any more: all that a
-// Flush was owed to for them have said so.
+// Flushed ends the use of the frames made since the last call. free says that no queue refers to any of them any more,
+// as every Flush owed for them has reported.
 func (a *Arena) Flushed(free bool) {
 	if free {
 		a.buf = a.buf[:a.used]

@@ -57,7 +57,7 @@ func TestArenaFramesLieOneBehindTheOther(t *testing.T) {
 	}
 }
 
-// A large frame must not keep an arena, nor an arena a large frame.
+// A large frame must not keep an arena alive, nor an arena a large frame.
 func TestLargeFrameHasMemoryOfItsOwn(t *testing.T) {
 	for _, n := range []int{arenaLarge - 10, arenaLarge - 9, arenaSize, 4 * arenaSize} {
 		var a Arena
@@ -92,7 +92,7 @@ func TestFullArenaIsLeftToItsFrames(t *testing.T) {
 	}
 }
 
-// What nobody refers to is overwritten, and nothing else.
+// Only memory that nothing refers to is overwritten.
 func TestArenaMemoryIsUsedAgain(t *testing.T) {
 	var a Arena
 	held := a.Text([]byte("held"))
@@ -107,11 +107,11 @@ func TestArenaMemoryIsUsedAgain(t *testing.T) {
 		}
 		a.Flushed(true)
 	}
-	a.Text(make([]byte, arenaSize-2000)) // which has memory of its own
+	a.Text(make([]byte, arenaSize-2000)) // which gets memory of its own
 	for len(a.buf)+1010 <= cap(a.buf) {
 		a.Text(make([]byte, 1000))
 	}
-	a.Text(make([]byte, 1000)) // in an arena of its own
+	a.Text(make([]byte, 1000)) // in a new arena
 	a.Flushed(true)
 	if len(a.buf) != 0 {
 		t.Errorf("%d bytes of the second arena are kept from those of the first", len(a.buf))

@@ -2,8 +2,8 @@ package wsconn
 
 import "encoding/binary"
 
-// A gather finds whole messages in what a socket gives, so that a connection can rest at any byte: what it has sent of
-// an unfinished message is kept, nothing else.
+// A gather finds whole messages in a socket's input, so that a connection can rest at any byte: only what has come of
+// an unfinished message is kept.
 type gather struct {
 	pos     int // bytes of the unfinished message's whole frames, from its beginning
 	payload int // their payload
@@ -21,7 +21,7 @@ const (
 )
 
 // next looks at in, which begins with the unfinished message's first byte. After gotMessage the caller goes on behind
-// it, after gotControl with that frame taken out. Until then in only grows.
+// the message, after gotControl with that frame taken out. Until then, in only grows.
 func (g *gather) next(in []byte, limit int) (what finding, start, end int) {
 	for {
 		b := in[g.pos:]

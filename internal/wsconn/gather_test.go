@@ -43,8 +43,8 @@ func closePayload(code int, reason string) string {
 	return string(websocket.FormatCloseMessage(code, reason))
 }
 
-// A line is a connection whose other end is in the test's hand, without a server and without a poller: it looks at what
-// it is given when it is given it, and is at rest then.
+// A line is a connection whose other end the test holds, without a server or a running poller: it looks at input when
+// it is given some, and then rests.
 type line struct {
 	t        testing.TB
 	conn     *Conn
@@ -60,7 +60,7 @@ func (l *line) Receive(binary bool, p []byte) {
 func (l *line) Rest()            {}
 func (l *line) Closed(why error) { l.closed = append(l.closed, why) }
 
-// newPoller makes a poller, which does not run.
+// newPoller makes a poller that does not run.
 func newPoller(t testing.TB) *poll.Poller {
 	t.Helper()
 	p, err := poll.New()
@@ -104,13 +104,13 @@ func newLine(t testing.TB, s *Set, early []byte) *line {
 	return l
 }
 
-// start makes a connection whole, as Upgrade does, and starts it.
+// start completes a connection, as Upgrade does, and starts it.
 func start(c *Conn, h Handler) {
 	c.set.admit(c, func(*Conn) Handler { return h })
 	c.Start()
 }
 
-// reserve makes a connection of a socket, as Upgrade does.
+// reserve makes a connection from a socket, as Upgrade does.
 func reserve(s *Set, sock socket, early []byte) *Conn {
 	s.mu.Lock()
 	s.open++
@@ -151,7 +151,7 @@ func (l *line) sent() []byte {
 	}
 }
 
-// hangUp ends the line from the client's side. Closed has been called then.
+// hangUp ends the line from the client's side. When it returns, Closed has been called.
 func (l *line) hangUp() {
 	unix.Close(l.peer)
 	l.look()
@@ -205,8 +205,8 @@ func ours(t testing.TB, s *Set, stream []byte, cuts []int) verdict {
 	return v
 }
 
-// theirs gives the same stream to a gorilla Conn of its own. Beside gorilla there is what the contract adds: text that
-// is not UTF-8 gets 1007, and a length beyond all limits 1009, as every other that is over the limit.
+// theirs gives the same stream to a gorilla Conn of its own. It adds what the contract has beyond gorilla: text that is
+// not UTF-8 gets 1007, and a length beyond all limits 1009, like any other that is over the limit.
 func theirs(t testing.TB, stream []byte, limit int) verdict {
 	t.Helper()
 	nc := &memoryConn{in: stream}
@@ -240,13 +240,13 @@ func theirs(t testing.TB, stream []byte, limit int) verdict {
 	}
 }
 
-// isEOF tells gorilla's word for an end in the middle of a message from a close frame.
+// isEOF tells gorilla's error for an end in the middle of a message from that for a close frame.
 func isEOF(err error) bool {
 	e, ok := errors.AsType[*websocket.CloseError](err)
 	return ok && e.Code == websocket.CloseAbnormalClosure
 }
 
-// A memoryConn is a net.Conn that has been sent in, and then nothing more.
+// A memoryConn is a net.Conn that receives in, and then nothing more.
 type memoryConn struct {
 	net.Conn
 	in, out []byte
@@ -280,7 +280,7 @@ var madeUpRequest = &http.Request{Method: http.MethodGet, Header: http.Header{
 	"Sec-Websocket-Key":     {"AAAAAAAAAAAAAAAAAAAAAA=="},
 }}
 
-// wordless leaves of a close frame its code: whose words are better is not the fuzzer's to say.
+// wordless strips close frames down to their codes: the fuzzer does not judge whose words are better.
 func wordless(sent []byte) (out []byte) {
 	for len(sent) > 0 {
 		n := frameLen(sent)
@@ -298,7 +298,7 @@ func same(a, b verdict) bool {
 		a.ended == b.ended && a.goodbye == b.goodbye
 }
 
-// cutting makes lengths of pieces: 0 leaves a stream whole, 1 cuts it behind each byte.
+// cutting makes the lengths of pieces: seed 0 leaves a stream whole, 1 cuts it after each byte.
 func cutting(seed uint64, n int) []int {
 	switch seed {
 	case 0:
@@ -319,7 +319,7 @@ func cutting(seed uint64, n int) []int {
 	return cuts
 }
 
-// compose makes a stream that is mostly right of a fuzzer's bytes.
+// compose makes a mostly valid stream from a fuzzer's bytes.
 func compose(program []byte) []byte {
 	var stream []byte
 	for len(program) >= 3 {
@@ -366,7 +366,7 @@ func compose(program []byte) []byte {
 	return stream
 }
 
-// FuzzGather: however a stream is cut, what comes of it is what comes of it with gorilla.
+// FuzzGather checks that, however a stream is cut, the same comes of it as with gorilla.
 func FuzzGather(f *testing.F) {
 	streams := [][]byte{nil}
 	for _, tt := range streamCases {
@@ -396,8 +396,8 @@ func FuzzGather(f *testing.F) {
 		if composed {
 			stream = compose(stream)
 		}
-		// Longer ones may be refused for their many fragments. The bytes behind complete a header: there is a length
-		// that gorilla refuses before it has seen the rest.
+		// Longer ones may be refused for their many fragments. The bytes appended complete a header, since there is a
+		// length that gorilla refuses before it has seen the rest.
 		stream = append(stream[:min(len(stream), 4000)], make([]byte, 8+4)...)
 		got, want := ours(t, lines(t, int(limit)), stream, cutting(seed, len(stream))), theirs(t, stream, int(limit))
 		if !same(got, want) {
@@ -413,7 +413,7 @@ var streamCases = []struct {
 	stream   []byte
 	messages []string
 	pongs    []string
-	code     int // of the close frame; 0: it goes on
+	code     int // of the close frame; 0: the connection goes on
 	goodbye  bool
 }{
 	{name: "nothing"},
@@ -512,7 +512,7 @@ var streamCases = []struct {
 	{name: "largest signed length behind a fragment",
 		stream: join(masked(startText, "a"), []byte{goOn, maskBit | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
 			1, 2, 3, 4}), code: 1009},
-	// A mistake is refused where it shows; what would follow is not waited for.
+	// A mistake is refused as soon as it shows, without waiting for what would follow.
 	{name: "start of an unmasked frame", stream: []byte{text, 100}, code: 1002},
 	{name: "start of a frame with RSV1", stream: []byte{text | 0x40, maskBit | 100}, code: 1002},
 	{name: "start of a frame with opcode 3", stream: []byte{finBit | 3, maskBit | 100}, code: 1002},
@@ -568,7 +568,7 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// Who writes a client finds in the close frame what it did wrong.
+// The close frame tells a client's author what the client did wrong.
 func TestMistakesAreNamed(t *testing.T) {
 	s := lines(t, limitOfCases)
 	for words, stream := range map[string][]byte{
@@ -589,7 +589,7 @@ func TestMistakesAreNamed(t *testing.T) {
 	}
 }
 
-// closeCode reads a stream that is one close frame and nothing else; of an empty stream it is 0.
+// closeCode reads a stream that is one close frame and nothing else; it is 0 for an empty stream.
 func closeCode(stream []byte) int {
 	switch {
 	case len(stream) == 0:

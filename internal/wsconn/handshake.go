@@ -6,8 +6,8 @@ import (
 	"net/http"
 )
 
-// A handshake is the response that gorilla's upgrader answers with. It keeps what the client has sent behind the
-// request, which the upgrader would refuse.
+// A handshake is the ResponseWriter given to gorilla's upgrader. It keeps what the client has sent after the request,
+// which the upgrader would refuse.
 type handshake struct {
 	http.ResponseWriter
 	early []byte

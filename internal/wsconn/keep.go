@@ -6,11 +6,11 @@ import (
 	"picloud/internal/handover"
 )
 
-// Kept returns how the Set's store knows the connection: nil, if it ends with the process.
+// Kept returns the connection's entry in the Set's store, or nil if it ends with the process.
 func (c *Conn) Kept() *handover.Kept { return c.kept }
 
-// enlist puts a new connection into the store. One that cannot be kept ends with the process; one without a mark when
-// that is killed.
+// enlist puts a new connection into the store. A connection that cannot be kept ends with the process; one without a
+// mark ends if the process is killed.
 func (c *Conn) enlist() {
 	s := c.set.store
 	if s == nil || c.sock.fd < 0 {
@@ -35,8 +35,8 @@ const (
 	markWritten word = true
 )
 
-// count begins the connection's mark, if it has one: nobody reads or writes yet. After an error its mark may say what
-// is not true any more, and the connection must not be kept.
+// count sets the connection's mark, if it has one, before anything is read or written. After an error the mark may no
+// longer be true, and the connection must not be kept.
 func (c *Conn) count() error {
 	c.mark = c.kept.Mark()
 	if c.mark == nil {
@@ -61,14 +61,15 @@ func (c *Conn) word(w word) *uint32 {
 	return &c.mark.Written
 }
 
-// begins notes that a stream is being worked on. Of one that the kernel counts it can be told afterwards.
+// begins notes that a stream is being worked on. If the kernel counts its bytes, this can be told afterwards without a
+// note.
 func (c *Conn) begins(w word) {
 	if c.uncounted {
 		*c.word(w) = 1
 	}
 }
 
-// ends notes where a stream stands, whole when nothing is unfinished: no message half read, nothing waiting to be
+// ends notes where a stream stands. whole means that nothing is unfinished: no message half read, nothing waiting to be
 // written.
 func (c *Conn) ends(w word, position uint32, whole bool) {
 	switch {
@@ -80,6 +81,6 @@ func (c *Conn) ends(w word, position uint32, whole bool) {
 	case whole:
 		*c.word(w) = position
 	default:
-		*c.word(w) = position - 1 // which cannot be
+		*c.word(w) = position - 1 // an impossible position
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// payload takes the payload out of whole, masked frames, as gather finds them, and returns it: in place, the frames are
-// gone then.
+// payload takes the payload out of whole, masked frames, as gather finds them, and returns it. It works in place: the
+// frames are destroyed.
 func payload(frames []byte) []byte {
 	p := frames[:0]
 	for len(frames) > 0 {
@@ -24,7 +24,7 @@ func payload(frames []byte) []byte {
 		key, body := [4]byte(frames[at:]), frames[at+4:at+4+n]
 		unmask(body, key)
 		if len(p) == 0 {
-			p = body // one frame is a message, nearly always
+			p = body // a message is nearly always one frame
 		} else {
 			p = append(p, body...)
 		}
@@ -78,7 +78,7 @@ var (
 	errFragments = fmt.Errorf("%w: too many fragments", ErrProtocol)
 )
 
-// mistake says goodbye for what breaks the protocol, with words for who writes a client.
+// mistake says goodbye for a breach of the protocol, in words for the client's author.
 func (c *Conn) mistake(words string) error {
 	return c.refuse(websocket.CloseProtocolError, words, fmt.Errorf("%w: %s", ErrProtocol, words))
 }

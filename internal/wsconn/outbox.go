@@ -2,29 +2,30 @@ package wsconn
 
 import "slices"
 
-// What a stalled connection's small frames are gathered in is as large as what waits already, within bounds: then there
-// is little more of it than of them, and few pieces to write. Every frame that lies in an arena fits.
+// Bounds of the chunks in which a stalled connection's small frames are gathered. Within them a chunk is as large as
+// what is queued already, so that little memory is wasted and there are few pieces to write. Every frame that lies in
+// an arena fits.
 const (
 	leastChunk = arenaLarge
 	mostChunk  = 4 * arenaSize
 )
 
-// An outbox is the bytes that one connection is still to be sent, in order: whole frames, but for what is left of the
-// first. It refers to the frames' shared memory, until own copies what a stalled reader would keep alive.
+// An outbox is what is still to be sent to one connection, in order: whole frames, except that the first may be half
+// written. It refers to the frames' shared memory, until own copies what a stalled reader would keep alive.
 //
 // A frame's bytes lie in one slice, never across two.
 type outbox struct {
 	first []byte   // in place, so that one run of frames costs no allocation
 	rest  [][]byte // what follows it
-	size  int      // bytes in all
-	left  int      // bytes of a half-written frame at the beginning
+	size  int      // bytes in total
+	left  int      // bytes left of a half-written frame at the beginning
 	owned bool     // the last slice is a chunk of this outbox's own
 	lent  bool     // something may lie in arenas
 }
 
 // push appends one frame, and reports whether it refers to the frame's memory. While the connection is stalled
-// (copySmall) a frame that may lie in an arena is copied, unless it follows one that is there already: its arena is
-// kept anyway.
+// (copySmall) a frame that may lie in an arena is copied, unless it directly follows one that is queued already, whose
+// arena is kept anyway.
 func (o *outbox) push(frame []byte, copySmall bool) (refers bool) {
 	o.size += len(frame)
 	last := &o.first
@@ -65,7 +66,7 @@ func (o *outbox) head(bufs [][]byte) [][]byte {
 	return bufs
 }
 
-// behind is how much waits behind the first frame.
+// behind is how many bytes wait behind the first frame.
 func (o *outbox) behind() int {
 	switch {
 	case o.size == 0:
@@ -105,8 +106,8 @@ func (o *outbox) took(n int) {
 	}
 }
 
-// own copies what lies in arenas, so that a reader who has stalled keeps no more memory alive than it is owed. What has
-// been copied is not copied again: a stall may last for many tries to write.
+// own copies what lies in arenas, so that a stalled reader keeps no more memory alive than it is owed. What has been
+// copied is not copied again, since a stall may last for many attempts to write.
 func (o *outbox) own() {
 	if !o.lent {
 		return
@@ -122,7 +123,7 @@ func (o *outbox) own() {
 	o.owned, o.lent = false, false
 }
 
-// cut drops every frame but what is left of a half-written one, which has to be finished before anything else is said.
+// cut drops everything but the rest of a half-written frame, which has to be finished before anything else is sent.
 func (o *outbox) cut() {
 	if o.left == 0 {
 		*o = outbox{}

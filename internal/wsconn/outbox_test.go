@@ -22,7 +22,7 @@ func TestFramesOfABurstMergeToOneSlice(t *testing.T) {
 	if bufs := o.head(make([][]byte, 0, 8)); len(bufs) != 1 || !bytes.Equal(bufs[0], want) {
 		t.Errorf("a burst lies in %d slices of %d bytes, want 1 of %d", len(bufs), o.size, len(want))
 	}
-	o.took(len(want) - 5) // the writing goes on in the middle of a frame, the burst too
+	o.took(len(want) - 5) // writing stops in the middle of a frame, and the burst goes on
 	o.push(a.Text([]byte("more")), false)
 	if bufs := o.head(make([][]byte, 0, 8)); len(bufs) != 1 {
 		t.Errorf("what a burst adds to a half-written one lies in %d slices, want 1", len(bufs))
@@ -38,7 +38,7 @@ func TestFramesOfABurstMergeToOneSlice(t *testing.T) {
 	}
 }
 
-// Two frames that lie one behind the other in an arena may both be queued twice, or the other way round.
+// Two frames that lie back to back in an arena may each be queued twice, or in reverse order.
 func TestOnlyTheNextFrameMerges(t *testing.T) {
 	var a Arena
 	first, second := a.Text([]byte("first")), a.Text([]byte("second"))
@@ -111,7 +111,7 @@ func TestEmptyOutboxHoldsNoMemory(t *testing.T) {
 	}
 }
 
-// A frame whose memory the outbox does not say that it refers to may be overwritten at once.
+// If the outbox says that it does not refer to a frame's memory, that may be overwritten at once.
 func TestOutboxSaysWhetherItRefersToAFrame(t *testing.T) {
 	var a Arena
 	var o outbox
@@ -185,7 +185,7 @@ func FuzzOutbox(f *testing.F) {
 		f.Add(program)
 	}
 	f.Fuzz(func(t *testing.T, program []byte) {
-		program = program[:min(len(program), 600)] // each step costs what is queued
+		program = program[:min(len(program), 600)] // the cost of a step grows with what is queued
 		var arenas [3]Arena
 		var boxes [2]outbox
 		var models [2]model
@@ -285,7 +285,7 @@ func frameSize(x, y int) int {
 	return y / 2
 }
 
-// A model is an outbox as its contract has it: a list of frames, of the first perhaps only the rest.
+// A model is an outbox according to its contract: a list of frames, the first perhaps half written.
 type model struct {
 	frames [][]byte
 	half   bool // the first frame is half written

@@ -11,7 +11,7 @@ import (
 // reading is a connection's reading side, while it is awake.
 type reading Conn
 
-// Run implements poll.Runner: it looks until nothing has happened since it looked.
+// Run implements poll.Runner: it looks until nothing has happened since the last look began.
 func (r *reading) Run() {
 	for c := (*Conn)(r); ; {
 		c.look()
@@ -21,7 +21,7 @@ func (r *reading) Run() {
 	}
 }
 
-// look handles what is at hand. The connection's reading side belongs to the caller.
+// look handles what is at hand. The caller has the turn of the reading side.
 func (c *Conn) look() {
 	c.mu.Lock()
 	if c.ended && c.dead {
@@ -36,7 +36,7 @@ func (c *Conn) look() {
 		err := c.receive()
 		c.handler.Rest()
 		c.Flush()
-		c.ends(markRead, c.read, len(c.partial) == 0) // the answers are out, or Written tells that they are not
+		c.ends(markRead, c.read, len(c.partial) == 0) // the answers are out, or Written shows that they are not
 		if err != nil {
 			c.end(err)
 		}
@@ -51,7 +51,7 @@ func (c *Conn) look() {
 	c.mu.Unlock()
 }
 
-// end tells the handler. Without a goodbye on its way there is nothing to wait for.
+// end tells the handler that the connection has ended. Unless a goodbye is on its way, there is nothing to wait for.
 func (c *Conn) end(err error) {
 	c.ended = true
 	c.partial = nil
@@ -66,7 +66,7 @@ func (c *Conn) end(err error) {
 	c.mu.Unlock()
 	c.handler.Closed(err)
 	c.mu.Lock()
-	c.leave() // the use that was Closed's
+	c.leave() // the one held until Closed was called
 	c.mu.Unlock()
 }
 
@@ -87,7 +87,8 @@ func (c *Conn) receive() error {
 		return err
 	}
 	for !c.set.crew.Frozen() {
-		// A little of an unfinished message is read on behind in the large buffer; much of one grows in its own.
+		// A short piece of an unfinished message is continued in the large buffer; a long one grows in a buffer of its
+		// own.
 		in := buf[:]
 		if len(c.partial) > len(in)/8 {
 			c.partial = slices.Grow(c.partial, min(len(c.partial), len(in)))
@@ -115,7 +116,8 @@ func (c *Conn) receive() error {
 
 const waitingRead = 4 << 10
 
-// receiveWaiting is receive where a read waits: it has a small buffer of its own, and returns at the end.
+// receiveWaiting is receive for a socket whose reads block: it has a small buffer of its own, and returns only at the
+// end.
 func (c *Conn) receiveWaiting() error {
 	err := c.handleEarly()
 	for err == nil {
@@ -136,7 +138,7 @@ func (c *Conn) receiveWaiting() error {
 	return err
 }
 
-// handleEarly handles what came with the handshake: it may hold whole messages.
+// handleEarly handles what came with the handshake, which may hold whole messages.
 func (c *Conn) handleEarly() error {
 	if len(c.partial) == 0 || c.gather.pos > 0 {
 		return nil
@@ -182,20 +184,20 @@ func (c *Conn) handle(in []byte) error {
 	return nil
 }
 
-// keep makes rest the partial message. rest may lie in partial or in a buffer that is lent.
+// keep makes rest the partial message. rest may lie in partial or in a borrowed buffer.
 func (c *Conn) keep(rest []byte) {
 	if len(rest) == 0 && !c.waits {
 		c.partial = nil
 		return
 	}
-	if cap(c.partial) > 4*len(rest)+waitingRead { // a large message has gone
+	if cap(c.partial) > 4*len(rest)+waitingRead { // a large message is done with
 		c.partial = nil
 	}
 	c.partial = append(c.partial[:0], rest...)
 }
 
-// discard throws input away until the peer has answered the goodbye, so that the kernel does not meet it with a reset,
-// which could overtake the goodbye.
+// discard throws input away until the peer has answered the goodbye, so that the kernel does not answer it with a
+// reset, which could overtake the goodbye.
 func (c *Conn) discard() {
 	buf := c.set.bufs.Get().(*buffer)
 	defer c.set.bufs.Put(buf)

@@ -84,7 +84,7 @@ func (r *restored) start() {
 	r.set.crew.Wait()
 }
 
-// wantIntact checks what a next process would think if this one were killed now.
+// wantIntact checks what the next process would conclude if this one were killed now.
 func (r *restored) wantIntact(want bool, when string) {
 	r.t.Helper()
 	if got, err := r.kept.Intact(r.fd); err != nil || got != want {
@@ -92,8 +92,8 @@ func (r *restored) wantIntact(want bool, when string) {
 	}
 }
 
-// From the moment in which something is queued until all of it is written the mark says that something is owed: a
-// publisher can have its ack in between, and the process be killed.
+// From the moment something is queued until all of it is written, the mark says that something is owed: a publisher may
+// get its ack in between, and the process may be killed.
 func TestMarkSaysThatSomethingIsOwed(t *testing.T) {
 	frame := appendFrame(nil, opText, []byte("hello"))
 	for _, network := range []string{"tcp", "unix"} {
@@ -121,8 +121,7 @@ func TestMarkSaysThatSomethingIsOwed(t *testing.T) {
 	}
 }
 
-// What another process has set for the kernel's watch over the peer, by another setting or for a client that had
-// stalled, is set anew.
+// The timeout that another process has set for the peer, under another setting or for a stalled client, is set anew.
 func TestRestoredPeerIsWatchedAnew(t *testing.T) {
 	timeout := func(r *restored) time.Duration {
 		ms, err := unix.GetsockoptInt(r.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
@@ -149,8 +148,8 @@ func TestRestoredPeerIsWatchedAnew(t *testing.T) {
 	}
 }
 
-// Who queues something for a connection that is not started yet can find its socket broken: the handler hears of it
-// once, and Start finds nothing to do.
+// Whoever queues something for a connection that has not been started may find its socket broken: the handler is told
+// once, and Start has nothing to do.
 func TestRestoredConnectionBreaksBeforeItIsStarted(t *testing.T) {
 	for name, breaks := range map[string]func(r *restored){
 		"reset": func(r *restored) {

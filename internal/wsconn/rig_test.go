@@ -26,7 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eachNetwork tells a story once for each kind of connection, all at a time.
+// eachNetwork runs a story once for each kind of connection, all in parallel.
 func eachNetwork(t *testing.T, story func(t *testing.T, network string)) {
 	t.Parallel()
 	for _, network := range []string{"tcp", "unix", "tls"} {
@@ -37,10 +37,10 @@ func eachNetwork(t *testing.T, story func(t *testing.T, network string)) {
 	}
 }
 
-// A plan is what a rig is to be.
+// A plan says how a rig is to be made.
 type plan struct {
 	Limits
-	buffers     int // what the kernel holds of a connection at each end, about; 0 leaves it to the kernel
+	buffers     int // roughly what the kernel buffers at each end of a connection; 0 leaves it to the kernel
 	beforeStart func()
 	receive     func(s *session, binary bool, p []byte) // instead of an echo
 	rest        func(s *session)
@@ -131,7 +131,7 @@ func (l taking) Accept() (net.Conn, error) {
 	return taker{c, l.poller}, nil
 }
 
-// A taker is a Taker. Without a poller what it gives has no place.
+// A taker is a Taker. Without a poller, what it gives away has no place.
 type taker struct {
 	net.Conn
 	poller *poll.Poller
@@ -151,7 +151,7 @@ func (t taker) Take() (fd int, place poll.Place, ahead []byte, err error) {
 	return fd, place, nil, err
 }
 
-// unheard has the place of a socket that is not a WebSocket yet.
+// unheard watches a socket that is not a WebSocket yet.
 type unheard struct{}
 
 func (unheard) Ready(bool, bool) {}
@@ -249,7 +249,7 @@ type session struct {
 	held   int        // messages that are to be answered at the next Rest
 }
 
-// alone checks that no two calls of the handler's methods meet, and that none comes after Closed.
+// alone checks that no two calls of the handler's methods overlap, and that none comes after Closed.
 func (s *session) alone() (leave func()) {
 	if s.inside.Swap(true) {
 		s.rig.t.Error("two of the handler's methods run at a time")
@@ -306,7 +306,7 @@ var lastBatch atomic.Uint64
 
 func init() { lastBatch.Store(1000) }
 
-// publish queues one text for all and flushes those who ask for it.
+// publish queues one text for all connections and flushes those that ask for it.
 func (p *publisher) publish(text string, to ...*session) {
 	frame := p.arena.Text([]byte(text))
 	p.batch = lastBatch.Add(1)
@@ -392,7 +392,7 @@ func (p *peer) next() (received, error) {
 	return received{op, string(payload)}, err
 }
 
-// want reads one frame and says what it has to be.
+// want reads one frame and checks what it is.
 func (p *peer) want(op byte, payload string) {
 	p.T.Helper()
 	got, err := p.next()
@@ -422,7 +422,7 @@ func (p *peer) wantEOF() {
 
 func (p *peer) vanish() { ws.Reset(p.bare) }
 
-// wantEnded waits until the session has ended, and says why it has to.
+// wantEnded waits until the session has ended, and checks why.
 func (s *session) wantEnded(why error) {
 	s.rig.t.Helper()
 	if got := wait.For(s.rig.t, s.ended, "Closed is called"); !errors.Is(got, why) {

@@ -14,16 +14,16 @@ import (
 type Saved struct {
 	Addr    string
 	Partial []byte `json:",omitempty"` // what was read of an unfinished message, from its first byte
-	Frames  int    `json:",omitempty"` // how much of it are whole frames
-	Payload int    `json:",omitempty"` // and their payload
+	Frames  int    `json:",omitempty"` // how many bytes of it are whole frames
+	Payload int    `json:",omitempty"` // and how many bytes of payload those hold
 	Queued  []byte `json:",omitempty"` // what is still to be sent
 	Left    int    `json:",omitempty"` // how much of that is the rest of a half-written frame
 }
 
-// Freeze brings all connections to rest at the end of a message or of what has come, and keeps them there: what comes
-// is left to who restores them. Those that are not kept in the store cannot be saved: they are closed with code and
-// reason, and cut off when ctx ends. Freeze is called once, while the poller runs; afterwards nothing is received or
-// closed any more.
+// Freeze brings all connections to rest at the end of a message or of the input so far, and keeps them there: further
+// input is left to the process that restores them. Connections that are not kept in the store cannot be saved: they are
+// closed with code and reason, and cut off when ctx ends. Freeze is called once, while the poller runs; afterwards
+// nothing is received or closed any more.
 func (s *Set) Freeze(ctx context.Context, code int, reason string) {
 	s.crew.Freeze()
 	for _, c := range s.All() {
@@ -35,7 +35,7 @@ func (s *Set) Freeze(ctx context.Context, code int, reason string) {
 	s.crew.Wait()
 }
 
-// All returns the connections, those being closed included.
+// All returns the connections, including those being closed.
 func (s *Set) All() []*Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,12 +50,12 @@ func (c *Conn) Holds() int {
 	return c.held + c.out.size
 }
 
-// Save returns what there is to be restored of a frozen Set's connection, and nothing is queued for it from now on. It
-// reports false for one that is being closed.
+// Save returns what has to be restored of a frozen Set's connection; nothing is queued for it from now on. It reports
+// false for a connection that is being closed.
 func (c *Conn) Save() (Saved, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.writing { // by a timer's goroutine, which does not wait
+	for c.writing { // by a timer's goroutine, which does not block
 		c.mu.Unlock()
 		runtime.Gosched()
 		c.mu.Lock()
@@ -71,10 +71,10 @@ func (c *Conn) Save() (Saved, bool) {
 	return sv, true
 }
 
-// Restore makes a connection of a descriptor, which becomes its own, and of what Save has returned; of a connection
-// whose process was killed between two messages that is nothing. It is kept as before. meet is called as by Upgrade.
-// The connection reads nothing until Start, but others may queue something for it before. After an error the descriptor
-// is still the caller's.
+// Restore makes a connection from a descriptor, which it takes over, and from what Save has returned: nothing but the
+// address if the process was killed between two messages. The connection is kept as before. meet is called as by
+// Upgrade. The connection reads nothing until Start, but others may queue something for it before. After an error the
+// descriptor is still the caller's.
 func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Handler) (*Conn, error) {
 	if err := sv.check(); err != nil {
 		return nil, err
@@ -89,8 +89,8 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 		c.out = outbox{first: slices.Clip(sv.Queued), size: len(sv.Queued), left: sv.Left}
 	}
 	if c.addr != Local {
-		// Another process has set it, maybe by another setting, or has suspended it for a client that had stalled. Who
-		// still has something to take may have stalled, until a write shows that it has not.
+		// Another process has set the timeout, perhaps under another setting, or has suspended it for a client that had
+		// stalled. A client that is still owed something may have stalled, until a write shows that it has not.
 		c.lenient = c.out.size > 0
 		c.watchPeer()
 	}
@@ -104,7 +104,7 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 	return c, nil
 }
 
-// check refuses what Save cannot have returned: it has been kept elsewhere meanwhile.
+// check refuses what Save cannot have returned, since it has been stored elsewhere in between.
 func (sv *Saved) check() error {
 	if sv.Frames < 0 || sv.Frames > len(sv.Partial) || sv.Payload < 0 || sv.Payload > sv.Frames {
 		return fmt.Errorf("of %d bytes of a message %d are whole frames, with %d bytes", len(sv.Partial), sv.Frames,
@@ -126,8 +126,8 @@ func (sv *Saved) check() error {
 	return nil
 }
 
-// Abandon closes the descriptors of a frozen Set whose poller does not run any more, and ends nothing: what is in the
-// store lives on. It takes the place of Close.
+// Abandon closes the descriptors of a frozen Set whose poller no longer runs, and ends no connection: what is in the
+// store lives on. It is called instead of Close.
 func (s *Set) Abandon() {
 	s.mu.Lock()
 	conns := s.conns()

@@ -15,10 +15,10 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// ErrFull is what Upgrade returns at the limit; nothing has been answered then.
+// ErrFull is returned by Upgrade at the limit, before anything has been answered.
 var ErrFull = errors.New("connection limit reached")
 
-// Limits hold for each connection of a Set, Connections for all of them. All must be set.
+// Limits apply to each connection of a Set; Connections applies to all of them together. All must be set.
 type Limits struct {
 	Connections  int
 	MessageBytes int           // of one message's payload
@@ -27,7 +27,7 @@ type Limits struct {
 	PeerTimeout  time.Duration // and is taken for gone when it acknowledges nothing for this long
 }
 
-// A Set is all connections of a server.
+// A Set holds all connections of a server.
 type Set struct {
 	limits   Limits
 	store    *handover.Store // nil: none
@@ -41,14 +41,14 @@ type Set struct {
 	slots []*Conn // nil: free
 	free  []int32
 	open  int           // connections, and handshakes under way
-	full  uint64        // times at which open has reached the limit
-	bye   func(*Conn)   // set: the Set is closing, this is how
-	empty chan struct{} // closed when open is 0 after that
+	full  uint64        // how many times open has reached the limit
+	bye   func(*Conn)   // if set, the Set is closing, and this closes a connection
+	empty chan struct{} // closed when open reaches 0 after that
 }
 
-// New makes a Set, which keeps plain connections in store unless that is nil. onError answers a request that is no
-// WebSocket handshake, with a status and a reason for the client. poller wakes the connections: it runs from before the
-// first one comes until all are gone.
+// New makes a Set, which keeps plain connections in store unless that is nil. onError answers a request that is not a
+// WebSocket handshake, with a status and a reason for the client. poller wakes the connections: it must run from before
+// the first one comes until all are gone.
 func New(limits Limits, poller *poll.Poller, store *handover.Store,
 	onError func(w http.ResponseWriter, status int, reason error)) *Set {
 	s := &Set{limits: limits, store: store, poller: poller, watch: poller.Add}
@@ -66,14 +66,14 @@ func New(limits Limits, poller *poll.Poller, store *handover.Store,
 	return s
 }
 
-// Len is the number of connections, those being closed included.
+// Len is the number of connections, including those being closed.
 func (s *Set) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.open
 }
 
-// Filled is how many times the number of connections has reached the limit.
+// Filled counts how many times the number of connections has reached the limit.
 func (s *Set) Filled() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,8 +81,8 @@ func (s *Set) Filled() uint64 {
 }
 
 // Upgrade answers a WebSocket handshake, takes over its connection and starts it. meet is called once, when the
-// handshake has been answered and before anybody else knows of the connection, and returns its handler. Upgrade returns
-// ErrFull before it has answered; otherwise a request that failed has been answered or its connection is closed.
+// handshake has been answered and before anything else knows of the connection, and returns its handler. With ErrFull
+// nothing has been answered; with any other error the request has been answered or its connection closed.
 func (s *Set) Upgrade(w http.ResponseWriter, r *http.Request, meet func(*Conn) Handler) (*Conn, error) {
 	s.mu.Lock()
 	if s.open >= s.limits.Connections {
@@ -108,8 +108,8 @@ func (s *Set) Upgrade(w http.ResponseWriter, r *http.Request, meet func(*Conn) H
 	return c, nil
 }
 
-// admit makes a connection whole: it has a handler and a place in the set. Only then may others know of it, since
-// whoever queues something for it can find its socket broken, and that wakes its handler.
+// admit completes a connection: it gives it a handler and a slot in the set. Only then may others know of it, since
+// whoever queues something for it may find its socket broken, and that wakes its handler.
 func (s *Set) admit(c *Conn, meet func(*Conn) Handler) {
 	c.handler = meet(c)
 	s.mu.Lock()
@@ -144,9 +144,9 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 		users: 2}, nil
 }
 
-// Start lets c receive. It is called once, by Upgrade for a new connection and by who has called Restore for another.
-// The handler may be called before Start returns; it may have been before, when something was queued for c and its
-// socket was broken.
+// Start lets c receive. It is called once: by Upgrade for a new connection, by the caller of Restore for a restored
+// one. The handler may be called before Start returns, and even before Start is called, if something was queued for c
+// and its socket was broken.
 func (c *Conn) Start() {
 	s := c.set
 	switch {
@@ -167,7 +167,7 @@ func (c *Conn) Start() {
 	if bye != nil {
 		bye(c)
 	}
-	c.ready(true, true) // what came with the handshake, or has been told to who had the place before
+	c.ready(true, true) // what came with the handshake, or was reported to the place's previous owner
 	c.mu.Lock()
 	c.leave()
 	c.mu.Unlock()
@@ -178,7 +178,7 @@ type watched Conn
 
 func (w *watched) Ready(read, write bool) { (*Conn)(w).ready(read, write) }
 
-// remove forgets c, whose socket is about to be closed. It is called with c.mu held.
+// remove forgets c, whose socket is about to be closed. c.mu must be held.
 func (s *Set) remove(c *Conn) {
 	s.poller.Remove(c.place)
 	c.kept.Drop()
@@ -189,7 +189,7 @@ func (s *Set) remove(c *Conn) {
 	s.gone()
 }
 
-// gone counts one connection less. mu must be held.
+// gone counts one connection fewer. mu must be held.
 func (s *Set) gone() {
 	s.open--
 	if s.open == 0 && s.bye != nil {
@@ -234,23 +234,23 @@ func (s *Set) Run(ctx context.Context) {
 }
 
 // A housekeeping tells when memory is to be given back to the kernel: after a crowd has come, whose handshakes took
-// more than what they leave, or has gone. Go's own collector does it within some minutes, which on a machine of 512 MB
-// can be late.
+// more memory than they leave in use, or has gone. Go does so by itself within some minutes, which can be too late on a
+// machine with 512 MB.
 type housekeeping struct {
 	done  int // connections when it was last due
-	last  int // a turn ago
+	last  int // connections a turn ago
 	turns int // since it was last due
 }
 
-// A crowd is so many connections more or less; a few that still come do not matter. There are turnsApart turns at least
-// between two collections, which take the longer the more connections there are.
+// A crowd is so many connections more or fewer; while fewer than straggling come or go in a turn, it counts as settled.
+// At least turnsApart turns lie between two collections, which take longer the more connections there are.
 const (
 	crowd      = 500
 	straggling = 50
 	turnsApart = 5
 )
 
-// due is asked once in a turn, with the number of connections.
+// due is called once per turn, with the number of connections.
 func (h *housekeeping) due(open int) bool {
 	settled := abs(open-h.last) < straggling
 	h.last = open
@@ -264,9 +264,9 @@ func (h *housekeeping) due(open int) bool {
 
 func abs(n int) int { return max(n, -n) }
 
-// Close closes every connection, and those that still come, with code and reason: what is queued goes out first. When
-// ctx ends the rest is cut off. The poller must run on until Close has returned, with all connections gone and every
-// Handler.Closed called. Close is called once.
+// Close closes every connection, including those that still come, with code and reason: what is queued goes out first.
+// When ctx ends, those that are left are cut off. Close returns when all connections are gone and every Handler.Closed
+// has been called; the poller must run until then. Close is called once.
 func (s *Set) Close(ctx context.Context, code int, reason string) {
 	s.mu.Lock()
 	s.bye = func(c *Conn) { c.Close(code, reason) }
@@ -295,7 +295,7 @@ func (s *Set) Close(ctx context.Context, code int, reason string) {
 	}
 }
 
-// conns returns those that are not gone. mu must be held.
+// conns returns the connections that are not gone. mu must be held.
 func (s *Set) conns() []*Conn {
 	var conns []*Conn
 	for _, c := range s.slots {
@@ -306,7 +306,7 @@ func (s *Set) conns() []*Conn {
 	return conns
 }
 
-// Probe returns when every connection's lock could be had: it hangs when a connection does.
+// Probe returns when it has held every connection's lock once: it hangs if a connection does.
 func (s *Set) Probe() {
 	for _, c := range s.All() {
 		c.Idle()

@@ -51,7 +51,7 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 					}
 					continue
 				}
-				r.pause() // a poller under way might wake somebody for nothing
+				r.pause() // a running poller might wake a connection for nothing
 				wait.Within(t, "all are at rest", r.crew.Wait)
 				if left := leak.Goroutines("picloud/internal/wsconn.(*Conn)."); len(left) != 0 {
 					t.Errorf("round %d: %d goroutines for connections at rest, as\n%s", round, len(left), left[0])
@@ -153,7 +153,7 @@ func TestSetCloseSaysGoodbyeToAll(t *testing.T) {
 
 func TestSetCloseIsBoundedByItsContext(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
-		// A machine may be too busy for it once, or twice.
+		// The machine may be too busy for it once or twice.
 		var took time.Duration
 		for range 5 {
 			if took = closeTakes(t, network); took < flushGrace {
@@ -164,7 +164,7 @@ func TestSetCloseIsBoundedByItsContext(t *testing.T) {
 	})
 }
 
-// closeTakes is how long Set.Close goes on behind the end of its context when a client takes nothing.
+// closeTakes returns how long Set.Close goes on after the end of its context when a client takes nothing.
 func closeTakes(t *testing.T, network string) time.Duration {
 	r := newRig(t, network, narrow)
 	_, stalled := r.connect()
@@ -273,7 +273,7 @@ func TestHandshakeAroundSetClose(t *testing.T) {
 	})
 }
 
-// When the context has ended nobody is given time, whoever comes then included.
+// When the context has ended, no connection is given time, not even one that comes later.
 func TestHandshakeAfterSetCloseRanOutOfTime(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		goOn := make(chan struct{})
@@ -336,7 +336,7 @@ func TestUpgradedConnectionKeepsItsPlace(t *testing.T) {
 	}
 }
 
-// A connection may have been closed before Start has come to its end. Its descriptor's number must still be its own.
+// A connection may be closed before Start returns. Until then its descriptor's number must remain its own.
 func TestConnectionThatIsCutOffWhileItStarts(t *testing.T) {
 	s := lines(t, 1000)
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
@@ -369,11 +369,12 @@ func TestConnectionThatIsCutOffWhileItStarts(t *testing.T) {
 	}
 }
 
-// A scripted stream is the machine's edge where a test has to decide what happens between a system call and its caller.
+// A scripted stream stands in for the kernel where a test has to decide what happens between a system call and its
+// caller.
 type scripted struct {
 	t       *testing.T
 	onWrite func(bufs [][]byte) (int, error)
-	onRead  func(p []byte) (int, error) // or there is nothing to read
+	onRead  func(p []byte) (int, error) // nil: there is nothing to read
 	closed  bool
 	aborts  int
 }
@@ -408,7 +409,7 @@ func total(bufs [][]byte) (n int) {
 	return n
 }
 
-// The poller may say so before the writer has noted that the socket takes no more.
+// The poller may report the socket writable before the writer has noted that it takes no more.
 func TestSocketTakesBytesAgainBeforeTheStallIsNoted(t *testing.T) {
 	s := lines(t, 1000)
 	var c *Conn
@@ -432,7 +433,7 @@ func TestSocketTakesBytesAgainBeforeTheStallIsNoted(t *testing.T) {
 	s.crew.Wait()
 }
 
-// A frame that is queued while another goroutine writes is that one's to write.
+// A frame that is queued while another goroutine writes is left for that goroutine to write.
 func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
 	s := lines(t, 1000)
 	var c *Conn
@@ -461,7 +462,7 @@ func TestFrameQueuedDuringAWriteIsWritten(t *testing.T) {
 	s.crew.Wait()
 }
 
-// A frame's memory is free when a Flush has seen all of it out, or copied: not while another goroutine writes it.
+// A frame's memory is free once a Flush has found all of it written or copied, not while another goroutine writes it.
 func TestFlushTellsWhetherFramesAreFree(t *testing.T) {
 	s := lines(t, 1000)
 	var c *Conn
@@ -508,7 +509,7 @@ func TestFlushTellsWhetherFramesAreFree(t *testing.T) {
 	s.crew.Wait()
 }
 
-// Timers and Set.Close may come late: the socket's descriptor may be another client's by then, its place too.
+// Timers and Set.Close may come late: the socket's descriptor may be another client's by then, and so may its place.
 func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	s := lines(t, 1000)
 	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) { return total(bufs), nil }}
@@ -550,7 +551,7 @@ func TestGoneConnectionIsLeftAlone(t *testing.T) {
 	next.hangUp()
 }
 
-// The first reason counts: what follows of it is not another one.
+// The first reason counts: its consequences are not reasons of their own.
 func TestReasonIsTheFirst(t *testing.T) {
 	s := lines(t, 1000)
 	var c *Conn
@@ -597,7 +598,7 @@ func TestStallThatHasJustBegunIsNotLetGo(t *testing.T) {
 	s.crew.Wait()
 }
 
-// One that pings without a pause and never reads keeps the reading side awake: its queue is judged all the same.
+// A client that pings without a pause and never reads keeps the reading side awake: its queue is bounded all the same.
 func TestFloodOfPingsIsBounded(t *testing.T) {
 	s := lines(t, 1000)
 	var c *Conn
@@ -650,7 +651,7 @@ func TestBrokenSocketEndsTheConnection(t *testing.T) {
 	}
 }
 
-// The lines are of 64 bytes; of ARMv6's, which are half as long, it is four at most.
+// Cache lines have 64 bytes; on ARMv6 they are half as long, and it is four of those at most.
 func TestDeliveryTouchesTwoCacheLines(t *testing.T) {
 	const line = 64
 	var c Conn
@@ -660,7 +661,7 @@ func TestDeliveryTouchesTwoCacheLines(t *testing.T) {
 	if unsafe.Sizeof(uintptr(0)) < 8 {
 		return // sizes differ there, and where a Conn begins is left to the allocator
 	}
-	conns := make([]*Conn, 100) // which are not on the stack
+	conns := make([]*Conn, 100) // not on the stack
 	for i := range conns {
 		conns[i] = new(Conn)
 		if p := uintptr(unsafe.Pointer(conns[i])); p%line != 0 {

@@ -15,13 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// narrow makes the kernel hold little, so that a client that does not read is felt soon.
+// narrow makes the kernel buffer little, so that a client that does not read is noticed soon.
 func narrow(p *plan) { p.buffers = 64 << 10 }
 
 // numbered is the n-th text of a stream; they are of many lengths.
 func numbered(n int) string { return strconv.Itoa(n) + ":" + strings.Repeat("x", n*37%3000) }
 
-// wantNumbered reads frames of a stream, from the n-th on, up to one that is none of it.
+// wantNumbered reads frames of a stream, from the n-th on, up to the first that is not part of it.
 func (p *peer) wantNumbered(n int) (next int, end received) {
 	p.T.Helper()
 	for ; ; n++ {
@@ -88,13 +88,13 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 		if most > queue {
 			t.Errorf("%d bytes were queued, the limit is %d", most, queue)
 		}
-		if network != "tls" { // whose write may have whole frames under way
+		if network != "tls" { // a TLS write may have whole frames under way
 			if size := locked(s.Conn, func(c *Conn) int { return c.out.size }); size > 4000 {
 				t.Errorf("%d bytes are still queued for a client that has been let go", size)
 			}
 		}
 
-		// What it gets when it reads at last is whole frames from the first on, and the close frame.
+		// When it reads at last, it gets whole frames from the first on, and then the close frame.
 		got, end := slow.wantNumbered(0)
 		if want := (received{opClose, closePayload(1013, "reads too slowly")}); end != want {
 			t.Errorf("after %d frames: got %+v, want %+v", got, end, want)
@@ -116,7 +116,7 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 	})
 }
 
-// One that never reads again is cut off in time. TestCloseIsBounded has the same for a Set.
+// A client that never reads again is cut off in time. TestCloseIsBounded checks the same for a Set.
 func TestSlowReaderThatNeverReadsIsCutOff(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		r := newRig(t, network, narrow, func(p *plan) { p.QueueBytes = 16 << 10 })
@@ -187,7 +187,7 @@ func TestLargeFrameGoesToAnIdleClient(t *testing.T) {
 	})
 }
 
-// A queue that looks full may only not have been flushed.
+// A queue that looks full may just not have been flushed yet.
 func TestUnflushedBurstIsNotLetGo(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		const queue, frames = 16 << 10, 150
@@ -213,7 +213,7 @@ func TestUnflushedBurstIsNotLetGo(t *testing.T) {
 	})
 }
 
-// But what is left of a burst when the socket takes no more counts.
+// But what is left of a burst when the socket takes no more does count.
 func TestBurstThatIsNotTakenIsLetGo(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
@@ -343,8 +343,8 @@ func TestKernelDoesNotTakeAStalledClientForGone(t *testing.T) {
 	}
 }
 
-// What waits for a client that reads nothing must not keep the memory of publishers, of which it may have got only a
-// little. Not parallel: it looks at the heap.
+// What is queued for a client that reads nothing must not keep publishers' arenas alive, of which it may be only a
+// small part. Not parallel: it looks at the heap.
 func TestStalledClientKeepsNoMoreThanItIsOwed(t *testing.T) {
 	const queue = 1 << 20
 	for _, size := range []int{20, 1000, 3000, 4200, 7000} {

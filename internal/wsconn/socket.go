@@ -14,31 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errAgain says that a read or write would have to wait.
+// errAgain says that a read or write would block.
 var errAgain = poll.ErrAgain
 
 // A socket is a value, so that a delivery finds it in the connection itself: a non-blocking descriptor that no other
 // part of the program knows and, where its bytes are not simply what is read and written, a stream.
 type socket struct {
-	fd     int    // -1: there is none to be watched, or kept
+	fd     int    // -1: there is none to watch or to keep
 	stream stream // nil: the descriptor's bytes as they are
 }
 
-// A stream moves bytes. Its calls are safe beside each other, but not after close.
+// A stream moves bytes. Its methods may be called concurrently, but not after close.
 type stream interface {
-	// waits reports whether read and write wait, instead of returning errAgain. It never changes.
+	// waits reports whether read and write block, instead of returning errAgain. The answer never changes.
 	waits() bool
-	// read returns errAgain or waits when there is nothing, (0, nil) or io.EOF at the end.
+	// read returns errAgain or blocks when there is nothing to read; it returns (0, nil) or io.EOF at the end.
 	read(p []byte) (int, error)
-	// write may write less than all; it returns errAgain or waits when the kernel takes no more.
+	// write may write less than all; it returns errAgain or blocks when the kernel takes no more.
 	write(bufs [][]byte) (int, error)
 	// closeWrite tells the peer that nothing follows.
 	closeWrite()
-	// interrupt ends the reads that wait, resume has them wait again, for so long at most. They are asked only of one
-	// that waits.
+	// interrupt ends reads that block, resume lets them block again, for that long at most. Both are called only where
+	// waits is true.
 	interrupt()
 	resume(most time.Duration)
-	// abort ends all reads and writes, those to come too.
+	// abort ends all reads and writes, including those to come.
 	abort()
 	close()
 }
@@ -115,7 +115,7 @@ func (s socket) close() {
 	unix.Close(s.fd)
 }
 
-// A secure stream is a TLS connection: Go's TLS waits, so each end of it has a goroutine while it is in use.
+// A secure stream is a TLS connection: Go's TLS blocks, so reading and writing each have a goroutine while in use.
 type secure struct{ *tls.Conn }
 
 func (s secure) waits() bool { return true }
@@ -142,7 +142,7 @@ func (s secure) abort() { s.NetConn().SetDeadline(time.Unix(1, 0)) }
 func (s secure) close() { s.NetConn().Close() }
 
 // A Taker is a connection that can give its descriptor away, non-blocking, with its place in the Set's poller and what
-// it has read ahead. It is closed by that.
+// it has read ahead. Take closes it.
 type Taker interface {
 	Take() (fd int, place poll.Place, ahead []byte, err error)
 }
@@ -178,8 +178,8 @@ func watchPeerOf(nc net.Conn, timeout time.Duration) error {
 	return raw.Control(func(fd uintptr) { watchPeer(int(fd), timeout) })
 }
 
-// watchPeer makes the kernel end a connection whose peer acknowledges nothing for so long, tcp(7). Where that is not
-// known (an emulator), its own retransmission limit does it later.
+// watchPeer makes the kernel end a connection whose peer acknowledges nothing for that long, tcp(7). Where the option
+// is not known (an emulator), the kernel's own retransmission limit does so later.
 func watchPeer(fd int, timeout time.Duration) {
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
 }

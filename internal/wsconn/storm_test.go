@@ -72,7 +72,7 @@ type storm struct {
 	present []*session
 }
 
-// publish sends to everybody present, again and again: a frame with everybody's own name, number and publisher.
+// publish sends every connection frame after frame, each with the connection's own name, a number and the publisher.
 func (st *storm) publish(publisher int) {
 	var arena Arena
 	sent := make(map[*session]int)
