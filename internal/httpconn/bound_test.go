@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deafen keeps the poller from telling of anything until hear is called: what comes is in the kernel and nobody knows.
+// deafen keeps the poller from reporting anything until hear is called: what comes stays in the kernel, unnoticed.
 func (r *rig) deafen() (hear func()) {
 	r.t.Helper()
 	fd, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
@@ -86,7 +86,8 @@ func TestWhoHasRestedLongestMakesRoom(t *testing.T) {
 	}
 }
 
-// A newcomer that finds everybody busy gets in as soon as one comes to rest, whatever there is of its next request.
+// A newcomer that finds all connections busy gets in as soon as one comes to rest, whatever there is of its next
+// request.
 func TestNewcomerWaitsForWhoComesToRest(t *testing.T) {
 	for name, behind := range map[string]string{"idle": "", "in a head": get[:9], "in a body": postHead} {
 		t.Run(name, func(t *testing.T) {
@@ -108,7 +109,7 @@ func TestNewcomerWaitsForWhoComesToRest(t *testing.T) {
 	}
 }
 
-// Who seems to rest, but has sent something that the poller has not told of yet, is not the one to go.
+// A client that seems to rest, but has sent something that the poller has not reported yet, is not the one to go.
 func TestWhoHasSentSomethingDoesNotMakeRoom(t *testing.T) {
 	r := newRig(t, "tcp", few(2))
 	oldest, next := r.dial(), r.dial()
@@ -202,7 +203,7 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 	}
 }
 
-// Many more clients than places, all the time: nobody waits for ever, and there are never more than the bound.
+// Many more clients than places, all the time: no client waits forever, and there are never more than the bound.
 func TestMoreClientsThanPlaces(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
@@ -219,7 +220,7 @@ func TestMoreClientsThanPlaces(t *testing.T) {
 							most.Store(n)
 						}
 						switch (worker + i) % 4 {
-						case 0: // silent until it has to go or goes
+						case 0: // silent until it is closed or leaves
 						case 1:
 							io.WriteString(c, get[:20])
 						case 2:
@@ -230,7 +231,7 @@ func TestMoreClientsThanPlaces(t *testing.T) {
 							c.read("POST")
 						}
 						if i%3 == 0 {
-							c.In.ReadByte() // until it is told to go
+							c.In.ReadByte() // until it is closed
 						}
 						c.Close()
 					}
@@ -238,7 +239,7 @@ func TestMoreClientsThanPlaces(t *testing.T) {
 			}
 			last := make(chan struct{})
 			go func() { lives.Wait(); close(last) }()
-			for open := true; open; { // somebody always wants in, so that who rests has to go
+			for open := true; open; { // a newcomer always wants in, so that a connection at rest has to go
 				c := r.dial()
 				io.WriteString(c, plainPost(2))
 				c.read("POST")

@@ -1,11 +1,11 @@
 package httpconn
 
-// A chunks finds where a chunked body ends, RFC 9112 §7.1, in pieces as they come. It judges nothing that net/http
-// will: what it does not know for sure is broken. The zero value stands at the body's beginning.
+// A chunks finds where a chunked body ends, RFC 9112 §7.1, in pieces as they come. It leaves judging to net/http:
+// whatever it does not know for sure is broken. The zero value stands at the body's beginning.
 type chunks struct {
 	at   chunkPart
 	size int64 // of the chunk: so far, or what is left of it
-	some bool  // the line has something: a digit of the size, or of the trailer
+	some bool  // the line is not empty: it has a digit of the size, or some of the trailer
 }
 
 type chunkPart uint8
@@ -13,21 +13,21 @@ type chunkPart uint8
 const (
 	chunkSize chunkPart = iota
 	chunkExtension
-	chunkSizeEnd // behind the CR
+	chunkSizeEnd // after the CR
 	chunkData
 	chunkDataCR
 	chunkDataLF
 	chunkTrailer
-	chunkTrailerEnd // behind the CR
+	chunkTrailerEnd // after the CR
 	chunksEnd
 	chunksBroken
 )
 
-// mostChunk is a size that no message may have; net/http has words for it.
+// mostChunk is a size that no message may have; net/http answers it.
 const mostChunk = 1 << 40
 
-// scan looks at what comes next. It returns how much of that belongs to the body: all of it unless at is chunksEnd
-// then.
+// scan looks at the next piece. It returns how much of it belongs to the body: all of it, unless at is chunksEnd
+// afterwards.
 func (c *chunks) scan(p []byte) (n int) {
 	for n < len(p) && c.at < chunksEnd {
 		if c.at == chunkData {

@@ -13,22 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Conn is one HTTP connection. Its turn has a goroutine in Run, or the loan, or whoever ends it: then it is never
-// given back.
+// A Conn is one HTTP connection. Its turn is held by a goroutine in Run, by the loan, or by whoever ends the connection
+// and never gives it back.
 type Conn struct {
 	set           *Set
 	remote, local net.Addr
 	turn          poll.Turn
 
 	mu    sync.Mutex
-	fd    int // -1: closed, or somebody else's
+	fd    int // -1: closed, or given away
 	place poll.Place
-	used  bool      // it has had an answer
-	since time.Time // of the rest, or of the first byte of in
+	used  bool      // a request has been answered on it
+	since time.Time // when the rest began, or the first byte of in came
 	head  bool      // in has a whole head
 
-	in   []byte // what has been read and not yet answered; whoever is awake or lent owns it
-	loan *loan  // that has it, while it is lent
+	in   []byte // what has been read and not yet answered; owned by whoever has the turn
+	loan *loan  // what it is lent to, while it is lent
 }
 
 // watched is a Conn as the poller sees it.
@@ -40,7 +40,7 @@ func (w *watched) Ready(read, _ bool) {
 	}
 }
 
-// goOn gives the turn, which the caller has, to a goroutine, or nobody in a frozen Set. mu must be held.
+// goOn passes the turn, which the caller has, to a goroutine, or in a frozen Set gives it back. mu must be held.
 func (c *Conn) goOn() {
 	if c.set.crew.Frozen() {
 		c.turn.Rest()
@@ -49,8 +49,7 @@ func (c *Conn) goOn() {
 	c.set.crew.Go(c)
 }
 
-// quiet reports whether nobody is busy with the connection, nor will be as soon as Ready tells of what has come. mu
-// must be held.
+// quiet reports whether the connection is at rest and nothing has come that Ready is still to report. mu must be held.
 func (c *Conn) quiet() bool {
 	if !c.turn.Rests() {
 		return false
@@ -60,7 +59,7 @@ func (c *Conn) quiet() bool {
 	return err != nil || n == 0
 }
 
-// idle reports whether nothing has come of a next request. mu must be held.
+// idle reports whether the connection rests after an answer and nothing has come of a next request. mu must be held.
 func (c *Conn) idle() bool { return c.turn.Rests() && len(c.in) == 0 && c.used }
 
 // late reports whether the connection has rested for too long. mu must be held.
@@ -79,7 +78,7 @@ func (c *Conn) late(now time.Time) bool {
 	return now.Sub(c.since) >= limit
 }
 
-// closeIf closes the connection if it is so, and at rest, and reports that.
+// closeIf closes the connection if so holds and it is at rest, and reports whether it did.
 func (c *Conn) closeIf(so func(*Conn) bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -102,8 +101,8 @@ func (c *Conn) abort() {
 	}
 }
 
-// close ends the connection. The caller has the turn, and mu must be held. Another process's store may still have the
-// socket: its end must not wait for that.
+// close ends the connection. The caller has the turn, and mu must be held. Another process's store may still hold the
+// socket, whose end must not wait for that.
 func (c *Conn) close() {
 	fd, place := c.release()
 	c.set.cfg.Poller.Remove(place)
@@ -111,7 +110,7 @@ func (c *Conn) close() {
 	unix.Close(fd)
 }
 
-// release makes the descriptor and its place somebody else's. The caller has the turn, and mu must be held.
+// release gives away the descriptor and its place. The caller has the turn, and mu must be held.
 func (c *Conn) release() (fd int, place poll.Place) {
 	fd, place = c.fd, c.place
 	c.fd, c.place, c.loan = -1, poll.Place{}, nil
@@ -141,8 +140,8 @@ func (c *Conn) Run() {
 	}
 }
 
-// rest gives the turn back unless there is more to look at, and reports that it has. One that comes to rest where it
-// has no place any more is closed.
+// rest gives the turn back unless there is more to look at, and reports whether it has. A connection that comes to rest
+// while others wait for a place, or idle while the Set drains, is closed.
 func (c *Conn) rest() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -160,7 +159,7 @@ var (
 	errEnded = errors.New("the client has ended it")
 )
 
-// look reads until there is no more. Anything but nil and poll.ErrAgain is the end of the Conn's being awake.
+// look reads until there is no more. Anything but nil and poll.ErrAgain ends Run.
 func (c *Conn) look() error {
 	b := c.set.bufs.Get().(*buffer)
 	defer c.set.bufs.Put(b)
@@ -176,7 +175,7 @@ func (c *Conn) look() error {
 		if err != nil {
 			return err
 		}
-		if n == 0 && held > 0 { // net/http has words for a request that ends in the middle
+		if n == 0 && held > 0 { // net/http answers a request that ends in the middle
 			return c.lend(buf[:held], nil, unbounded, chunks{})
 		}
 		if n == 0 {
@@ -290,7 +289,7 @@ func (c *Conn) send(p []byte) error {
 	return err
 }
 
-// file is the connection with a descriptor in Go's poller, for what has to wait.
+// file returns the connection with a descriptor in Go's poller, for calls that block.
 func (c *Conn) file() (net.Conn, error) {
 	fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -301,7 +300,7 @@ func (c *Conn) file() (net.Conn, error) {
 	return net.FileConn(f)
 }
 
-// lend gives the connection to net/http for the request of which it has begun, and keeps what follows it.
+// lend lends the connection to net/http for the request that has begun, and keeps what follows it.
 func (c *Conn) lend(request, behind []byte, missing int, ch chunks) error {
 	l := c.borrowed(slices.Clone(request), behind, missing)
 	l.chunks = ch
@@ -311,7 +310,7 @@ func (c *Conn) lend(request, behind []byte, missing int, ch chunks) error {
 	return errLent
 }
 
-// borrowed makes the connection a loan, from which request can be read, and keeps what follows it.
+// borrowed turns the connection into a loan, from which request can be read, and keeps what follows it.
 func (c *Conn) borrowed(request, behind []byte, missing int) *loan {
 	l := newLoan(c, request, missing)
 	c.keep(behind, false)
@@ -322,8 +321,8 @@ func (c *Conn) borrowed(request, behind []byte, missing int) *loan {
 	return l
 }
 
-// returned is the end of a loan: the connection goes on, behind an answer or with what has come of an unfinished
-// request. mu must be held.
+// returned ends a loan: the connection goes on after an answer, or with what has come of an unfinished request. mu must
+// be held.
 func (c *Conn) returned(unfinished []byte) {
 	c.loan = nil
 	if c.set.closed.Load() {

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handOver makes a rig whose connections are all that r has. r is over then.
+// handOver makes a rig that takes over all of r's connections, and ends r.
 func (r *rig) handOver(edit ...func(*plan)) *rig {
 	r.t.Helper()
 	r.endAccept()
@@ -44,7 +44,7 @@ func (r *rig) handOver(edit ...func(*plan)) *rig {
 	return next
 }
 
-// requestKinds makes requests of all kinds, by how they are made of a body.
+// requestKinds makes a request of each kind from a body.
 var requestKinds = map[string]func(body string) string{
 	"plain":   func(body string) string { return plainPost(body) },
 	"general": func(body string) string { return generalPost(body) },
@@ -73,7 +73,7 @@ func chunkedPost(body string, size int, extension, headers string) string {
 	return b.String() + "0\r\n\r\n"
 }
 
-// Wherever a request has come to when the process is to end, the next one goes on, and it is answered once.
+// However much of a request has come when the process is to end, the next process goes on, and it is answered once.
 func TestUnfinishedRequestIsLeftToTheNextProcess(t *testing.T) {
 	for name, request := range requestKinds {
 		for _, size := range []int{30, 3000, 20_000, 60_000} {
@@ -90,7 +90,7 @@ func TestUnfinishedRequestIsLeftToTheNextProcess(t *testing.T) {
 					c.send("%s", text[:cut])
 					r = r.handOver()
 					r = r.handOver()
-					if r.general.Load() > 1 { // a process that gives it back may have begun
+					if r.general.Load() > 1 { // a process that gave it back may have begun it
 						t.Errorf("cut at %d: %d requests were begun", cut, r.general.Load())
 					}
 					c.send("%s", text[cut:]+plainPost("behind"))
@@ -112,7 +112,7 @@ func TestUnfinishedRequestIsLeftToTheNextProcess(t *testing.T) {
 	}
 }
 
-// readFinal reads an answer behind those that ask for the body.
+// readFinal reads an answer, after those that ask for the body.
 func (c *client) readFinal() (answer, error) {
 	for {
 		got, err := c.read("POST")
@@ -122,7 +122,7 @@ func (c *client) readFinal() (answer, error) {
 	}
 }
 
-// What is too long to be handed over is waited for, and ended when it does not come to its end in time.
+// A request that is too long to be handed over is waited for, and ended if it does not finish in time.
 func TestTooLongForTheNextProcessIsEnded(t *testing.T) {
 	r := newRig(t, "tcp", func(p *plan) { p.RecallBytes = 18 << 10 })
 	text := generalPost(strings.Repeat("x", 60_000))
@@ -150,7 +150,8 @@ func TestTooLongForTheNextProcessIsEnded(t *testing.T) {
 	c.wantEnd()
 }
 
-// An answer that has begun is not begun again, and what net/http keeps for good ends at once and holds up nobody.
+// An answer that has begun is not begun again, and a connection that net/http keeps for good ends at once and holds
+// nothing up.
 func TestFreezeWaitsForAnswersOnly(t *testing.T) {
 	r := newRig(t, "tcp")
 	held := r.hold("")
@@ -201,7 +202,7 @@ func TestIdleConnectionIsIdleForTheNextProcess(t *testing.T) {
 	}
 }
 
-// More connections than there are places for: who is too many is ended, and newcomers are served.
+// There are more connections than places: the surplus is ended, and newcomers are served.
 func TestRestoreWaitsForNoPlace(t *testing.T) {
 	r := newRig(t, "tcp")
 	var clients []*client
@@ -250,7 +251,7 @@ func TestRestoreWaitsForNoPlace(t *testing.T) {
 	}
 }
 
-// Clients that send all kinds of requests all the time, in pieces, while one process follows the other: each request is
+// Clients send all kinds of requests all the time, in pieces, while one process follows another: each request is
 // answered once, with what belongs to it.
 func TestNobodyNoticesHandOvers(t *testing.T) {
 	const clients, generations = 24, 12

@@ -7,13 +7,13 @@ import (
 	"net/http"
 )
 
-// join offers the connection, whose request asks for a WebSocket, to the owner, and reports whether it was taken.
+// join offers a connection whose request asks for a WebSocket to the Set's owner, and reports whether it was taken.
 func (c *Conn) join(b *buffer, request, behind []byte) bool {
 	b.src.Reset(request)
 	b.text.Reset(&b.src)
 	r, err := http.ReadRequest(&b.text)
 	if err != nil {
-		return false // and net/http has words for it
+		return false // and net/http answers it
 	}
 	r.RemoteAddr = c.remote.String()
 	o := &offer{conn: c, behind: behind}
@@ -21,7 +21,7 @@ func (c *Conn) join(b *buffer, request, behind []byte) bool {
 	return o.taken
 }
 
-// An offer is a connection that can be hijacked, by the request that it has sent. What is answered otherwise is
+// An offer is the ResponseWriter of a request whose connection can be hijacked. Anything else that is written to it is
 // dropped.
 type offer struct {
 	conn   *Conn
@@ -40,7 +40,8 @@ func (o *offer) Header() http.Header {
 func (o *offer) Write(p []byte) (int, error) { return len(p), nil }
 func (o *offer) WriteHeader(int)             {}
 
-// Hijack gives the connection away, with little buffers: all that has come is the connection's to give, see loan.Take.
+// Hijack gives the connection away, with tiny buffers: the connection itself hands over all that has come, see
+// loan.Take.
 func (o *offer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if o.taken {
 		return nil, nil, http.ErrHijacked

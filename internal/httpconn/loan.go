@@ -15,27 +15,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A loan is a connection as net/http has it: for one request, of which exactly its bytes can be read, or for good.
+// A loan is a connection as net/http sees it: lent for one request, of which exactly its bytes can be read, or for
+// good.
 //
-// net/http closes it behind a request either way. Having said StateIdle before, it would have gone on: then the
+// net/http closes it after a request either way. If it has reported StateIdle before, it would have gone on: then the
 // connection comes back to its Conn.
 type loan struct {
 	conn *Conn
 
 	mu      sync.Mutex
 	wake    sync.Cond
-	in      []byte   // what of the request has been read already
-	missing int      // how much of it has not; or unbounded, or inChunks
+	in      []byte   // what has been read of the request, for Read to return
+	missing int      // how much of the request is still to come; or unbounded, or inChunks
 	chunks  chunks   // for inChunks: where it stands
-	taken   []byte   // of a request that is not whole: all that has been read of it, while it can be recalled
-	file    net.Conn // for what has to wait, nil until it has to
-	reading bool     // somebody waits for more of the request
+	taken   []byte   // all that has been read of an unfinished request, while it can be recalled
+	file    net.Conn // for calls that block, nil until there is one
+	reading bool     // a Read waits for more of the request
 	recall  bool     // and is to give the connection back
 	read    time.Time
 	write   time.Time // deadlines
 	expired bool      // the read deadline was in the past when it was set
 	idle    bool      // the request has been answered, and the connection could go on
-	resting bool      // the same of an unbounded loan, which does not come back
+	resting bool      // the same for an unbounded loan, which does not come back
 	closed  bool      // the descriptor is not this loan's any more
 }
 
@@ -58,7 +59,7 @@ func newLoan(c *Conn, in []byte, missing int) *loan {
 	return l
 }
 
-// Note is for the http.Server's ConnState, and reports whether the connection is one of a Set's.
+// Note is to be called by the http.Server's ConnState. It reports whether the connection belongs to a Set.
 func Note(nc net.Conn, state http.ConnState) bool {
 	l, ok := nc.(*loan)
 	if ok {
@@ -73,8 +74,8 @@ func Note(nc net.Conn, state http.ConnState) bool {
 	return ok
 }
 
-// Read gives the request's bytes, and then waits: for the answer to be given, or the deadline to be set to the past.
-// Both are what net/http does when it has read ahead, by one byte, to see whether the client is still there.
+// Read returns the request's bytes, and then blocks until the answer has been given or the deadline is set to the past.
+// net/http does either while it reads ahead, by one byte, to see whether the client is still there.
 func (l *loan) Read(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -104,7 +105,7 @@ func (l *loan) Read(p []byte) (int, error) {
 	return 0, os.ErrDeadlineExceeded
 }
 
-// readMore reads of the request what has not come before. mu must be held, and is given up while it waits.
+// readMore reads what is still to come of the request. mu must be held, and is released while it blocks.
 func (l *loan) readMore(p []byte) (int, error) {
 	nc, err := l.waiting()
 	if err != nil {
@@ -144,16 +145,16 @@ func (l *loan) readMore(p []byte) (int, error) {
 	if len(behind) > 0 {
 		l.conn.keep(behind, false)
 	}
-	if l.recall && l.taken != nil { // what has just come can have been too much
+	if l.recall && l.taken != nil { // what has just come may have been too much
 		l.giveBack()
 		return 0, errRecalled
 	}
 	return n, err
 }
 
-// comeBack is asked when the process is to end: a request that is not whole, and of which no answer has begun, is left
-// to the next process with all that has come of it. It is nobody else's before it is whole, so nothing has come of it
-// yet.
+// comeBack is called when the process is about to end: a request that is not whole, and whose answer has not begun, is
+// left to the next process with all that has come of it. Nothing acts on a request before it is whole, so it has had no
+// effect yet.
 func (l *loan) comeBack() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -209,10 +210,10 @@ func (l *loan) Write(p []byte) (int, error) {
 	return n + m, err
 }
 
-// goOn is how net/http asks for a body that a client keeps back, RFC 9110 §10.1.1: no answer.
+// goOn is how net/http asks for a body that a client holds back, RFC 9110 §10.1.1: it is not an answer.
 var goOn = []byte("HTTP/1.1 100 ")
 
-// waiting returns the connection for what has to wait. mu must be held.
+// waiting returns the connection for calls that block. mu must be held.
 func (l *loan) waiting() (net.Conn, error) {
 	if l.file == nil {
 		nc, err := l.conn.file()
@@ -243,8 +244,8 @@ func (l *loan) Close() error {
 	return nil
 }
 
-// end ends the loan, and reports whether it had not ended before and whether the connection goes on: only behind a
-// request that httpconn, too, has seen the end of.
+// end ends the loan, and reports whether it had not ended before and whether the connection goes on: only after a
+// request whose end httpconn, too, has seen.
 func (l *loan) end() (ended, goesOn bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -255,7 +256,7 @@ func (l *loan) end() (ended, goesOn bool) {
 	return true, l.idle && l.missing == 0
 }
 
-// shut makes the loan a closed one. mu must be held.
+// shut marks the loan as closed. mu must be held.
 func (l *loan) shut() {
 	l.closed = true
 	l.wake.Broadcast()
@@ -264,9 +265,9 @@ func (l *loan) shut() {
 	}
 }
 
-// Take makes the descriptor the caller's, non-blocking, with its place in the poller and what has come from the client
-// and was not read from the loan, of the request's body too: the connection has become something else. The loan is
-// closed with it.
+// Take gives the descriptor to the caller, non-blocking, with its place in the poller and whatever has come from the
+// client and was not read from the loan, even of the request's body: the connection has become something else. Take
+// closes the loan.
 func (l *loan) Take() (fd int, place poll.Place, behind []byte, err error) {
 	if ended, _ := l.end(); !ended {
 		return -1, poll.Place{}, nil, net.ErrClosed
@@ -279,7 +280,7 @@ func (l *loan) Take() (fd int, place poll.Place, behind []byte, err error) {
 	return fd, place, append(l.in, c.in...), nil
 }
 
-// CloseWrite is net/http's way to let a client read its last answer.
+// CloseWrite is how net/http lets a client read its last answer.
 func (l *loan) CloseWrite() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -29,14 +29,14 @@ func (r *Request) Header(name string) []byte {
 	return nil
 }
 
-// plainHeaders are those that a plain request may have, each once. None of them changes what is to be done with the
-// connection; another one might.
+// plainHeaders are the headers that a plain request may have, each once. None of them changes what is to be done with
+// the connection; any other might.
 var plainHeaders = [...]string{
 	"host", "user-agent", "accept", "accept-encoding", "accept-language", "content-type", "content-length",
 	"x-api-key", "x-api-client-name", "authorization", "sec-fetch-mode",
 }
 
-// A frame is where a request lies in what has come.
+// A frame says where a request lies in what has come.
 type frame struct {
 	kind    kind
 	head    int  // length of the request line and the headers
@@ -55,7 +55,7 @@ const (
 )
 
 // scan finds the head of the request at the beginning of in, as net/http's parser will, and fills r when the request is
-// plain. It judges nothing: what it does not know for sure is opaque.
+// plain. It rejects nothing: whatever it does not know for sure is opaque.
 func (r *Request) scan(in []byte) (f frame, plain bool) {
 	r.count = 0
 	seen := uint32(0)
@@ -128,8 +128,8 @@ func (r *Request) scan(in []byte) (f frame, plain bool) {
 	}
 }
 
-// requestLine reports whether the line is sound, of HTTP/1.1 and with a path for a target, and whether it is of a plain
-// request: nothing in the target is encoded.
+// requestLine reports whether the line is sound, of HTTP/1.1 and with a path as its target, and whether it is that of a
+// plain request: nothing in the target is encoded.
 func (r *Request) requestLine(line []byte) (sound, plain bool) {
 	method, rest, _ := bytes.Cut(line, []byte(" "))
 	target, ok := bytes.CutSuffix(rest, []byte(" HTTP/1.1"))
@@ -164,7 +164,7 @@ func plainHeader(name []byte) int {
 	return -1
 }
 
-// equalFold reports whether b is the lower-case ASCII s, letters of either case.
+// equalFold reports whether b is s, which is lower-case ASCII, in letters of either case.
 func equalFold(b []byte, s string) bool {
 	if len(b) != len(s) {
 		return false

@@ -138,11 +138,11 @@ func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
 	}
 }
 
-// What Ready tells while a connection is awake is not lost: it looks again before it rests.
+// What Ready reports while a connection is awake is not lost: it looks again before it rests.
 func TestReadyWhileAwake(t *testing.T) {
 	for name, tell := range map[string]func(*Conn){
 		"readable": func(c *Conn) { (*watched)(c).Ready(true, true) },
-		"writable": func(c *Conn) { (*watched)(c).Ready(false, true) }, // somebody may write: nobody has to
+		"writable": func(c *Conn) { (*watched)(c).Ready(false, true) }, // it may write, but has nothing to write
 	} {
 		c := &Conn{set: new(Set)}
 		c.turn.Take()
@@ -184,9 +184,9 @@ func TestReadyWhileAwake(t *testing.T) {
 func TestNothingIsLeftOfConnections(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
-			defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close what is forgotten
+			defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close what was forgotten
 			r := newRig(t, network, func(p *plan) { p.kernel = 16 << 10 })
-			first := r.dial() // so that all is there that the rig itself needs
+			first := r.dial() // so that everything the rig itself needs is there
 			first.send(lastOne)
 			first.want("GET", 200, "last")
 			first.Close()
@@ -226,7 +226,7 @@ func TestNothingIsLeftOfConnections(t *testing.T) {
 			}
 			lives.Wait()
 			wait.Until(t, "all are let in",
-				func() bool { return r.entered.Load() == n+1 }) // who has left may still be in the backlog
+				func() bool { return r.entered.Load() == n+1 }) // a client that has left may still be in the backlog
 			r.gone()
 			wait.Until(t, "all descriptors are closed", func() bool { return len(leak.Descriptors()) <= before })
 		})

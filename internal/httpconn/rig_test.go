@@ -23,17 +23,17 @@ import (
 	"picloud/test/wait"
 )
 
-// A site is what the tests' servers have to offer, a Set and a plain http.Server alike:
+// A site is what the tests' servers serve, a Set and a plain http.Server alike:
 //
 //	/echo       answers with the request and its body
 //	/deaf       answers and reads no body
 //	/panic      panics
 //	/large?n=   answers with n bytes
-//	/hijack?n=  answers with the n bytes behind the request, which is no HTTP any more, and ends
+//	/hijack?n=  answers with the n bytes after the request, which are not HTTP any more, and ends
 //	/hold       says so on held and answers when it gets something from release
 //	/plain?n=   POST answers with the body as a header, and n bytes; a Set does this by itself
 //
-// A Set gives connections to /hijack by itself, too, when they ask for a WebSocket.
+// A Set also hijacks a connection to /hijack by itself, when it asks for a WebSocket.
 type site struct {
 	held    chan struct{}
 	release chan struct{}
@@ -128,7 +128,7 @@ func hijack(w http.ResponseWriter, n int) {
 	fmt.Fprintf(f, "behind: %q", behind)
 }
 
-// places is a bound on the connections, and counts them.
+// places bounds the number of connections, and counts them.
 type places struct {
 	free    chan struct{}
 	opened  chan struct{}
@@ -162,7 +162,7 @@ func (p *places) enter() {
 }
 
 func (p *places) leave() {
-	p.left.Add(1) // first, so that who gets the place finds it counted
+	p.left.Add(1) // first, so that whoever gets the place finds it counted
 	select {
 	case <-p.free:
 	default:
@@ -171,11 +171,11 @@ func (p *places) leave() {
 
 func (p *places) taken() int64 { return p.entered.Load() - p.left.Load() }
 
-// A plan is what a rig is to be.
+// A plan says how a rig is to be made.
 type plan struct {
 	Config
 	places int
-	kernel int // what the kernel holds of a connection at each end, about; 0 leaves it to the kernel
+	kernel int // roughly what the kernel buffers at each end of a connection; 0 leaves it to the kernel
 }
 
 // A rig is a Set on a real listener.
@@ -189,8 +189,8 @@ type rig struct {
 	addr    net.Addr
 	http    *http.Server
 
-	endAccept func() // no more connections; returns when that is so
-	endRun    func() // returns when Run has
+	endAccept func() // ends accepting; returns when it has ended
+	endRun    func() // ends Run; returns when it has returned
 }
 
 // httpServer is what answers, with or without a Set in front.
@@ -209,7 +209,7 @@ func httpServer(cfg *Config, h http.Handler) *http.Server {
 
 func defaults() plan {
 	return plan{places: 1 << 12, Config: Config{
-		// No test is saved by what cuts connections off, unless that is what it is about.
+		// No test passes only because a timeout cuts a connection off, unless it is about that.
 		HeadTimeout: time.Hour, BodyTimeout: time.Hour, IdleTimeout: time.Hour, SendTimeout: time.Hour,
 		HeadBytes: 4 << 10, RecallBytes: 256 << 10,
 	}}
@@ -319,7 +319,7 @@ func (r *rig) gone() {
 	}
 }
 
-// count counts the connections that are so.
+// count counts the connections for which so holds.
 func (r *rig) count(so func(*Conn) bool) (n int) {
 	for _, c := range r.all() {
 		c.mu.Lock()
@@ -408,7 +408,7 @@ func ended(err error) bool {
 // vanish ends the connection without a word, on TCP with a reset.
 func (c *client) vanish() { ws.Reset(c.Conn) }
 
-// The requests of which most tests are made.
+// The requests that most tests are made of.
 const (
 	get      = "GET /echo HTTP/1.1\r\nHost: pi\r\n\r\n"
 	lastOne  = "GET /echo?last HTTP/1.1\r\nHost: pi\r\nConnection: close\r\n\r\n"

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// A talk is what a client sends. It is answered as a plain http.Server answers it, byte for byte but for the order of
-// headers and the date.
+// A talk is what a client sends. It is answered as a plain http.Server answers it, byte for byte except for the order
+// of headers and the date.
 type talk struct {
 	name  string
 	parts []string // between two of them the client waits for the head of an answer
@@ -199,7 +199,7 @@ var talks = func() []talk {
 var pieces = map[string]func(n int, random *rand.Rand) int{
 	"whole": func(n int, _ *rand.Rand) int { return n },
 	"bytes": func(n int, _ *rand.Rand) int {
-		if n > 8<<10 { // of what is long, the end only
+		if n > 8<<10 { // a long text is cut that finely only at its end
 			return 1000
 		}
 		return 1
@@ -235,7 +235,7 @@ func TestSameAnswersAsWithoutIt(t *testing.T) {
 	}
 }
 
-// with says it all to a server and returns all that the server says.
+// with sends it all to a server and returns all that the server says.
 func (tk talk) with(c *client, cut func(int, *rand.Rand) int) string {
 	defer c.Close()
 	random := rand.New(rand.NewPCG(1, 2))

@@ -12,19 +12,19 @@ import (
 type Saved struct {
 	FD    int
 	Local bool   // of a Unix socket
-	Used  bool   // it has had an answer
+	Used  bool   // a request has been answered on it
 	In    []byte // what has come of the next request
 }
 
-// Freeze brings the connections to rest and keeps them there: what comes is left to who restores them. One that is lent
-// for a request which is not whole comes back with what there is of it; another is waited for until ctx ends. It is
-// called once, while Run goes on and nothing is accepted any more.
+// Freeze brings the connections to rest and keeps them there: further input is left to the process that restores them.
+// A connection that is lent for an unfinished request comes back with what there is of it; any other that is lent is
+// waited for until ctx ends. Freeze is called once, while Run goes on and nothing is accepted any more.
 func (s *Set) Freeze(ctx context.Context) {
 	s.crew.Freeze()
 	s.recall() // and whoever was about to start a goroutine has done so
 	resting := make(chan struct{})
 	go func() {
-		s.crew.Wait() // they may lend
+		s.crew.Wait() // they may still lend
 		s.recall()
 		s.loans.Wait()
 		close(resting)
@@ -35,7 +35,7 @@ func (s *Set) Freeze(ctx context.Context) {
 	}
 }
 
-// recall asks for what is lent.
+// recall asks for what is lent to come back.
 func (s *Set) recall() {
 	for _, c := range s.all() {
 		c.mu.Lock()
@@ -47,7 +47,7 @@ func (s *Set) recall() {
 	}
 }
 
-// Save returns what there is to be restored of a frozen Set.
+// Save returns what has to be restored of a frozen Set.
 func (s *Set) Save() []Saved {
 	var all []Saved
 	for _, c := range s.all() {
@@ -61,11 +61,11 @@ func (s *Set) Save() []Saved {
 	return all
 }
 
-// ErrCrowded is what Restore returns when there is no place.
+// ErrCrowded is returned by Restore when there is no place.
 var ErrCrowded = errors.New("there is no place for one more HTTP connection")
 
-// Restore makes a connection of what Save has returned; saved.FD becomes its own, and is closed with an error. Its
-// requests come after Run. It does not wait for a place, as newcomers wait behind it.
+// Restore makes a connection from what Save has returned. It takes over saved.FD, and closes it on an error. The
+// connection is lent only once Run runs. Restore does not wait for a place, since newcomers wait behind it.
 func (s *Set) Restore(saved Saved) error {
 	sa, err := unix.Getpeername(saved.FD)
 	if err == nil && !s.cfg.TryEnter() {
@@ -85,8 +85,8 @@ func (s *Set) Restore(saved Saved) error {
 	return nil
 }
 
-// Abandon closes the descriptors of a frozen Set whose Run has ended, and ends nothing: a descriptor that is somewhere
-// else too lives on. It takes the place of Close.
+// Abandon closes the descriptors of a frozen Set whose Run has ended, and ends no connection: one whose descriptor is
+// held elsewhere too lives on. It is called instead of Close.
 func (s *Set) Abandon() {
 	for _, c := range s.all() {
 		c.mu.Lock()

@@ -1,5 +1,5 @@
-// Package httpconn holds HTTP connections between their requests: one at rest is its socket and what has come of the
-// next request.
+// Package httpconn holds HTTP connections between their requests: a connection at rest is its socket and what has come
+// of the next request.
 //
 // A whole request is answered by net/http, which is lent the connection for it, or in a shorter way that the owner has
 // for requests of the plain kind.
@@ -28,20 +28,21 @@ import (
 type Config struct {
 	// Poller wakes the connections. It runs from before the first Serve or Restore until all connections are gone.
 	Poller *poll.Poller
-	// HTTP answers what Short does not. Its ConnState must call Note; its timeouts are of a request under way.
+	// HTTP answers what Short does not. Its ConnState must call Note; its timeouts apply to a request under way.
 	HTTP *http.Server
-	// Short answers a plain request, or says no: then HTTP answers the same bytes. The answer is a whole response that
-	// keeps the connection. It must not wait, and may be called by many goroutines.
+	// Short answers a plain request, or reports false: then HTTP answers the same bytes. The answer is a whole response
+	// that keeps the connection open. Short must not block, and may be called by many goroutines at once.
 	Short func(*Request) (answer []byte, ok bool)
-	// Join may take over a connection by a request that asks for a WebSocket: it hijacks w, and the net.Conn is one to
-	// Take. If it does not, HTTP answers the same bytes, and what has been written to w is dropped. The request's
+	// Join may take over the connection of a request that asks for a WebSocket: it hijacks w, and calls Take on the
+	// net.Conn. If it does not, HTTP answers the same bytes, and what has been written to w is dropped. The request's
 	// context has http.LocalAddrContextKey. It is called as Short is.
 	Join func(w http.ResponseWriter, r *http.Request)
-	// Enter waits for a place for one more connection, Leave gives it up. TryEnter is Enter where there is no wait.
+	// Enter waits for a place for one more connection, Leave gives it up. TryEnter is Enter without waiting, and
+	// reports whether there was a place.
 	TryEnter     func() bool
 	Enter, Leave func()
 
-	HeadTimeout time.Duration // from a request's first byte, or the connection's begin, to the end of its head
+	HeadTimeout time.Duration // from a request's first byte, or the connection's beginning, to the end of its head
 	BodyTimeout time.Duration // and from there to the end of its body
 	IdleTimeout time.Duration // from one request to the next
 	SendTimeout time.Duration // for an answer that the client does not take at once
@@ -49,7 +50,7 @@ type Config struct {
 	RecallBytes int           // of an unfinished request that Save may return
 }
 
-// A Set is the HTTP connections of plain listeners, TCP or Unix.
+// A Set holds the HTTP connections of plain listeners, TCP or Unix.
 type Set struct {
 	cfg     Config
 	lending relay
@@ -57,9 +58,9 @@ type Set struct {
 	crew    poll.Crew // goroutines in Conn.Run
 	loans   sync.WaitGroup
 
-	crowded  atomic.Int32 // connections that wait for one to come to rest
-	draining atomic.Bool  // answers are the last ones of their connections
-	closed   atomic.Bool  // nothing goes on
+	crowded  atomic.Int32 // newcomers that wait for a connection to come to rest
+	draining atomic.Bool  // each answer is its connection's last
+	closed   atomic.Bool  // no connection goes on
 
 	mu    sync.Mutex
 	conns map[*Conn]struct{}
@@ -144,15 +145,15 @@ func (s *Set) Serve(ctx context.Context, l Listener) error {
 	}
 }
 
-// admit makes a Conn of an accepted socket. When there is no place for it, the connection that has been at rest for
-// longest has to make one, or, when all are busy, the first that comes to rest.
+// admit makes a Conn from an accepted socket. When there is no place for it, the connection that has been at rest the
+// longest has to make room or, when all are busy, the first that comes to rest.
 func (s *Set) admit(fd int, remote, local net.Addr) {
 	for !s.cfg.TryEnter() {
 		if s.evict() {
-			continue // for that place, which somebody else may have taken
+			continue // for that place, which may have been taken meanwhile
 		}
 		s.crowded.Add(1)
-		s.evict() // who came to rest before it could see that
+		s.evict() // one that came to rest before it could see that
 		s.cfg.Enter()
 		s.crowded.Add(-1)
 		break
@@ -160,8 +161,8 @@ func (s *Set) admit(fd int, remote, local net.Addr) {
 	s.adopt(fd, remote, local, nil, false)
 }
 
-// adopt makes a Conn of a connected, non-blocking socket, for which a place has been taken, and what has come of its
-// next request. used tells whether it has had an answer.
+// adopt makes a Conn from a connected, non-blocking socket, for which a place has been taken, and from what has come of
+// its next request. used tells whether a request has been answered on it.
 func (s *Set) adopt(fd int, remote, local net.Addr, in []byte, used bool) {
 	c := &Conn{set: s, fd: fd, remote: remote, local: local, in: in, used: used, since: time.Now()}
 	c.turn.Take()
@@ -183,7 +184,7 @@ func (s *Set) adopt(fd int, remote, local net.Addr, in []byte, used bool) {
 	c.goOn()
 }
 
-// evict closes the connection that has been at rest for longest, and reports whether there was one.
+// evict closes the connection that has been at rest the longest, and reports whether there was one.
 func (s *Set) evict() bool {
 	conns := s.all()
 	for {
@@ -241,8 +242,8 @@ func (s *Set) Drain() {
 	}
 }
 
-// Close ends every connection at once, those too that still come, but for those lent to the http.Server: its own Close
-// ends them, or the end of what they are lent for.
+// Close ends every connection at once, including those that still come, except those lent to the http.Server: its own
+// Close ends them, or the end of what they are lent for.
 func (s *Set) Close() {
 	s.closed.Store(true)
 	for _, c := range s.all() {
@@ -253,7 +254,7 @@ func (s *Set) Close() {
 // Release waits for the last goroutines. It is called after Run has returned and all connections are gone.
 func (s *Set) Release() { s.crew.Release() }
 
-// address is what net would make of a peer's address.
+// address returns a peer's address as package net would.
 func address(sa unix.Sockaddr) net.Addr {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
@@ -270,7 +271,7 @@ func address(sa unix.Sockaddr) net.Addr {
 	return &net.UnixAddr{Net: "unix"}
 }
 
-// zone names an interface, by its number where names cannot be had.
+// zone returns an interface's name, or its number if the name cannot be found.
 func zone(index int) string {
 	if i, err := net.InterfaceByIndex(index); err == nil {
 		return i.Name
@@ -296,7 +297,7 @@ func (r *relay) Accept() (net.Conn, error) {
 	}
 }
 
-// give reports whether somebody has taken c.
+// give reports whether c has been taken.
 func (r *relay) give(c net.Conn) bool {
 	select {
 	case r.conns <- c:

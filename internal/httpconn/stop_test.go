@@ -10,7 +10,7 @@ import (
 	"picloud/test/wait"
 )
 
-// drain does what a server that stops does first.
+// drain does what a stopping server does first.
 func (r *rig) drain() {
 	r.t.Helper()
 	r.endAccept()
@@ -54,7 +54,7 @@ func TestDrainAnswersWhatHasBegun(t *testing.T) {
 	}
 }
 
-// wantLast reads an answer that says it is the last one, and the end.
+// wantLast reads an answer that says it is the last one, and then the end of the connection.
 func (c *client) wantLast(method string, status int) {
 	c.T.Helper()
 	got, err := c.read(method)
@@ -64,7 +64,7 @@ func (c *client) wantLast(method string, status int) {
 	c.wantEnd()
 }
 
-// A request that had come before Drain is answered, also when the poller has not told of it yet.
+// A request that had come before Drain is answered, even if the poller has not reported it yet.
 func TestDrainAnswersWhatTheKernelHas(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		for name, request := range map[string]string{"plain": plainPost(2), "general": generalPost(2)} {
@@ -85,7 +85,7 @@ func TestDrainAnswersWhatTheKernelHas(t *testing.T) {
 	}
 }
 
-// Where the http.Server keeps its connections, Drain ends them all the same.
+// Where the http.Server would keep its connections, Drain ends them all the same.
 func TestDrainEndsWhatComesBack(t *testing.T) {
 	r := newRig(t, "tcp")
 	held, more := r.hold(""), r.hold(get)
@@ -131,7 +131,7 @@ func TestCloseEndsEveryConnection(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			r.gone() // the held one's handler goes on, with nothing
+			r.gone() // the held one's handler goes on, without a connection
 			r.release <- struct{}{}
 		})
 	}
@@ -163,7 +163,7 @@ func TestAdoptedAfterCloseIsClosed(t *testing.T) {
 	r.gone()
 }
 
-// Serve says why it cannot, and ends with its context, also while it waits for a place.
+// Serve says why it cannot, and ends with its context, even while it waits for a place.
 func TestServe(t *testing.T) {
 	r := newRig(t, "tcp", few(1))
 	l := listen(t, "tcp", 0).(*net.TCPListener)

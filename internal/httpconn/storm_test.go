@@ -15,7 +15,7 @@ import (
 
 // TestStorm lets clients come and go in every way. Each checks that it gets its own answers and nothing else, in order:
 // a descriptor or a buffer that was mixed up with another's would show. In the middle the server may stop; then
-// connections end, but still nobody gets what is not his own.
+// connections end, but still no client gets what is not its own.
 func TestStorm(t *testing.T) {
 	for name, stop := range map[string]func(r *rig){
 		"to the end": nil,
@@ -78,8 +78,8 @@ type storm struct {
 	stopping       atomic.Bool
 }
 
-// live is one connection's life. A connection may end at any time, at rest for others to have a place or when the
-// server stops; the error is that something came which must not.
+// live is one connection's life. A connection may end at any time, at rest to make room for others or when the server
+// stops; an error says that something came that must not.
 func (st *storm) live(id string, random *rand.Rand) error {
 	nc, err := net.Dial(st.rig.addr.Network(), st.rig.addr.String())
 	if err != nil {

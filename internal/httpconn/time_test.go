@@ -11,9 +11,9 @@ import (
 	"picloud/test/wait"
 )
 
-const limit = 600 * time.Millisecond // of what is to be cut off here
+const limit = 600 * time.Millisecond // after which connections are cut off here
 
-// quick is a plan in which every time is that one, but for those that are set.
+// quick is a plan in which every timeout is limit, except those that edit sets.
 func quick(edit func(*plan)) func(*plan) {
 	return func(p *plan) {
 		p.HeadTimeout, p.BodyTimeout, p.IdleTimeout = limit, limit, limit
@@ -89,7 +89,7 @@ func TestTimesAreKept(t *testing.T) {
 				begin = time.Now()
 			}
 			if tt.pause {
-				r.dial().wantEnd() // a silent one takes so long
+				r.dial().wantEnd() // a silent one takes that long
 				begin = time.Now()
 			}
 			c.send("%s", tt.begin)
@@ -97,7 +97,7 @@ func TestTimesAreKept(t *testing.T) {
 			if tt.drip != 0 {
 				dripping.Go(func() { c.drip(tt.drip) })
 			}
-			said, err := io.ReadAll(c.In) // net/http or a handler may have a word for it
+			said, err := io.ReadAll(c.In) // net/http or a handler may answer it
 			if err != nil && !ended(err) {
 				t.Fatal(err)
 			}
@@ -128,7 +128,7 @@ func TestNothingIsCutOffWhileItIsAnswered(t *testing.T) {
 	c.want("POST", 201, "next")
 }
 
-// A client that takes a large answer slowly gets all of it, whoever gives it.
+// A client that takes a large answer slowly gets all of it, in whichever way it is answered.
 func TestSlowReaderGetsAll(t *testing.T) {
 	const n = 2 << 20
 	for name, request := range map[string]string{
@@ -154,7 +154,7 @@ func TestSlowReaderGetsAll(t *testing.T) {
 	}
 }
 
-// One that never reads its answers is ended, and delays nobody.
+// A client that never reads its answers is cut off, and delays no other.
 func TestWhoNeverReadsIsCutOff(t *testing.T) {
 	for name, request := range map[string]string{"plain": plainPost(1), "general": generalPost(1)} {
 		t.Run(name, func(t *testing.T) {
