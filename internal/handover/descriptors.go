@@ -32,20 +32,21 @@ var (
 	errVersion = errors.New("unknown version")
 )
 
-// descriptors keeps those of connections where they outlive the process: in the queues of a pair of Unix sockets,
-// unix(7), whose two ends are stored. So the manager has two descriptors, whatever the number of connections.
+// descriptors keeps the descriptors of connections where they outlive the process: in the queues of a pair of Unix
+// sockets, unix(7), whose two ends are stored. So the service manager has two descriptors, whatever the number of
+// connections.
 //
-// A queue holds some hundred messages of up to 253 descriptors, and only its first message can be taken out. So Put
+// A queue holds a few hundred messages of up to 253 descriptors, and only its first message can be taken out. So Put
 // sends a message with one descriptor through one end; when 253 have gathered, one message with those still held goes
-// through the other end. When much of that is waste, the batches are packed anew. A descriptor is taken out of the
-// queue only after it has been sent on: whenever the process ends, each is there at least once.
+// through the other end. When much of that is waste, the batches are repacked. A descriptor is taken out of the queue
+// only after it has been sent on: whenever the process ends, each is there at least once.
 //
-// Its methods may be called at the same time. They never wait for anything but each other.
+// Its methods are safe for concurrent use, and block only on each other.
 type descriptors struct {
-	limit int // RLIMIT_NOFILE: so many descriptors may an unprivileged user have under way
+	limit int // RLIMIT_NOFILE: how many descriptors an unprivileged user may have in flight
 
-	// mu is held across system calls, which do not wait: between looking up a descriptor's number and sending it nobody
-	// may close it.
+	// mu is held across system calls, which do not block: a descriptor must not be closed between looking up its number
+	// and sending it.
 	mu               sync.Mutex
 	singles, batches queue
 	held             map[uint64]place
@@ -57,7 +58,7 @@ type queue struct {
 	messages      []*message // what is in the kernel's queue, in order
 }
 
-// message has the identities of its descriptors: 0 for one that is of no use.
+// message lists the identities of its descriptors: 0 for one that is of no use.
 type message struct{ ids []uint64 }
 
 // place is where a held descriptor's newest copy is.
@@ -66,8 +67,8 @@ type place struct {
 	in *message
 }
 
-// identity returns a socket's identity, SO_COOKIE: no other socket has it until the machine starts again, and it stays
-// the same in every process that has the socket.
+// identity returns a socket's identity, SO_COOKIE: no other socket has it until the machine restarts, and it is the
+// same in every process that has the socket.
 func identity(fd int) (uint64, error) {
 	id, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 	if err != nil {
@@ -100,12 +101,11 @@ func between(singles, batches *os.File) (*descriptors, error) {
 
 // openDescriptors takes over what another process has left in files, in any order. It returns a descriptor for each
 // connection that keep wants, by its identity; they are the caller's to close, and kept as if they had been put in. The
-// others are shut down. What is queued is only looked at: should this process end at any moment, the next one finds the
-// same.
+// others are shut down. The queues are only looked into: whenever this process ends, the next one finds the same.
 //
-// An error beside descriptors says that some could not be received, for want of open files: those connections are
-// ended. The others can be used. After an error alone the files are still the caller's; closing the last of their
-// copies ends the connections.
+// An error returned with descriptors says that some could not be received, since too many files are open: those
+// connections are ended. The others can be used. After an error without descriptors the files are still the caller's;
+// closing the last of their copies ends the connections.
 func openDescriptors(files []*os.File, keep func(id uint64) bool) (*descriptors, map[uint64]int, error) {
 	singles, batches, err := ends(files)
 	if err != nil {
@@ -138,9 +138,9 @@ func openDescriptors(files []*os.File, keep func(id uint64) bool) (*descriptors,
 	return d, fds, err
 }
 
-// shed ends those whose descriptors could not be received: nobody has them but the queues, and to be taken out of there
-// is an end that their clients notice. Messages are taken out before what is held of them is sent again, since so many
-// may be under way that the kernel takes no more. Should the process end in between, those are lost too.
+// shed ends the connections whose descriptors could not be received: only the queues have them, and taking them out of
+// there closes them, which their clients notice. Messages are taken out before what is held of them is sent again,
+// since so many may be in flight that the kernel takes no more. If the process ends in between, those are lost too.
 func (d *descriptors) shed() error {
 	var ids []uint64
 	for _, q := range []*queue{&d.singles, &d.batches} {
@@ -191,10 +191,10 @@ func ends(files []*os.File) (singles, batches *os.File, err error) {
 	return singles, batches, nil
 }
 
-// look reads what is in q without taking it out, and returns how many descriptors could not be had.
+// look reads what is in q without taking it out, and returns how many descriptors could not be received.
 func (d *descriptors) look(q *queue, keep func(id uint64) bool) (lost int, err error) {
 	from := int(q.receive.Fd())
-	// With an offset each look sees the next message, unix(7).
+	// With an offset each peek sees the next message, unix(7).
 	if err := unix.SetsockoptInt(from, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0); err != nil {
 		return 0, err
 	}
@@ -257,7 +257,7 @@ func rights(oob []byte) (fds []int, err error) {
 	return fds, nil
 }
 
-// Files returns what has to be stored, under the files' names. They stay the descriptors'.
+// Files returns the files that have to be stored, under their names. They still belong to the descriptors.
 func (d *descriptors) Files() []*os.File { return []*os.File{d.singles.receive, d.batches.receive} }
 
 // Close closes the files. What is queued lives on where they are stored.
@@ -285,8 +285,8 @@ func (d *descriptors) Put(fd int) (uint64, error) {
 	return id, nil
 }
 
-// Room is how many sockets a Store can keep for sure in a process that may have so many files open: packing needs some
-// room, and half as many again may be waste, see tidy.
+// Room is how many sockets a Store can keep for sure in a process that may have that many files open: packing needs
+// some room, and half as many again may be waste, see tidy.
 func Room(files int) int { return max(0, (files-4*maxFiles)*2/3) }
 
 func (d *descriptors) put(id uint64, fd int) error {
@@ -309,7 +309,7 @@ func (d *descriptors) put(id uint64, fd int) error {
 	return err
 }
 
-// Drop ends the keeping of a socket, whose descriptor may be closed after that. Dropping what is not kept does nothing.
+// Drop stops keeping a socket, whose descriptor may be closed after that. Dropping what is not kept does nothing.
 func (d *descriptors) Drop(id uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -317,7 +317,7 @@ func (d *descriptors) Drop(id uint64) {
 		return
 	}
 	delete(d.held, id)
-	d.tidy() // an error is Put's to tell: it will meet the same
+	d.tidy() // Put will meet the same error, and report it
 }
 
 // Len returns how many sockets are kept.
@@ -336,9 +336,9 @@ func (d *descriptors) queued() int {
 	return n
 }
 
-// tidy makes room for the next single, and packs the batches anew when they have come to be half as large again as what
-// is held. Packing costs as much as there is, and so much waste has to gather before the next time: a few system calls
-// for 253 connections, on the average.
+// tidy makes room for the next single, and repacks the batches when they have grown half as large again as what is
+// held. The cost of packing is proportional to what is held, and so is the waste that has to gather before the next
+// time: on average, a few system calls for 253 connections.
 func (d *descriptors) tidy() error {
 	if len(d.singles.messages) >= maxFiles {
 		if err := d.pack(&d.singles); err != nil {
@@ -353,7 +353,7 @@ func (d *descriptors) tidy() error {
 }
 
 // pack sends what is held of q's messages once more, as full batches, and takes the messages out. A message is taken
-// out when all that is held of it has been sent.
+// out once all that is held of it has been sent.
 func (d *descriptors) pack(q *queue) error {
 	var ids []uint64 // to be sent
 	old := slices.Clone(q.messages)
@@ -410,7 +410,7 @@ func (d *descriptors) send(q *queue, ids []uint64) error {
 	return nil
 }
 
-// takeOut takes the first message out of the queue. Nobody asks for its descriptors, so the kernel lets go of them.
+// takeOut takes the first message out of the queue. Its descriptors are not asked for, so the kernel closes them.
 func (q *queue) takeOut() error {
 	var head [2]byte
 	for {

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// numbered returns a socket from which the number can be read: it has sent it to itself. It is no Unix socket, for
+// numbered returns a socket from which the number can be read: it has sent it to itself. It is not a Unix socket, for
 // which the kernel would collect garbage.
 func numbered(number uint64) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -68,7 +68,7 @@ func newTestDescriptors(t testing.TB) *descriptors {
 	return d
 }
 
-// put fills n sockets into d and returns their numbers by identity. They are closed when the test ends.
+// put puts n sockets into d and returns their numbers by identity. They are closed when the test ends.
 func put(t testing.TB, d *descriptors, n int) map[uint64]uint64 {
 	t.Helper()
 	numbers := map[uint64]uint64{}
@@ -185,8 +185,8 @@ func TestNextProcessGoesOn(t *testing.T) {
 	}
 }
 
-// Whoever comes and goes, what is kept can be found, and what is gone does not gather: neither in the kernel nor in the
-// books.
+// Whatever comes and goes, what is kept can be found, and waste does not pile up, neither in the kernel nor in the
+// bookkeeping.
 func TestWasteIsBounded(t *testing.T) {
 	d := newTestDescriptors(t)
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -293,7 +293,7 @@ func TestTwoCopiesAreOneConnection(t *testing.T) {
 	}
 }
 
-// A process that was killed before it could tell anybody of a connection leaves one that nobody knows.
+// A process that was killed before it could record a connection leaves one of which nothing is known.
 func TestUnwantedConnectionIsEnded(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -328,7 +328,8 @@ func TestUnwantedConnectionIsEnded(t *testing.T) {
 	}
 }
 
-// After a socket was put in once more, its first descriptor may be closed, and even be another socket.
+// Once a socket has been put in again, its first descriptor may be closed, and its number may even become another
+// socket's.
 func TestConnectionPutInAgainIsKeptByItsNewDescriptor(t *testing.T) {
 	d := newTestDescriptors(t)
 	fd := socket(t, 1)
@@ -478,8 +479,8 @@ func BenchmarkOpenDescriptors(b *testing.B) {
 	}
 }
 
-// Who could not be received, for want of files, is ended by being taken out of the queues, and the others are still
-// there.
+// Connections that could not be received, since too many files are open, are ended by taking them out of the queues,
+// and the others are still there.
 func TestShedEndsWhomNobodyHolds(t *testing.T) {
 	d := newTestDescriptors(t)
 	var pairs [][2]int

@@ -16,18 +16,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxJournal is how many bytes a Store can be made for: what 32 bits can map twice.
+// MaxJournal is how many bytes a Store can be made for at most: what 32 bits can map twice.
 const MaxJournal = 1 << 29
 
 // journal keeps small values where they outlive the process: in a memfd that is mapped and stored. A value belongs to a
-// connection, and has a kind and a key, of which the journal knows only whether they are the same.
+// connection, and has a kind and a key, which the journal only compares.
 //
-// A change is appended, and counts when the word that tells the end is moved behind it: one store, which is made or not
-// made whenever the process ends. The file has two areas. When the current one is mostly waste, what is of use is
-// copied into the other, and one word makes that the current one.
+// A change is appended, and counts once the word that tells the end is moved behind it: a single store, which is either
+// made or not, whenever the process ends. The file has two areas. When the current one is mostly waste, what is of use
+// is copied into the other, and one word makes that the current one.
 //
-// Its methods may be called at the same time. Those that make a change take well under a microsecond, unless memory
-// must be found for it, or Run has not kept up.
+// Its methods are safe for concurrent use. Those that make a change take well under a microsecond, unless memory must
+// be allocated for it, or Run has not kept up.
 type journal struct {
 	file *os.File
 	mem  []byte // all of file; its size never changes, so that no access can fail
@@ -39,30 +39,30 @@ type journal struct {
 	mu        sync.Mutex
 	current   uint32
 	end       int // of the current area; head has the same
-	allocated int // of the current area: so much has its memory
-	base      int // of the current area: so much was of use when it became current
+	allocated int // of the current area: how much has memory
+	base      int // of the current area: how much was of use when it became current
 	dueAt     int
 	limit     int
-	many      int // when the current area has come to so much, Run is to tell
+	many      int // when the current area has grown to this, Run is to report it
 	closed    bool
 }
 
-// header is how the file begins. Its words are the machine's own: a memfd never leaves it.
+// header is the beginning of the file. Its words are in the machine's own order: a memfd never leaves the machine.
 type header struct {
 	magic   [8]byte
 	version uint32
 	limit   uint32           // an area's size
 	current atomic.Uint32    // 0 or 1
 	end     [2]atomic.Uint32 // of each area
-	void    atomic.Uint32    // not 0: what is here is not true any more
+	void    atomic.Uint32    // not 0: what is here is no longer true
 }
 
 const (
 	journalName    = "journal"
 	journalVersion = 1
-	headerSize     = 4096 // a page, which is the area's first on machines with larger ones too
+	headerSize     = 4096 // a page; on machines with larger ones, the first area shares it
 	journalSeals   = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
-	allocateStep   = 1 << 18 // memory is asked for in such steps
+	allocateStep   = 1 << 18 // memory is allocated in such steps
 	compactMin     = 1 << 18 // less waste than this is left alone
 )
 
@@ -104,8 +104,8 @@ type Record struct {
 	Value []byte
 }
 
-// newJournal returns an empty journal for so many bytes, of which an eighth is kept for deletions. Memory is used for
-// what is in it and its waste, while compacting twice; at most for twice the limit.
+// newJournal returns an empty journal for that many bytes, of which an eighth is reserved for deletions. Memory is used
+// for what is in it and its waste, twice while compacting; at most it is twice the limit.
 func newJournal(limit int) (*journal, error) {
 	if limit < headerSize || limit > MaxJournal {
 		return nil, fmt.Errorf("make a journal of %d bytes: 4 KiB to 512 MiB are possible", limit)
@@ -134,7 +134,7 @@ func newJournal(limit int) (*journal, error) {
 	}
 	j.head.version, j.head.limit, j.limit = journalVersion, uint32(limit), limit
 	j.dueAt = compactMin
-	j.head.magic = magic // last: without it the file is no journal
+	j.head.magic = magic // last: without it the file is not a journal
 	return j, nil
 }
 
@@ -150,8 +150,8 @@ func mapJournal(f *os.File, size int) (*journal, error) {
 // that were set and neither deleted nor ended, in the order in which they were set. Their Values are pieces of one
 // copy.
 //
-// An error beside a journal, errDamaged, says that changes are missing from some point on: the records are those before
-// it, and may be out of date. After an error alone f is still the caller's.
+// An error returned with a journal, errDamaged, says that changes are missing from some point on: the records are those
+// before it, and may be out of date. After an error without a journal f is still the caller's.
 func openJournal(f *os.File) (*journal, []Record, error) {
 	j, err := checkJournal(f)
 	if err != nil {
@@ -177,7 +177,7 @@ func openJournal(f *os.File) (*journal, []Record, error) {
 
 // checkJournal checks what must be right before anything else is read.
 func checkJournal(f *os.File) (*journal, error) {
-	// What may shrink could end the process that looks at it.
+	// A file that can shrink could crash the process that reads its mapping.
 	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
 	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {
 		return nil, fmt.Errorf("%w: it is not a sealed memfd", errDamaged)
@@ -265,7 +265,7 @@ func live(b []byte) (spans []span, whole int) {
 	return slices.DeleteFunc(spans, func(s span) bool { return s == span{} }), whole
 }
 
-// File returns what has to be stored, under the file's name. It stays the journal's.
+// File returns the file that has to be stored, under its name. It still belongs to the journal.
 func (j *journal) File() *os.File { return j.file }
 
 // Close ends the use of the journal. What is in it lives on where the file is stored.
@@ -281,23 +281,23 @@ func (j *journal) Close() error {
 	return errors.Join(unix.Munmap(j.mem), j.file.Close())
 }
 
-// Limit is how many bytes the journal is for.
+// Limit is how many bytes the journal can hold.
 func (j *journal) Limit() int { return j.limit }
 
-// room is how many of them Set may fill: deletions have the rest for themselves.
+// room is how many of them Set may fill: the rest is reserved for deletions.
 func (j *journal) room() int { return j.limit - j.limit/8 }
 
 // Size is how many bytes one value takes.
 func Size(key string, value []byte) int { return recordSize + len(key) + len(value) }
 
-// Set sets a connection's value of that kind and key. It copies value. After an error, errFull for one, the old value
+// Set sets a connection's value of that kind and key. It copies value. After an error, such as errFull, the old value
 // is still there.
 func (j *journal) Set(id uint64, kind byte, key string, value []byte) error {
 	return j.SetWithin(j.room(), id, kind, key, value)
 }
 
-// SetWithin is Set for a value that may only be set while all of them take no more than so many bytes, of Limit: what
-// is behind is for others. Deletions always have their room as long as something of the limit is left to them.
+// SetWithin is Set for a value that may only be set while all values together take no more than that many bytes of
+// Limit: the rest is for others. Deletions always have room as long as some of the limit is left to them.
 func (j *journal) SetWithin(bytes int, id uint64, kind byte, key string, value []byte) error {
 	if len(key) > math.MaxUint16 || len(value) > MaxJournal {
 		return fmt.Errorf("journal a value: a key of %d bytes and a value of %d are too long", len(key), len(value))
@@ -308,16 +308,15 @@ func (j *journal) SetWithin(bytes int, id uint64, kind byte, key string, value [
 	return nil
 }
 
-// Delete deletes a value that was set; one that is not there may be deleted too. After an error the journal is void:
-// nobody will open it.
+// Delete deletes a value, which need not be there. After an error the journal is void: no process will open it.
 func (j *journal) Delete(id uint64, kind byte, key string) error {
 	return j.remove(actionDelete, id, kind, key)
 }
 
-// End deletes all values of a connection. After an error the journal is void: nobody will open it.
+// End deletes all values of a connection. After an error the journal is void: no process will open it.
 func (j *journal) End(id uint64) error { return j.remove(actionEnd, id, 0, "") }
 
-// TryDelete is Delete, but that after an error the value is still there.
+// TryDelete is Delete, except that after an error the value is still there.
 func (j *journal) TryDelete(id uint64, kind byte, key string) error {
 	if err := j.change(j.limit, actionDelete, id, kind, key, nil); err != nil {
 		return fmt.Errorf("journal the end of a value of connection %d: %w", id, err)
@@ -336,7 +335,7 @@ func (j *journal) remove(action byte, id uint64, kind byte, key string) error {
 	return nil
 }
 
-// abandon makes the journal void: what stands there is not true any more.
+// abandon makes the journal void: what it says is no longer true.
 func (j *journal) abandon() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -345,7 +344,8 @@ func (j *journal) abandon() {
 	}
 }
 
-// change appends a record, within so many bytes. When there is no room it compacts, which Run should have done before.
+// change appends a record, if the area then holds no more than within bytes. When there is no room it compacts, which
+// Run should have done before.
 func (j *journal) change(within int, action byte, id uint64, kind byte, key string, value []byte) error {
 	err := j.append(within, action, id, kind, key, value)
 	if !errors.Is(err, errFull) {
@@ -355,7 +355,7 @@ func (j *journal) change(within int, action byte, id uint64, kind byte, key stri
 	waste := j.end - j.base
 	j.mu.Unlock()
 	if action == actionSet && waste < within/16 {
-		return err // compacting for little each time would take all the time there is
+		return err // compacting for so little each time would take up all the time
 	}
 	if err := j.Compact(); err != nil {
 		return err
@@ -405,8 +405,8 @@ func (j *journal) area(n uint32) []byte {
 	return j.mem[from : from+j.limit : from+j.limit]
 }
 
-// allocate sees to it that the area has its memory from one byte to another and some beyond, and returns how far.
-// Memory that is not there when it is written to would end the process.
+// allocate makes sure that the area has memory between two offsets and some beyond, and returns how far. Writing to
+// memory that is not there would crash the process.
 func (j *journal) allocate(area uint32, from, to int) (int, error) {
 	to = min((to/allocateStep+1)*allocateStep, j.limit)
 	if to <= from {
@@ -425,9 +425,9 @@ func (j *journal) allocate(area uint32, from, to int) (int, error) {
 	}
 }
 
-// Run compacts the journal whenever it is worth it, until ctx ends. onFailure hears of what did not work, which does no
-// harm until the journal is full. onFilling hears, with the bytes in use, when they have come to so many; and again
-// after they have been half of that.
+// Run compacts the journal whenever it is worth it, until ctx ends. onFailure is called when that fails, which does no
+// harm until the journal is full. onFilling is called with the bytes in use when they have reached many, and again only
+// after they have fallen below half of that.
 func (j *journal) Run(ctx context.Context, onFailure func(error), many int, onFilling func(used int)) error {
 	j.mu.Lock()
 	j.many = many
@@ -456,7 +456,7 @@ func (j *journal) Run(ctx context.Context, onFailure func(error), many int, onFi
 	}
 }
 
-// Compact frees what is not of use any more. Changes wait only while those that were made meanwhile are copied.
+// Compact frees what is no longer of use. Changes wait only while those that were made meanwhile are copied.
 func (j *journal) Compact() error {
 	j.compacting.Lock()
 	defer j.compacting.Unlock()
@@ -466,8 +466,8 @@ func (j *journal) Compact() error {
 	return nil
 }
 
-// Retain deletes all values but those that keep wants, all at once: whenever the process ends, every one of the others
-// is there or none is. Nothing may be changed meanwhile. After an error the journal is void: nobody will open it.
+// Retain deletes all values but those that keep wants, all at once: whenever the process ends, either all of the others
+// are there or none is. Nothing may be changed meanwhile. After an error the journal is void: no process will open it.
 func (j *journal) Retain(keep func(id uint64, kind byte) bool) error {
 	j.compacting.Lock()
 	defer j.compacting.Unlock()
@@ -485,7 +485,7 @@ func (j *journal) compact(keep func(id uint64, kind byte) bool) error {
 	if closed {
 		return os.ErrClosed
 	}
-	// What stands before the end is not written to any more, and nobody else makes another area current.
+	// What is before the end is no longer written to, and nothing else makes another area current.
 	old, to := j.area(from), 1-from
 	spans, whole := live(old[:seen])
 	if whole < seen {
@@ -512,13 +512,13 @@ func (j *journal) compact(keep func(id uint64, kind byte) bool) error {
 	if err := j.switchTo(to, use, allocated, seen); err != nil {
 		return err
 	}
-	// Gives the memory back; should it fail, the next time writes over it.
+	// Gives the memory back; if that fails, the next compaction overwrites it.
 	unix.Fallocate(int(j.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
 		int64(headerSize+int(from)*j.limit), int64(j.limit))
 	return nil
 }
 
-// switchTo makes the other area the current one. So much of it is used; what the old one has behind seen comes on top.
+// switchTo makes the other area, with used bytes in it, the current one; what the old one has behind seen is appended.
 func (j *journal) switchTo(to uint32, used, allocated, seen int) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -535,7 +535,7 @@ func (j *journal) switchTo(to uint32, used, allocated, seen int) error {
 	j.current, j.end, j.allocated, j.base = to, end, allocated, used
 	j.dueAt = 2*used + compactMin
 	if used < j.many {
-		j.dueAt = min(j.dueAt, max(j.many, used+used/8+compactMin)) // to tell of it
+		j.dueAt = min(j.dueAt, max(j.many, used+used/8+compactMin)) // to report it
 	}
 	return nil
 }

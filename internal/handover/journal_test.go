@@ -77,7 +77,7 @@ func wantValues(t testing.TB, j *journal, want values) {
 	}
 }
 
-// aChange is one of the changes that there are.
+// aChange is one change of any kind.
 type aChange struct {
 	action byte
 	id     uint64
@@ -98,7 +98,7 @@ func newChange(a, b int) aChange {
 	return c
 }
 
-// retain is an action that is no record: all values of a kind are deleted at once.
+// retain is an action that is not a record: all values of a kind are deleted at once.
 const retain = 0xff
 
 func (c aChange) in(j *journal) error {
@@ -201,7 +201,7 @@ func TestJournalGoesOnOverProcesses(t *testing.T) {
 	}
 }
 
-// Many times the limit passes through, with Run and then without.
+// Many times the limit is written, with Run and then without.
 func TestWasteIsCompactedAway(t *testing.T) {
 	j, want := newTestJournal(t, 1<<20), values{}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -286,7 +286,7 @@ func TestChangesWhileCompacting(t *testing.T) {
 func TestFullJournalRefusesAndStillDeletes(t *testing.T) {
 	j, want := newTestJournal(t, 1<<16), values{}
 	n := 0
-	for _, size := range []int{100, 0} { // what is too little for the one has room for the other
+	for _, size := range []int{100, 0} { // room that is too small for the first fits the second
 		for ; ; n++ {
 			err := j.Set(uint64(n), 1, "", make([]byte, size))
 			if errors.Is(err, errFull) {
@@ -299,7 +299,7 @@ func TestFullJournalRefusesAndStillDeletes(t *testing.T) {
 		}
 	}
 	wantValues(t, j, want)
-	for range 10 { // more often than fits into what is kept free
+	for range 10 { // more deletions than fit into what is reserved
 		for id := range n {
 			if err := j.Delete(uint64(id), 2, "not there"); err != nil {
 				t.Fatal(err)
@@ -323,7 +323,7 @@ func TestFullJournalRefusesAndStillDeletes(t *testing.T) {
 	}
 }
 
-// What is behind a value's bound is for others.
+// What is beyond a value's bound is for others.
 func TestSetWithin(t *testing.T) {
 	j := newTestJournal(t, 1<<16)
 	const few, more = 1 << 14, 1 << 15
@@ -349,7 +349,7 @@ func TestSetWithin(t *testing.T) {
 	if got := sets(1 << 20); got != j.Limit()/100-more/100 {
 		t.Errorf("%d more within more than there is", got)
 	}
-	for n := range few / 100 { // what is deleted is of use again, although it is little
+	for n := range few / 100 { // deleted room can be used again, however little it is
 		if err := j.End(uint64(few + n)); err != nil {
 			t.Fatal(err)
 		}
@@ -384,7 +384,7 @@ func TestRetainAllOrNothing(t *testing.T) {
 	}
 }
 
-// Run tells that the journal is filling, once.
+// Run reports that the journal is filling, once.
 func TestRunTellsThatTheJournalFills(t *testing.T) {
 	j := newTestJournal(t, 16<<20)
 	const many = 4 << 20
@@ -417,7 +417,7 @@ func TestRunTellsThatTheJournalFills(t *testing.T) {
 	}
 }
 
-// What could not be written down makes all the rest untrue.
+// A change that could not be written makes all the rest untrue.
 func TestJournalThatMissesADeleteIsVoid(t *testing.T) {
 	j := newTestJournal(t, 1<<16)
 	if err := j.Set(1, 1, "k", nil); err != nil {
@@ -506,8 +506,8 @@ func TestJournalThatIsNone(t *testing.T) {
 	}
 }
 
-// damaged checks that what opening j yields is what some first changes of the history made, that a loss is told, and
-// that the journal goes on from there. history[n] is what n changes made.
+// damaged checks that opening j yields the result of the first changes of the history, however many, that a loss is
+// reported, and that the journal goes on from there. history[n] is the result of n changes.
 func damaged(t *testing.T, j *journal, history []values) {
 	t.Helper()
 	next, records, err := reopen(t, j)
@@ -583,7 +583,7 @@ func FuzzDamagedJournal(f *testing.F) {
 	})
 }
 
-// FuzzOpenJournal opens what anybody may have written, and checks that it can be gone on with.
+// FuzzOpenJournal opens what anybody may have written, and checks that the journal can go on from there.
 func FuzzOpenJournal(f *testing.F) {
 	j := newTestJournal(f, headerSize)
 	if err := errors.Join(j.Set(1, 'c', "", []byte("sensor")), j.Set(1, 's', "temp", nil), j.Delete(1, 's', "temp"),

@@ -7,9 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kept is one connection that a Store keeps. Nil is one that ends with the process: its methods do nothing.
+// Kept is one connection that a Store keeps. A nil Kept is a connection that ends with the process: its methods do
+// nothing.
 //
-// Set, SetWithin and Delete may be called at the same time, the others by one goroutine at a time.
+// Set, SetWithin and Delete are safe for concurrent use; the others may be called by one goroutine at a time.
 type Kept struct {
 	store    *Store
 	id       uint64
@@ -39,9 +40,9 @@ func placeOf(r Record) (place int, ok bool) {
 
 // Keep keeps a socket. An error leaves everything as it was: the socket does not outlive the process.
 //
-// The descriptor is used until Drop, or until the same socket is kept by another, a duplicate. A socket that is kept
-// stays open after the caller's close, and in the caller's epoll sets: to end it, take it out of those, shut both its
-// sides down, Drop it, then close it, in this order.
+// The descriptor is used until Drop, or until the same socket is kept by another descriptor, a duplicate. A socket that
+// is kept stays open after the caller's close, and in the caller's epoll sets: to end it, take it out of those, shut
+// both its sides down, Drop it, then close it, in this order.
 func (s *Store) Keep(fd int) (*Kept, error) {
 	id, err := s.descriptors.Put(fd)
 	if err != nil {
@@ -50,9 +51,9 @@ func (s *Store) Keep(fd int) (*Kept, error) {
 	return &Kept{store: s, id: id, place: -1}, nil
 }
 
-// Mark returns the connection's mark, and takes one if it has none yet: in that stands what another connection has
-// left. It returns nil when no mark is free, or when there is no room to record whose it is. For a connection that Open
-// has returned Retain records it.
+// Mark returns the connection's mark, and takes one if it has none yet, in which another connection may have left
+// something. It returns nil when no mark is free, or when there is no room to record whose it is. For a connection that
+// Open has returned, Retain records it.
 func (k *Kept) Mark() *Mark {
 	if k == nil {
 		return nil
@@ -102,9 +103,9 @@ func (k *Kept) Unmark() error {
 
 var errNoMark = errors.New("it has no mark")
 
-// Intact reports whether a connection that Open has returned, and whose process has been killed, was caught in the
-// middle of nothing: all that was read of it had come to an end, and all that was written to it. It is an error if it
-// had no mark of its own. It is asked before anything is noted in the mark.
+// Intact reports whether a connection that Open has returned, and whose process has been killed, was not in the middle
+// of anything: no message was half read, and nothing was left to be written. It is an error if the connection had no
+// mark of its own. Intact must be called before anything is noted in the mark.
 func (k *Kept) Intact(fd int) (bool, error) {
 	if k == nil || !k.recorded {
 		return false, errNoMark
@@ -120,8 +121,8 @@ func (k *Kept) Set(kind byte, key string, value []byte) error {
 	return k.store.set(k.store.journal.room(), k.id, kind, key, value)
 }
 
-// SetWithin is Set for a value that may only be set while all of them, of all connections, take no more than so many
-// bytes of Limit: what is behind is for others.
+// SetWithin is Set for a value that may only be set while all values of all connections together take no more than that
+// many bytes of Limit: the rest is for others.
 func (k *Kept) SetWithin(bytes int, kind byte, key string, value []byte) error {
 	if k == nil {
 		return nil
@@ -129,8 +130,7 @@ func (k *Kept) SetWithin(bytes int, kind byte, key string, value []byte) error {
 	return k.store.set(bytes, k.id, kind, key, value)
 }
 
-// Delete deletes a value that was set; one that is not there may be deleted too. After an error nobody will open the
-// Store.
+// Delete deletes a value, which need not be there. After an error no process will open the Store.
 func (k *Kept) Delete(kind byte, key string) error {
 	if k == nil {
 		return nil
@@ -138,8 +138,8 @@ func (k *Kept) Delete(kind byte, key string) error {
 	return k.store.journal.Delete(k.id, kind, key)
 }
 
-// End deletes all values of the connection, so that the next process ends it, should this one end before Drop. After an
-// error nobody will open the Store.
+// End deletes all values of the connection, so that the next process ends it if this one ends before Drop. After an
+// error no process will open the Store.
 func (k *Kept) End() error {
 	if k == nil {
 		return nil
@@ -148,7 +148,7 @@ func (k *Kept) End() error {
 	return k.store.journal.End(k.id)
 }
 
-// Drop ends the keeping of the socket, whose descriptor may be closed after that.
+// Drop stops keeping the socket, whose descriptor may be closed after that.
 func (k *Kept) Drop() {
 	if k == nil {
 		return
@@ -157,7 +157,7 @@ func (k *Kept) Drop() {
 	k.store.descriptors.Drop(k.id)
 }
 
-// Connection is one that another process has left.
+// Connection is a connection that another process has left.
 type Connection struct {
 	Kept    *Kept
 	FD      int // the receiver's to close, and used until Drop

@@ -44,8 +44,8 @@ func TestMain(m *testing.M) {
 	os.Exit(1)
 }
 
-// killed starts the test binary as what env says, and kills it after so many lines of its report. handle gets those and
-// what comes until it is dead.
+// killed starts the test binary in the role that env names, and kills it after that many lines of its report. handle
+// gets those and what comes until it is dead.
 func killed(t *testing.T, env string, seed uint64, lines int, files []*os.File, handle func(line string)) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -84,7 +84,7 @@ func killed(t *testing.T, env string, seed uint64, lines int, files []*os.File, 
 	}
 }
 
-// process tells of each change before it makes it, and with a line of its own that it is made.
+// process reports each change before it makes it, and with a line of its own that it has been made.
 func process(seed uint64, files []*os.File, journal, report *os.File) error {
 	j, records, err := openJournal(journal)
 	if err != nil {
@@ -177,7 +177,7 @@ type state struct {
 
 func (s state) clone() state { return state{maps.Clone(s.sockets), maps.Clone(s.values)} }
 
-// make makes the change that the process has told of.
+// make makes the change that the process has reported.
 func (s state) make(t *testing.T, change string) {
 	t.Helper()
 	var what, key, value string
@@ -198,7 +198,7 @@ func (s state) make(t *testing.T, change string) {
 		s.values.delete(id, 's', key)
 	case "end":
 		s.values.end(id)
-	case "opened": // what nobody knows is not kept
+	case "opened": // what is not recorded is not kept
 		maps.DeleteFunc(s.sockets, func(id, _ uint64) bool { return s.values[valueOf(id, 's', "client")] == "" })
 	case "compact":
 	default:
@@ -206,8 +206,8 @@ func (s state) make(t *testing.T, change string) {
 	}
 }
 
-// Every change that was made before the process was killed is there, at whatever moment that was; the one that it was
-// at is made or not; and there is nothing else. The next process goes on from there and is killed too.
+// Every change that was made before the process was killed is there, whatever the moment; the change under way is
+// either made or not; and there is nothing else. The next process goes on from there and is killed too.
 func TestKilledProcessLosesNothing(t *testing.T) {
 	d, j := newTestDescriptors(t), newTestJournal(t, 1<<17)
 	was := state{map[uint64]uint64{}, values{}}
@@ -255,7 +255,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 			t.Fatalf("at %q: %d values are there, which are not those %d that were set", doing, len(got.values),
 				len(was.values))
 		}
-		// A dropped socket's copies may be there or not: nobody asks for them any more.
+		// A dropped socket's copies may be there or not: nothing asks for them any more.
 		for id, number := range was.sockets {
 			if or.sockets[id] == number && got.sockets[id] != number {
 				t.Errorf("at %q: connection %d is gone, or another", doing, id)
@@ -269,7 +269,7 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 }
 
 // writer makes the same changes over and over, and counts them in shared memory: one line of its report would take
-// longer than some hundred changes.
+// longer than a few hundred changes.
 func writer(seed uint64, journal, counter, report *os.File) error {
 	j, _, err := openJournal(journal)
 	if err != nil {

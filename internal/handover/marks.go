@@ -11,21 +11,21 @@ import (
 )
 
 // A Mark is where a connection's owner notes, in memory that outlives the process, where its streams stood when nothing
-// was unfinished. Whether they still stand there Traffic tells: see Kept.Intact.
+// was unfinished. Traffic tells whether they still stand there: see Kept.Intact.
 //
 // For a connection whose bytes the kernel does not count a word is 1 while its stream is being worked on, or
 // unfinished.
 //
-// Each word has one writer at a time and is read by the next process, when this one is dead: what a processor had done
-// before it was stopped is in memory then, in order, without a barrier, which would cost a delivery as much as all else
-// about a mark.
+// Each word has one writer at a time and is read by the next process, once this one is dead: what a processor had done
+// before it was stopped is in memory then, in order, without a barrier, which would cost a delivery as much as
+// everything else about a mark.
 type Mark struct {
 	Read    uint32 // bytes read at the end of a message, modulo 2^32
-	Written uint32 // bytes written when nothing was left to be
+	Written uint32 // bytes written when nothing was left to be written
 }
 
-// marks are those of all connections, by place, in a memfd that is mapped and stored. Marks beyond what there is room
-// for are not to be had.
+// marks holds the marks of all connections, by place, in a memfd that is mapped and stored. There are no more than fit
+// into it.
 type marks struct {
 	file *os.File
 	mem  []byte
@@ -124,7 +124,7 @@ func openMarks(f *os.File, places []int) (*marks, error) {
 	return m, nil
 }
 
-// Take returns a place whose mark is nobody's, or false.
+// Take returns a place whose mark is free, or false.
 func (m *marks) Take() (place int, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -158,7 +158,7 @@ func (m *marks) At(place int) *Mark {
 // Close ends the use of the marks. What is in them lives on where the file is stored.
 func (m *marks) Close() error { return errors.Join(unix.Munmap(m.mem), m.file.Close()) }
 
-// intact is Kept.Intact of the connection whose mark it is.
+// intact is Kept.Intact for the connection whose mark it is.
 func (m *Mark) intact(fd int) (bool, error) {
 	read, written, err := Traffic(fd)
 	if errors.Is(err, ErrNoTraffic) {

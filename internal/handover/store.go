@@ -1,7 +1,7 @@
-// Package handover keeps connections over the end of the process: their descriptors, what is known of them, and where
+// Package handover keeps connections across the end of the process: their descriptors, what is known of them, and where
 // their streams stood.
 //
-// All that lives in a few files that the service manager stores, and is whole whenever the process ends, however it
+// All of it lives in a few files that the service manager stores, and is whole whenever the process ends, however it
 // ends. The package knows neither the manager nor what the records mean.
 package handover
 
@@ -15,7 +15,7 @@ import (
 
 // Store is what outlives the process. All its files have to be stored.
 //
-// Its methods may be called at the same time, but for Retain and Close.
+// Its methods are safe for concurrent use, except Retain and Close.
 type Store struct {
 	descriptors *descriptors
 	journal     *journal
@@ -23,10 +23,10 @@ type Store struct {
 
 	// Of a Store that another process has left, until Retain.
 	opened     map[uint64]*Kept // not nil
-	unrecorded []*Kept          // who has been given a mark
+	unrecorded []*Kept          // those that have been given a mark
 }
 
-// New returns an empty Store for so many bytes of records, of which an eighth is kept for deletions.
+// New returns an empty Store for that many bytes of records, of which an eighth is reserved for deletions.
 func New(journalBytes int) (*Store, error) {
 	d, err := newDescriptors()
 	if err != nil {
@@ -43,7 +43,7 @@ func New(journalBytes int) (*Store, error) {
 	return &Store{descriptors: d, journal: j, marks: m}, nil
 }
 
-// Owns reports whether a stored file of that name is one of a Store's. Another is a later version's, or somebody
+// Owns reports whether a stored file of that name is one of a Store's. Any other is a later version's, or somebody
 // else's.
 func Owns(name string) bool {
 	return slices.Contains([]string{singlesName, batchesName, journalName, marksName}, name)
@@ -51,10 +51,10 @@ func Owns(name string) bool {
 
 // Open takes over the Store whose files another process has left: the connections that have records and a descriptor,
 // in the order in which the first record of each was made. Descriptors without records are shut down. Records of no
-// connection are returned apart. admit tells from a connection's records whether there is room for it; it is asked once
-// for each, in that order. One without room is ended. Retain completes it.
+// connection are returned separately. admit tells from a connection's records whether there is room for it; it is
+// called once for each, in that order. A connection without room is ended. Retain completes the takeover.
 //
-// An error with a Store says what is missing. After one without, the files are closed.
+// An error returned with a Store says what is missing. After an error without one, the files are closed.
 func Open(files []*os.File, admit func([]Record) bool) (s *Store, conns []Connection, general []Record, err error) {
 	var rest []*os.File
 	var journal, marks *os.File
@@ -125,7 +125,7 @@ func Open(files []*os.File, admit func([]Record) bool) (s *Store, conns []Connec
 	return s, conns, general, errors.Join(jerr, derr)
 }
 
-// sort makes connections of an opened journal's records. A place that two connections claim is the mark of neither.
+// sort makes connections from an opened journal's records. A place that two connections claim is the mark of neither.
 func (s *Store) sort(records []Record) (conns []Connection, general []Record) {
 	indices := make(map[uint64]int)
 	claims := make(map[int][]uint64) // by place
@@ -158,10 +158,10 @@ func (s *Store) sort(records []Record) (conns []Connection, general []Record) {
 }
 
 // Retain makes an opened Store this process's: it deletes all values but those that keep wants, all at once, so that
-// whenever the process ends every one of the others is there or none is; then it records whose the new marks are. keep
-// is asked with nil for what is no connection's. Until then the next process finds what this one has found, but for
-// those who have been ended. Retain is called once, while nothing else is done with the Store. After an error nobody
-// will open it.
+// whenever the process ends, either all of the others are there or none is; then it records whose the new marks are.
+// keep is called with nil for what belongs to no connection. Until then the next process finds what this one has found,
+// except for connections that have been ended. Retain is called once, while nothing else is done with the Store. After
+// an error no process will open it.
 func (s *Store) Retain(keep func(k *Kept, kind byte) bool) error {
 	if s.opened == nil {
 		return nil
@@ -175,20 +175,20 @@ func (s *Store) Retain(keep func(k *Kept, kind byte) bool) error {
 	})
 	for _, k := range s.unrecorded {
 		if k.place >= 0 {
-			k.record() // without room it is as with a connection that has no mark
+			k.record() // without room it is like a connection that has no mark
 		}
 	}
 	s.opened, s.unrecorded = nil, nil
 	return err
 }
 
-// Set sets the value of that kind and key that is no connection's. It copies value. After an error the old value is
-// still there.
+// Set sets the value of that kind and key that belongs to no connection. It copies value. After an error the old value
+// is still there.
 func (s *Store) Set(kind byte, key string, value []byte) error {
 	return s.set(s.journal.room(), 0, kind, key, value)
 }
 
-// SetWithin is to Set what Kept's is.
+// SetWithin is to Set what Kept's is to Kept's Set.
 func (s *Store) SetWithin(bytes int, kind byte, key string, value []byte) error {
 	return s.set(bytes, 0, kind, key, value)
 }
@@ -200,23 +200,23 @@ func (s *Store) set(within int, id uint64, kind byte, key string, value []byte) 
 	return s.journal.SetWithin(within, id, kind, key, value)
 }
 
-// Limit is how many bytes of records the Store is for.
+// Limit is how many bytes of records the Store can hold.
 func (s *Store) Limit() int { return s.journal.Limit() }
 
 // Len returns how many sockets are kept.
 func (s *Store) Len() int { return s.descriptors.Len() }
 
-// Compact frees what is not of use any more. Changes wait only while those that were made meanwhile are copied.
+// Compact frees what is no longer of use. Changes wait only while those that were made meanwhile are copied.
 func (s *Store) Compact() error { return s.journal.Compact() }
 
-// Run compacts the records whenever it is worth it, until ctx ends. onFailure hears of what did not work, which does no
-// harm until the room is used up. onFilling hears, with the bytes in use, when they have come to so many; and again
-// after they have been half of that.
+// Run compacts the records whenever it is worth it, until ctx ends. onFailure is called when that fails, which does no
+// harm until the room is used up. onFilling is called with the bytes in use when they have reached many, and again only
+// after they have fallen below half of that.
 func (s *Store) Run(ctx context.Context, onFailure func(error), many int, onFilling func(used int)) error {
 	return s.journal.Run(ctx, onFailure, many, onFilling)
 }
 
-// Files returns what has to be stored, under the files' names. They stay the Store's.
+// Files returns the files that have to be stored, under their names. They still belong to the Store.
 func (s *Store) Files() []*os.File {
 	return append(s.descriptors.Files(), s.journal.file, s.marks.file)
 }

@@ -67,7 +67,7 @@ func (n *next) retain() {
 	}
 }
 
-// known keeps a TCP connection, of which something is recorded.
+// known keeps a TCP connection and records something of it.
 func known(t *testing.T, s *Store) (k *Kept, client *net.TCPConn) {
 	t.Helper()
 	client, _, fd := accepted(t)
@@ -142,7 +142,7 @@ func TestConnectionIsFoundWithItsRecordsAndItsOwnMark(t *testing.T) {
 	}
 }
 
-// A connection without a mark is not taken for intact, whatever stands in the one that it takes. That is its own once
+// A connection without a mark is not taken for intact, whatever the one that it takes says. That one is its own once
 // Retain has recorded it.
 func TestConnectionWithoutAMarkIsGivenOne(t *testing.T) {
 	s := newTestStore(t)
@@ -157,13 +157,13 @@ func TestConnectionWithoutAMarkIsGivenOne(t *testing.T) {
 	}
 	*c.Kept.Mark() = Mark{}
 	wantNoMark(t, c)
-	wantNoMark(t, after(t, s).of(bare)) // this process has died before it had anything
+	wantNoMark(t, after(t, s).of(bare)) // as if this process had died before it recorded anything
 	n.retain()
 	last := after(t, n.Store)
 	wantIntact(t, last.of(bare), true)
 	wantIntact(t, last.of(marked), true)
 
-	// With no mark free it has none.
+	// When no mark is free, it has none.
 	m := last.marks
 	for ok := true; ok; {
 		_, ok = m.Take()
@@ -174,7 +174,7 @@ func TestConnectionWithoutAMarkIsGivenOne(t *testing.T) {
 	}
 }
 
-// Whose mark is not certain has none: two claim one, or it cannot be.
+// A connection whose mark is not certain has none: two claim the same one, or there is no such mark.
 func TestMarkThatIsNotCertainIsNobodys(t *testing.T) {
 	s := newTestStore(t)
 	a, _ := known(t, s)
@@ -187,7 +187,7 @@ func TestMarkThatIsNotCertainIsNobodys(t *testing.T) {
 	if err := s.journal.Set(d.id, kindMark, "", []byte{1}); err != nil {
 		t.Fatal(err)
 	}
-	gone := &Kept{store: s, id: 1, place: -1} // of which there is nothing else
+	gone := &Kept{store: s, id: 1, place: -1} // a connection of which there is nothing else
 	claim(t, gone, 5)
 	n := after(t, s)
 	taken := map[*Mark]bool{}
@@ -302,7 +302,8 @@ func TestFullStoreGivesNoMark(t *testing.T) {
 	wantIntact(t, after(t, s).of(marked), true)
 }
 
-// What keep does not want is gone, of connections and of none, and whose records are gone is ended by the next process.
+// What keep does not want is gone, of connections and of none, and a connection whose records are gone is ended by the
+// next process.
 func TestRetainDeletesWhatIsNotWanted(t *testing.T) {
 	s := newTestStore(t)
 	stays, _ := known(t, s)
@@ -344,7 +345,7 @@ func TestRetainDeletesWhatIsNotWanted(t *testing.T) {
 	}
 }
 
-// One for whom there is no room is ended, with all that was known of it, and its mark is free.
+// A connection for which there is no room is ended, all that was known of it is deleted, and its mark is free.
 func TestConnectionThatIsNotAdmittedIsEnded(t *testing.T) {
 	s := newTestStore(t)
 	first, _ := known(t, s)
@@ -416,7 +417,7 @@ func TestStoresOwnKindIsRefused(t *testing.T) {
 	}
 }
 
-// What a connection's mark takes is what callers count with.
+// A connection's mark takes as many bytes as callers count on.
 func TestMarkTakesMarkBytes(t *testing.T) {
 	s := newTestStore(t)
 	k, _ := known(t, s)

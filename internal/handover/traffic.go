@@ -17,11 +17,11 @@ const (
 )
 
 // Traffic returns how many bytes this machine's processes have read from an accepted TCP connection, and how many they
-// have written to it, since it was accepted: the kernel knows also what a process did that does not live any more.
-// Nobody may read or write meanwhile.
+// have written to it, since it was accepted: the kernel also knows what a process did that has since ended. Nothing may
+// be read or written meanwhile.
 //
-// ErrNoTraffic: a Unix socket's bytes are not counted, only those that wait to be read can be asked for (SIOCINQ;
-// SIOCOUTQ has the memory used, not bytes); and a connection whose own side is shut down has nothing to be carried on.
+// ErrNoTraffic: a Unix socket's bytes are not counted, only those waiting to be read can be asked for (SIOCINQ;
+// SIOCOUTQ gives the memory used, not bytes); and a connection whose own side is shut down has nothing to carry on.
 func Traffic(fd int) (read, written uint64, err error) {
 	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 	if err != nil {
@@ -30,8 +30,8 @@ func Traffic(fd int) (read, written uint64, err error) {
 	if kind != unix.IPPROTO_TCP {
 		return 0, 0, ErrNoTraffic
 	}
-	// The peer's bytes and acknowledgements come between the questions: what counts is a moment in which none came.
-	// Each round fails only when the network has moved on.
+	// The peer's bytes and acknowledgements come between the system calls: what counts is a round in which none came. A
+	// round fails only when the network has moved on.
 	for range 1000 {
 		before, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err != nil {

@@ -104,7 +104,7 @@ func await(t *testing.T, fd int) {
 	}
 }
 
-// The peer goes on sending and reading while it is asked.
+// The peer goes on sending and reading while Traffic is called.
 func TestTrafficWhileThePeerIsBusy(t *testing.T) {
 	client, served, fd := accepted(t)
 	var peer sync.WaitGroup
