@@ -13,20 +13,20 @@ import (
 	"picloud/internal/wsconn"
 )
 
-// askTimeout is how long systemd may think about whether a stop is a restart, while the server goes on serving. On a
-// busy Pi an answer takes more than a second. With what a stop may take it stays below the unit's TimeoutStopSec=.
+// askTimeout is how long systemd may take to say whether a stop is a restart, while the server goes on serving. On a
+// busy Pi an answer takes more than a second. Together with the longest stop it stays below the unit's TimeoutStopSec=.
 const askTimeout = 3 * time.Second
 
-// left is what another process has left.
+// left is what an earlier process has left behind.
 type left struct {
 	conns   []handover.Connection
 	general []handover.Record
-	foreign int // files that systemd has stored and this version does not know
+	foreign int // files stored by systemd that this version does not know
 }
 
-// openStore takes over what systemd has stored, or begins a store. Without a service manager, or when there can be
-// none, the connections end with the process, and the store is nil. Files that this version does not know are a later
-// version's: they stay stored, for the case that it comes back.
+// openStore takes over what systemd has stored, or starts an empty store. Without a service manager, or if no store can
+// be made, connections end with the process and the store is nil. Files that this version does not know belong to a
+// later version: they stay stored in case it comes back.
 func openStore(stored []*os.File, limits wsconn.Limits, files int, log *slog.Logger) (*handover.Store, left) {
 	var l left
 	known := make([]*os.File, 0, len(stored))
@@ -59,7 +59,7 @@ func openStore(stored []*os.File, limits wsconn.Limits, files int, log *slog.Log
 	return store, l
 }
 
-// newStore makes a store that systemd keeps, instead of old files that cannot be used.
+// newStore makes a store for systemd to keep, in place of old files that cannot be used.
 func newStore(old []*os.File, bytes int) (*handover.Store, error) {
 	if !systemd.Managed() {
 		return nil, systemd.ErrNoManager
@@ -81,8 +81,8 @@ func newStore(old []*os.File, bytes int) (*handover.Store, error) {
 	return store, nil
 }
 
-// ending asks systemd whether this process will have a successor who finds the store. Without an answer there may be
-// one. So many foreign files are stored beside it.
+// ending asks systemd whether this process will have a successor that finds the store. Without an answer it assumes
+// one. foreign counts the other files that are stored.
 func ending(store *handover.Store, foreign int, log *slog.Logger) server.Ending {
 	if store == nil {
 		return server.Stop // it cannot be known
@@ -91,7 +91,7 @@ func ending(store *handover.Store, foreign int, log *slog.Logger) server.Ending 
 	defer cancel()
 	again, stored, err := systemd.Restarting(ctx)
 	switch {
-	case errors.Is(err, context.DeadlineExceeded): // a machine that is too busy
+	case errors.Is(err, context.DeadlineExceeded): // the machine is too busy
 		log.Info("systemd does not say whether this is a restart: taken for one", "error", err)
 	case err != nil:
 		log.Warn("systemd does not say whether this is a restart: taken for one", "error", err)

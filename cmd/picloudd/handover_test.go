@@ -22,15 +22,15 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// A manager is the service manager of the real binary: it holds the listener, takes what is to be stored, and starts
-// each process with both.
+// A manager acts as the real binary's service manager: it holds the listener, stores what it is given, and starts each
+// process with both.
 type manager struct {
 	t        *testing.T
 	listener *os.File
 	url      string
 	socket   string
 	env      env
-	files    int // that a process may have open, or 0
+	files    int // how many a process may open; 0: no limit
 
 	mu     sync.Mutex
 	stored map[string]*os.File
@@ -78,7 +78,7 @@ func manage(t *testing.T, e env) *manager {
 	return m
 }
 
-// listen takes notifications, sd_notify(3).
+// listen receives notifications, sd_notify(3).
 func (m *manager) listen(notify *net.UnixConn) {
 	var buf, oob [4096]byte
 	for {
@@ -130,7 +130,7 @@ func (m *manager) start() {
 		limit = fmt.Sprintf("ulimit -n %d && ", m.files)
 	}
 	cmd := exec.Command("sh", "-c", limit+`LISTEN_PID=$$ exec "$0"`,
-		binary) // the manager knows the number after the fork
+		binary) // the PID is known only after the fork
 	m.stderr = new(picloudd.Log)
 	cmd.Stderr, cmd.ExtraFiles = m.stderr, files
 	cmd.Env = []string{
@@ -167,11 +167,11 @@ func (m *manager) end(signal syscall.Signal) {
 	m.process = nil
 }
 
-// A guest is a client over the real binary's lives.
+// A guest is a client that outlives the real binary's processes.
 type guest struct {
 	*websocket.Conn
 	name string
-	gone error // why it reads no more
+	gone error // why it stopped reading
 }
 
 func (m *manager) guest(name, route string) *guest {
@@ -189,7 +189,7 @@ func (g *guest) subscribe(t *testing.T, event string) {
 	t.Helper()
 	g.WriteMessage(websocket.TextMessage, []byte(`{"action":"subscribe","event":"`+event+`","id":1}`))
 	p := receive(t, g.Conn)
-	for strings.HasPrefix(p, `{"action":"publish"`) { // what comes after the subscription can come before its ack
+	for strings.HasPrefix(p, `{"action":"publish"`) { // a delivery may come before the subscription's ack
 		p = receive(t, g.Conn)
 	}
 	if p != `{"action":"ack","id":1}` {
@@ -213,8 +213,8 @@ func (m *manager) post(event, data string) {
 	}
 }
 
-// Who is between two frames when the process is killed, or restarts, goes on with all subscriptions; and whoever does
-// not go on has been cut off, not garbled.
+// A client that is between two frames when the process is killed or restarts keeps its connection and all
+// subscriptions; a client that does not has been cut off, not garbled.
 func TestClientsOutliveEveryProcess(t *testing.T) {
 	m := manage(t, nil)
 	m.start()
@@ -234,7 +234,7 @@ func TestClientsOutliveEveryProcess(t *testing.T) {
 			g.subscribe(t, "busy")
 			subscribers = append(subscribers, g)
 		}
-		// Publishers that never rest, and subscribers that read all the time.
+		// Publishers that never pause, and subscribers that always read.
 		var traffic sync.WaitGroup
 		stop := make(chan struct{})
 		for range 2 {
@@ -281,7 +281,7 @@ func TestClientsOutliveEveryProcess(t *testing.T) {
 		m.end(signal)
 		m.start()
 		close(stop)
-		for _, g := range subscribers { // one that goes on answers
+		for _, g := range subscribers { // a connection that lives on answers
 			g.WriteMessage(websocket.TextMessage, []byte(`{"action":"unsubscribe","event":"nothing","id":9}`))
 		}
 		traffic.Wait()
@@ -308,8 +308,8 @@ func TestClientsOutliveEveryProcess(t *testing.T) {
 	}
 }
 
-// Whose ack has come is with every subscriber that lives on, at whatever moment the process is killed: with several
-// messages in one write, and with a publisher that is subscribed itself.
+// A message whose ack has come reaches every subscriber that lives on, whenever the process is killed: also with
+// several messages in one write, and with a publisher that is itself subscribed.
 func TestAckedMessageIsWithAllWhoOutliveACrash(t *testing.T) {
 	m := manage(t, nil)
 	m.start()
@@ -373,7 +373,8 @@ func textFrame(text string) []byte {
 	return append([]byte{0x81, 0x80 | byte(len(text)), 0, 0, 0, 0}, text...)
 }
 
-// A process that may have fewer files open than there are connections serves, keeps whom it can, and ends the others.
+// A process that may open fewer files than there are connections serves, keeps the clients it can and closes the
+// others.
 func TestFewerFilesThanConnections(t *testing.T) {
 	const clients, files, kept = 200, 256, 128
 	m := manage(t, nil)
@@ -404,7 +405,7 @@ func TestFewerFilesThanConnections(t *testing.T) {
 	}
 }
 
-// Whom the store has no room for is told so at a restart.
+// At a restart, clients for which the store has no room are told so.
 func TestClientsThatCannotBeKeptAreTold(t *testing.T) {
 	m := manage(t, nil)
 	m.files = 300
@@ -417,7 +418,7 @@ func TestClientsThatCannotBeKeptAreTold(t *testing.T) {
 	m.start()
 }
 
-// What a later version has stored is left alone, for the case that it comes back.
+// What a later version has stored is left alone, in case it comes back.
 func TestFilesOfALaterVersionAreLeftAlone(t *testing.T) {
 	m := manage(t, nil)
 	m.start()
@@ -445,7 +446,7 @@ func TestFilesOfALaterVersionAreLeftAlone(t *testing.T) {
 	}
 }
 
-// Go's TLS cannot hand a connection over: its client is told so. The others live.
+// Go's TLS cannot hand over a connection: its client is told so. The others live on.
 func TestSecureClientsAreToldToComeBack(t *testing.T) {
 	p := newPair(t, "localhost")
 	m := manage(t, p.env())
@@ -466,7 +467,7 @@ func TestSecureClientsAreToldToComeBack(t *testing.T) {
 	}
 }
 
-// A store of another version, or damaged, costs its connections, and nothing else.
+// A store that is damaged or of another version costs its connections and nothing else.
 func TestStoreThatCannotBeReadCostsNoStart(t *testing.T) {
 	for name, damage := range map[string]func(files map[string]*os.File){
 		"another version": func(files map[string]*os.File) { files["journal"].WriteAt([]byte{99}, 8) },
@@ -505,7 +506,7 @@ func TestStoreThatCannotBeReadCostsNoStart(t *testing.T) {
 			} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 				t.Error("it was not ended")
 			}
-			// The next one has a store again.
+			// The next process has a store again.
 			g = m.guest("kept", "/subscribe")
 			g.subscribe(t, "e")
 			m.end(syscall.SIGTERM)

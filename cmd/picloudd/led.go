@@ -13,17 +13,17 @@ import (
 	"picloud/internal/led"
 )
 
-// boardLEDs is where the kernel has its LEDs, one directory each. Tests have another.
+// boardLEDs is where the kernel lists its LEDs, a directory for each. Tests replace it.
 var boardLEDs = "/sys/class/leds"
 
-// A device is an LED that is open. Its name is what it prints as.
+// A device is an open LED. Its String is its name.
 type device interface {
 	led.LED
 	io.Closer
 	fmt.Stringer
 }
 
-// openLED takes the LED that the settings name, and makes it dark. runtime is a directory that lives as long as the
+// openLED opens the LED that the settings name and turns it off. runtime is a directory that lives as long as the
 // service, or "".
 func openLED(at config.LED, runtime string) (device, error) {
 	if at.Board == "" {
@@ -36,7 +36,7 @@ func openLED(at config.LED, runtime string) (device, error) {
 	return led.OpenBoard(filepath.Join(boardLEDs, at.Board), keep)
 }
 
-// A statusLED is the LED of the settings and what has become of it: without one, or when it fails, the service goes on.
+// A statusLED is the configured LED and whether it works: without one, or when it fails, the service goes on.
 type statusLED struct {
 	device device
 	log    *slog.Logger
@@ -89,7 +89,7 @@ func (l *statusLED) about() (at, fault string) {
 	return "", ""
 }
 
-// status is what a line on the service's state ends with.
+// status is the end of the service's status line.
 func (l *statusLED) status() string {
 	switch at, fault := l.about(); {
 	case fault != "":
@@ -118,7 +118,7 @@ func testLED(ctx context.Context, text string, stdout io.Writer) (err error) {
 		fmt.Fprintf(stdout, "%s: %s\n", l, p.Name)
 		if err := p.Show(ctx, l); err != nil {
 			if ctx.Err() != nil {
-				return nil // who has seen enough has not failed
+				return nil // interrupted by the user: not a failure
 			}
 			return err
 		}
@@ -126,8 +126,8 @@ func testLED(ctx context.Context, text string, stdout io.Writer) (err error) {
 	return nil
 }
 
-// turnLEDOff leaves the LED of the settings as it is without the service, when that could not do so itself: after an
-// orderly end, which the variable SERVICE_RESULT tells (systemd.exec(5)), there is nothing to do.
+// turnLEDOff puts the configured LED back to how it is without the service, when the service could not do so itself.
+// After an orderly stop, which the variable SERVICE_RESULT shows (systemd.exec(5)), there is nothing to do.
 func turnLEDOff(getenv func(string) string) error {
 	at, err := config.ParseLED(getenv("LED"))
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	picloudd "picloud/test/daemon"
 )
 
-// layBoard lays out an LED as the kernel does in /sys/class/leds, and has the daemon find it there.
+// layBoard lays out an LED as the kernel does in /sys/class/leds, and points the daemon to it.
 func layBoard(t *testing.T, name, trigger string) (dir string) {
 	t.Helper()
 	before := boardLEDs
@@ -64,8 +64,8 @@ func TestBoardLEDIsTheDaemonsWhileItRuns(t *testing.T) {
 
 func TestLEDOffGivesBackWhatACrashHasLeft(t *testing.T) {
 	dir, runtime := layBoard(t, "ACT", "none [mmc0] timer\n"), t.TempDir()
-	l := newStatusLED(mustLED(t, "led:ACT"), runtime, newLog(new(picloudd.Log), 0, false)) // and nothing that ends it
-	t.Cleanup(func() { l.device.Close() })                                                 // when all is over
+	l := newStatusLED(mustLED(t, "led:ACT"), runtime, newLog(new(picloudd.Log), 0, false)) // never closed, as in a crash,
+	t.Cleanup(func() { l.device.Close() })                                                 // until the test is over
 	if err := l.device.Set(true); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestLEDThatDoesNotWorkStopsNothing(t *testing.T) {
 		t.Errorf("no remedy in %s", line)
 	}
 	ready, message := "FDSTORE=1", make([]byte, 4096)
-	for strings.HasPrefix(ready, "FDSTORE=1") { // what is stored comes before
+	for strings.HasPrefix(ready, "FDSTORE=1") { // what is stored comes first
 		n, _, err := manager.ReadFrom(message)
 		if err != nil {
 			t.Fatal(err)
@@ -144,7 +144,7 @@ func TestLEDTestNamesEveryPattern(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- testLED(ctx, "led:ACT", out) }()
 	out.Await(t, "ACT: running, nobody is connected")
-	cancel() // who has seen enough
+	cancel() // as an interrupt does
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}

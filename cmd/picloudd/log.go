@@ -7,7 +7,7 @@ import (
 	"log/slog"
 )
 
-// openLog logs to w by way of a spool, which is to be closed at the end.
+// openLog logs to w through a spool, which the caller closes at the end.
 func openLog(w io.Writer, level slog.Level, toJournal bool) (*slog.Logger, *spool) {
 	lines := newSpool(w, func(dropped uint64) []byte {
 		var line bytes.Buffer
@@ -17,18 +17,18 @@ func openLog(w io.Writer, level slog.Level, toJournal bool) (*slog.Logger, *spoo
 	return newLog(lines, level, toJournal), lines
 }
 
-// complain prints the error that ends the program; a log that takes nothing must not keep it from ending.
+// complain prints the error that ends the program; a log that blocks must not keep it from ending.
 func complain(w io.Writer, err error, toJournal bool) {
 	level := ""
 	if toJournal {
-		level = "<3>" // an error, so that journalctl -p err has it: sd-daemon(3)
+		level = "<3>" // an error, so that journalctl -p err shows it: sd-daemon(3)
 	}
 	line := newSpool(w, nil)
 	fmt.Fprintf(line, "%spicloudd: %v\n", level, err)
 	line.close(flushTime)
 }
 
-// newLog logs to w. The journal keeps the time itself, and takes a line's level from its front.
+// newLog logs to w. The journal records the time itself, and reads a line's level from its prefix.
 func newLog(w io.Writer, level slog.Level, toJournal bool) *slog.Logger {
 	options := slog.HandlerOptions{Level: level}
 	if toJournal {
@@ -43,7 +43,7 @@ func newLog(w io.Writer, level slog.Level, toJournal bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &options))
 }
 
-// A journal writes slog's lines, which begin with their level, as the journal reads them: sd-daemon(3).
+// A journal rewrites slog's lines, which begin with their level, the way systemd's journal reads them: sd-daemon(3).
 type journal struct{ w io.Writer }
 
 var journalLevels = map[string]string{"ERROR": "<3>", "WARN": "<4>", "INFO": "<6>", "DEBUG": "<7>"}

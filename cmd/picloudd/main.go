@@ -34,12 +34,12 @@ import (
 // version is set by the build.
 var version = "dev"
 
-// errUsage is a wrong command line; it has been explained.
+// errUsage is a wrong command line that has already been explained.
 var errUsage = errors.New("usage")
 
 func main() {
-	// Go ends a process that writes to a closed standard error with the signal, even one that has been told to ignore
-	// it.
+	// Go kills a process that writes to a closed standard error with this signal, even if it was started with the
+	// signal ignored.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
@@ -150,7 +150,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if store != nil {
 		defer store.Close()
 	}
-	port := 0 // known before anything is served
+	port := 0 // set before anything is served
 	srv, err := server.New(server.Config{
 		Key:           key,
 		Version:       version,
@@ -186,7 +186,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	log.Info("listening", "port", port, "tls", cfg.UseTLS, "version", version)
 	switch {
 	case !underJournal(getenv):
-		lines.flush(greetTime) // on a terminal what is logged stands before the greeting
+		lines.flush(greetTime) // on a terminal the log so far comes before the greeting
 		screen := newSpool(stdout, nil)
 		defer screen.close(flushTime)
 		greet(screen, greeting{
@@ -206,7 +206,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return serve(ctx, srv, listeners, store, theLED, status, onHangUp, log)
 }
 
-// serve runs the server, and beside it what tells the service manager its status, the LED and onHangUp, until ctx ends.
+// serve runs the server until ctx ends, and alongside it the reports to the service manager, the LED and onHangUp.
 func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, store *handover.Store, theLED *statusLED,
 	status func() string, onHangUp func(context.Context), log *slog.Logger) error {
 	if err := systemd.Ready(status()); err != nil {
@@ -262,7 +262,7 @@ func secure(listeners []net.Listener, pair *certs.Pair) (ports []int) {
 
 // listen listens on all addresses, IPv4 and IPv6.
 func listen(ctx context.Context, port int) (net.Listener, error) {
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: false}} // pings do it
+	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: false}} // pings do that
 	l, err := lc.Listen(ctx, "tcp", ":"+strconv.Itoa(port))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -292,10 +292,10 @@ func openFiles() (int, error) {
 	return files, nil
 }
 
-// requests is how many HTTP connections may be open at the same time beside the WebSockets.
+// requests is how many HTTP connections may be open at the same time, besides the WebSockets.
 func requests(files int) int { return min(4096, files/4) }
 
-// fit makes the limits of the settings fit what the process may open.
+// fit makes the configured limits fit what the process may open.
 func fit(cfg config.Config, files int) wsconn.Limits {
 	return wsconn.Limits{
 		Connections:  min(cfg.MaxConnections, files-spareFiles-requests(files)),
@@ -327,20 +327,20 @@ func report(w io.Writer, cfg config.Config, pair *certs.Pair, limits wsconn.Limi
 	return err
 }
 
-// underJournal reports whether standard output and error go to systemd's journal, systemd.exec(5): it keeps the time
-// itself, and whoever may read it must not learn the key.
+// underJournal reports whether standard output and error go to systemd's journal, systemd.exec(5): it records the time
+// itself, and its readers must not learn the key.
 func underJournal(getenv func(string) string) bool { return getenv("JOURNAL_STREAM") != "" }
 
 type greeting struct {
 	url     string // for this machine
 	network string // for others; empty when there is no network
 	key     string
-	showKey bool // it was made up for this run
+	showKey bool // it was generated for this run
 	client  string
 	cert    string // empty without TLS
 }
 
-// greet tells a person how to go on. The first line is stable, for scripts.
+// greet tells a person what to do next. The first line is stable, for scripts.
 func greet(w io.Writer, g greeting) {
 	fmt.Fprintf(w, "PiCloud %s listens on %s\n", version, g.url)
 	if g.network != "" {
@@ -377,7 +377,7 @@ func address(isTLS bool, host string, port int) string {
 
 // networkAddress is this machine's first IPv4 address on a network.
 func networkAddress(isTLS bool, port int) string {
-	addrs, _ := net.InterfaceAddrs() // without them there is a line less to show
+	addrs, _ := net.InterfaceAddrs() // without them there is one line less to show
 	for _, a := range addrs {
 		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
 			return address(isTLS, n.IP.String(), port)
@@ -386,7 +386,7 @@ func networkAddress(isTLS bool, port int) string {
 	return ""
 }
 
-// clientPath is how to call the client, which is where the daemon is.
+// clientPath is the command for the client, which is beside the daemon.
 func clientPath(daemon string) string {
 	if strings.Contains(daemon, "/") {
 		return filepath.Join(filepath.Dir(daemon), "picloud")

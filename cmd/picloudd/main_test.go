@@ -64,14 +64,14 @@ type env map[string]string
 
 func (e env) get(name string) string { return e[name] }
 
-// with fills in what nearly every test wants: any port, the key of the tests.
+// with adds a default for a variable that is not set: nearly every test wants any port, and the tests' key.
 func (e env) with(name, value string) env {
 	filled := env{name: value}
 	maps.Copy(filled, e)
 	return filled
 }
 
-// launch calls run in this process and returns when it serves. stop makes it stop; the test's end does so, too.
+// launch calls run in this process and returns when it serves. stop stops it, as does the end of the test.
 func launch(t *testing.T, e env) (d *daemon, stop context.CancelFunc) {
 	t.Helper()
 	e = e.with("PORT", "0").with("API_KEY", testKey)
@@ -117,7 +117,7 @@ func field(t *testing.T, line, key string) string {
 	return value
 }
 
-// wait returns what run returned, which it has to within its time.
+// wait returns what run returned, and fails the test if that takes too long.
 func (d *daemon) wait(t *testing.T) error {
 	t.Helper()
 	select {
@@ -201,7 +201,7 @@ func receive(t *testing.T, c *websocket.Conn) string {
 	return string(p)
 }
 
-// wantData reads a delivery, the data of which begin so.
+// wantData reads a delivery and checks the beginning of its data.
 func wantData(t *testing.T, c *websocket.Conn, data string) {
 	t.Helper()
 	if got := receive(t, c); !strings.HasPrefix(got, `{"action":"publish","event":"e","data":`+data) {
@@ -221,7 +221,7 @@ func wantClose(t *testing.T, c *websocket.Conn, code int) {
 	}
 }
 
-// backlog is more, in messages of 60 KiB, than the kernel keeps for a client who does not read.
+// backlog is a number of 60 KiB messages: more than the kernel buffers for a client that does not read.
 const backlog = 200
 
 var blob = strings.Repeat("x", 60<<10)
@@ -237,7 +237,7 @@ func (d *daemon) fill(t *testing.T) {
 	ask(t, c, `{"event":"nobody","id":1}`)
 }
 
-// raw opens a connection that has said nothing.
+// raw opens a connection and sends nothing.
 func (d *daemon) raw(t *testing.T) net.Conn {
 	t.Helper()
 	_, addr, _ := strings.Cut(d.url, "://")

@@ -20,26 +20,26 @@ import (
 	"picloud/internal/config"
 )
 
-// systemd holds the port, and PORT may have been changed since it began to. A daemon-reload makes it close a port that
-// is no longer PORT, and open no other: the next daemon is then handed no TCP socket at all. The daemon can do nothing
-// about either; it says so, and leaves a file for which systemd starts picloud-port.service: it has the privileges, and
-// is picloudd -follow-port.
+// systemd holds the port, and PORT may have been changed since it was opened. A daemon-reload makes systemd close a
+// port that is no longer PORT without opening another: the next daemon is then handed no TCP socket at all. The daemon
+// can do nothing about either; it says so, and leaves a file that makes systemd start picloud-port.service, which has
+// the privileges and runs picloudd -follow-port.
 
-// otherPortFile is there, in the service's runtime directory, while the daemon is not on PORT.
+// otherPortFile exists, in the service's runtime directory, while the daemon is not on PORT.
 const otherPortFile = "other-port"
 
-// What -follow-port looks at. Tests have others.
+// The files that -follow-port looks at. Tests replace them.
 var (
 	otherPort = "/run/picloudd/" + otherPortFile                       // systemd/picloud.service
 	notMoved  = "/run/picloud/not-moved"                               // systemd/picloud-port.service
 	generated = "/run/systemd/generator/picloud.socket.d/10-port.conf" // systemd/picloud-generator
 )
 
-// moveTime is how long systemd may take, on a Pi Zero that is busy.
+// moveTime is how long systemd may take, on a busy Pi Zero.
 const moveTime = 2 * time.Minute
 
-// tellPort says in the log when PORT is not among the ports that the service manager has handed over, and leaves word
-// of it in the directory runtime, unless that is empty. It returns what the service's status ends with.
+// tellPort checks that PORT is among the ports that the service manager has handed over. If not, it logs that and
+// leaves otherPortFile in the directory runtime, unless that is empty. It returns the end of the service's status line.
 func tellPort(ports []int, want int, runtime string, log *slog.Logger) (status string) {
 	isRight := slices.Contains(ports, want) || want == 0 && len(ports) > 0
 	if err := leaveWord(isRight, runtime); err != nil {
@@ -73,12 +73,12 @@ func leaveWord(isRight bool, runtime string) error {
 	return os.WriteFile(file, nil, 0o600)
 }
 
-// followPort has systemd listen on PORT, when the daemon has left word that it was handed other sockets: the daemon is
-// restarted with them. It does so once; where an override of the unit wins it leaves it at that. A port that another
-// program has is not asked for: the daemon would lose the one that it is on.
+// followPort makes systemd listen on PORT, when otherPortFile says that the daemon was handed other sockets; the daemon
+// is restarted with the new ones. It tries once: where an override of the unit wins, it leaves it at that. It does not
+// ask for a port that another program has: the daemon would lose the one that it is on.
 //
-// A failure is noted in the file notMoved, for which systemd starts it again with the next daemon: else the unit would
-// be failed for ever, when what was in the way has gone.
+// A failure leaves the file notMoved, which makes systemd run this again with the next daemon: otherwise the unit would
+// stay failed even when the obstacle is gone.
 func followPort(ctx context.Context, getenv func(string) string, log *slog.Logger) error {
 	err := follow(ctx, getenv, log)
 	var noted error
@@ -93,7 +93,7 @@ func followPort(ctx context.Context, getenv func(string) string, log *slog.Logge
 func follow(ctx context.Context, getenv func(string) string, log *slog.Logger) error {
 	want, err := portOf(getenv("PORT"))
 	if err != nil || want == 0 {
-		return nil // the daemon tells
+		return nil // the daemon reports it
 	}
 	if _, err := os.Stat(otherPort); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -104,7 +104,7 @@ func follow(ctx context.Context, getenv func(string) string, log *slog.Logger) e
 	defer cancel()
 	err = moveSocket(asked, want, log)
 	if ctx.Err() != nil {
-		return nil // the next start begins anew
+		return nil // the next start tries again
 	}
 	return err
 }
@@ -126,8 +126,8 @@ func moveSocket(ctx context.Context, want int, log *slog.Logger) error {
 		return err
 	}
 	if at := withPort(listen, want); len(at) == 0 && generatedPort() != want {
-		// The unit is that of another PORT. Whatever has been changed beside it counts then, too; but the address is
-		// the generator's, unless an override wins.
+		// The unit was generated for another PORT. A daemon-reload also applies whatever else has been changed; but the
+		// address is the generator's, unless an override wins.
 		if err := free(netip.AddrPortFrom(netip.IPv6Unspecified(), uint16(want))); err != nil {
 			return err
 		}
@@ -149,7 +149,7 @@ func moveSocket(ctx context.Context, want int, log *slog.Logger) error {
 			return err
 		}
 	}
-	// One that is stopped, or being stopped, stays so.
+	// A socket unit that is stopped, or being stopped, stays so.
 	if err := systemctl(ctx, "try-restart", "--job-mode=fail", "picloud.socket"); err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func moveSocket(ctx context.Context, want int, log *slog.Logger) error {
 	return nil
 }
 
-// listenAddresses are those that picloud.socket has in systemd's memory, be they open or not.
+// listenAddresses returns the addresses that systemd has in memory for picloud.socket, open or not.
 func listenAddresses(ctx context.Context) ([]netip.AddrPort, error) {
 	out, err := askSystemctl(ctx, "show", "--property=Listen", "picloud.socket")
 	if err != nil {
@@ -178,8 +178,7 @@ func withPort(list []netip.AddrPort, port int) []netip.AddrPort {
 	return slices.DeleteFunc(slices.Clone(list), func(at netip.AddrPort) bool { return int(at.Port()) != port })
 }
 
-// generatedPort is the PORT that systemd knows of: without the generator's file it is the unit's, 0 where it cannot be
-// read.
+// generatedPort is the PORT that systemd knows: without the generator's file, the unit's own; 0 if it cannot be read.
 func generatedPort() int {
 	text, err := os.ReadFile(generated)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -197,10 +196,10 @@ func generatedPort() int {
 	return 0
 }
 
-// free says why nobody could listen there.
+// free returns nil if one can listen there, or says why not.
 func free(at netip.AddrPort) error {
 	address := at.String()
-	if at.Addr() == netip.IPv6Unspecified() { // IPv4 too, and alone where there is no IPv6
+	if at.Addr() == netip.IPv6Unspecified() { // IPv4 too, or alone where there is no IPv6
 		address = ":" + strconv.Itoa(int(at.Port()))
 	}
 	l, err := net.Listen("tcp", address)

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// fakeSystemctl puts one into the PATH. Listen= of picloud.socket is what is in the file listen of the directory that
-// it returns, and from a daemon-reload on what is in reloaded; asked has what it was asked.
+// fakeSystemctl puts a fake systemctl into the PATH and returns its directory. The file listen there holds Listen= of
+// picloud.socket, reloaded what it becomes with a daemon-reload, and asked the calls made.
 func fakeSystemctl(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -131,8 +131,8 @@ func TestPortIsFollowedOnceAndNotToWhereTheServerWouldBeLost(t *testing.T) {
 	}
 }
 
-// handed starts the real binary as systemd does: with the sockets, a runtime directory, and a notify socket, of which
-// it returns the first notification.
+// handed starts the real binary as systemd does: with the sockets, a runtime directory, and a notify socket. It returns
+// the first notification.
 func handed(t *testing.T, port, runtime string, sockets ...interface{ File() (*os.File, error) }) (*daemon, string) {
 	t.Helper()
 	notify := filepath.Join(t.TempDir(), "notify")

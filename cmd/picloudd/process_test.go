@@ -136,13 +136,13 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		d, process := spawn(t, env{"MAX_QUEUE_BYTES": "64M"})
-		d.subscriber(t, "Stalled") // reads no more
+		d.subscriber(t, "Stalled") // stops reading
 		prompt := d.connect(t, "/subscribe?clientName=Prompt")
 		d.fill(t)
 		if err := process.Signal(signal); err != nil {
 			t.Fatal(err)
 		}
-		wantClose(t, prompt, 1001) // the stop has begun; that the next signal is fatal follows a moment later
+		wantClose(t, prompt, 1001) // the stop has begun; the next signal becomes fatal a moment later
 		tick := time.NewTicker(20 * time.Millisecond)
 		for running := true; running; {
 			process.Signal(signal)
@@ -183,7 +183,7 @@ func TestHangUpIsAReload(t *testing.T) {
 	wantData(t, sub, "1")
 }
 
-// nohup(1) ignores the signal for what it starts.
+// nohup(1) starts its command with the signal ignored.
 func TestHangUpThatIsIgnoredStaysIgnored(t *testing.T) {
 	signal.Ignore(syscall.SIGHUP)
 	defer signal.Reset(syscall.SIGHUP)

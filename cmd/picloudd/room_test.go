@@ -11,7 +11,7 @@ import (
 	"picloud/internal/wsconn"
 )
 
-// Whatever the settings allow has room in the store, and the unit's open files suffice for the default.
+// The store has room for whatever the settings allow, and the unit's limit of open files suffices for the default.
 func TestSettingsAndStoreFitTogether(t *testing.T) {
 	const unitFiles = 32768 // LimitNOFILE= of picloud.service
 	for _, s := range config.Settings() {

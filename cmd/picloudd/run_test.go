@@ -369,7 +369,7 @@ func TestStopIsBoundedWhateverClientsDo(t *testing.T) {
 			if tt.name == "TLS" {
 				d.trust(t, tt.env["CERT_FILE"])
 			}
-			d.subscriber(t, "Stalled") // reads no more
+			d.subscriber(t, "Stalled") // stops reading
 			d.fill(t)
 			silent, half := d.raw(t), d.raw(t)
 			fmt.Fprintf(silent, "")
@@ -379,7 +379,7 @@ func TestStopIsBoundedWhateverClientsDo(t *testing.T) {
 			if err := d.wait(t); err != nil {
 				t.Errorf("run: %v", err)
 			}
-			// Without a bound it would never be over: the stalled client takes nothing.
+			// Without a bound it would never end: the stalled client reads nothing.
 			if took := time.Since(begin); took < 4*time.Second {
 				t.Errorf("the stop took %v, want 5s", took)
 			}
@@ -423,7 +423,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 	}
 	files, goroutines := descriptors(), runtime.NumGoroutine()
 	t.Run("again", cycle)
-	// net/http does not wait for the goroutines of connections that it closes: they get a moment.
+	// net/http does not wait for the goroutines of connections that it closes: give them a moment.
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	bound := time.After(patience)

@@ -33,7 +33,7 @@ func reloader(pair *certs.Pair) func() error {
 	return pair.Reload
 }
 
-// hangUps are the SIGHUPs from now until stop. Where they were ignored before the start, as under nohup(1), they still
+// hangUps delivers SIGHUPs from now until stop. If they were ignored before the start, as under nohup(1), they still
 // are.
 func hangUps() (signals <-chan os.Signal, stop func()) {
 	if signal.Ignored(syscall.SIGHUP) {
@@ -90,7 +90,7 @@ func reloadRunning(ctx context.Context) error {
 	return fmt.Errorf("reload: %s", answer.Error)
 }
 
-// keyGroup may read the key: who is in it uses the service without asking root.
+// keyGroup may read the key: its members use the service without asking root.
 const keyGroup = "picloud"
 
 // makeKey writes a new random key to a file that does not exist yet; one that does is left alone. The file appears
@@ -133,8 +133,8 @@ func makeKey(path string) (err error) {
 	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// The name is in the folder, which a power cut would otherwise give back as it was: the clients would have a key of
-	// which the card knows nothing.
+	// The folder holds the file's name, and a power cut could otherwise undo that: clients would have a key that is not
+	// on the card.
 	return syncFolder(filepath.Dir(path))
 }
 

@@ -10,20 +10,20 @@ import (
 const (
 	// spoolBytes is how much may wait to be printed: a journal that stalls for a moment loses nothing.
 	spoolBytes = 256 << 10
-	// recordBytes is what a record costs beside its text.
+	// recordBytes is what a record costs besides its text.
 	recordBytes = 64
-	// flushTime is how long an end may wait for what is still to be printed.
+	// flushTime is how long a shutdown may wait for what is still to be printed.
 	flushTime = time.Second
-	// greetTime is how long a greeting waits for what was logged before, so that it stands behind that on a terminal.
+	// greetTime is how long a greeting waits for what was logged before, so that it comes after that on a terminal.
 	greetTime = 100 * time.Millisecond
 )
 
-// A spool prints what is written to it, and never makes who writes wait: a pipe that is full, or a journal that is
-// stuck, is not in the way of the work. Past spoolBytes, and where printing fails, lines are dropped and counted; when
-// it flows again a note tells how many were.
+// A spool prints what is written to it, and never makes the writer wait: a full pipe or a stuck journal does not hold
+// up the work. Beyond spoolBytes, and while printing fails, lines are dropped and counted; when printing works again, a
+// note says how many.
 type spool struct {
 	w    io.Writer
-	note func(dropped uint64) []byte // nil: nothing is told
+	note func(dropped uint64) []byte // nil: no note
 
 	dropped atomic.Uint64 // since the beginning
 
@@ -32,18 +32,18 @@ type spool struct {
 
 	mu      sync.Mutex
 	records []record
-	size    int       // of the records, the one that is being printed included
-	since   time.Time // when the print under way began; zero: there is none
-	lost    uint64    // what no note has told yet
-	full    bool      // what comes is dropped until all records are printed
-	fails   bool      // the last print has failed
+	size    int       // of the records, including the one being printed
+	since   time.Time // when the current print began; zero: there is none
+	lost    uint64    // lines that no note has reported yet
+	full    bool      // new lines are dropped until all records are printed
+	fails   bool      // the last print failed
 	closed  bool
 }
 
-// A record is one write, or where text is nil a place in their order.
+// A record is one write or, if text is nil, a mark in their order.
 type record struct {
 	text    []byte
-	printed chan struct{} // closed then, unless it is nil
+	printed chan struct{} // of a mark: closed when all before it is printed
 }
 
 // newSpool prints to w from now until close.
@@ -69,7 +69,7 @@ func (s *spool) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// flush returns when all that was written before is printed, or when limit is over.
+// flush returns when everything written before is printed, or after limit.
 func (s *spool) flush(limit time.Duration) {
 	printed := make(chan struct{})
 	s.mu.Lock()
@@ -79,9 +79,9 @@ func (s *spool) flush(limit time.Duration) {
 	wait(printed, limit)
 }
 
-// close ends the printing. It returns when everything is printed, or when limit is over, at once when a print has hung
-// for as long before: who restarts has clients that wait. Then a print is left behind that hangs in the kernel, from
-// where nothing but the end of the process brings it back.
+// close ends the printing. It returns when everything is printed or after limit, and at once if a print has already
+// hung for that long: at a restart clients are waiting. That print is left behind, blocked in the kernel until the
+// process ends.
 func (s *spool) close(limit time.Duration) {
 	s.mu.Lock()
 	s.closed = true
@@ -148,15 +148,15 @@ func (s *spool) printing(since time.Time) {
 	s.since = since
 }
 
-// next waits for a record, or for lines whose loss can be told. The note stands where they would have stood: behind
-// what was there before them. ok is false at the end.
+// next waits for a record, or for lost lines that can be reported. Their note takes their place: after what was written
+// before them. ok is false at the end.
 func (s *spool) next() (r record, lost uint64, ok bool) {
 	for {
 		s.mu.Lock()
 		switch {
 		case len(s.records) > 0 && (s.lost == 0 || s.full || s.fails):
 			r = s.records[0]
-			s.records[0] = record{} // not kept by the array
+			s.records[0] = record{} // so that the array does not keep it
 			s.records = s.records[1:]
 			s.mu.Unlock()
 			return r, 0, true
@@ -175,7 +175,7 @@ func (s *spool) next() (r record, lost uint64, ok bool) {
 	}
 }
 
-// settle notes what has become of a print: it has cost so much of the spool, and was to tell of so many lines.
+// settle records how a print ended: one that took cost bytes of the spool, and was to report told lost lines.
 func (s *spool) settle(cost int, told uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

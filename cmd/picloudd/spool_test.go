@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// A sink takes each print when it is told how that ends.
+// A sink holds each print until the test says how it ends.
 type sink struct {
 	ends  chan error
 	taken []string
@@ -29,10 +29,10 @@ func (s *sink) Write(p []byte) (int, error) {
 
 func tell(lost uint64) []byte { return fmt.Appendf(nil, "%d dropped", lost) }
 
-// line is one of 1 KiB of the spool.
+// line returns a line that takes 1 KiB of the spool.
 func line(i int) string { return fmt.Sprintf("%-*d", 1<<10-recordBytes, i) }
 
-const lines = spoolBytes >> 10 // so many fit
+const lines = spoolBytes >> 10 // how many fit
 
 func TestALogThatTakesNothingIsNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -105,7 +105,7 @@ func TestOneNoteTellsOfAGap(t *testing.T) {
 	})
 }
 
-// Where printing fails, as on a card that is full, each line is tried, and what was lost is told once one is taken.
+// While printing fails, as on a full card, each line is tried, and the loss is reported once one succeeds.
 func TestLinesThatCannotBePrintedAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &sink{ends: make(chan error)}
@@ -175,7 +175,7 @@ func TestDroppedLinesAreToldAsALogLine(t *testing.T) {
 	lines.close(patience)
 }
 
-// full is a pipe that takes no byte more, and whose writers wait.
+// full is a pipe that takes no more bytes: its writers block.
 func full(t *testing.T) *os.File {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -243,7 +243,7 @@ func TestAnErrorThatCannotBePrintedEndsTheProgramAllTheSame(t *testing.T) {
 	}
 }
 
-// Whoever read the log is gone: Go would end the process with SIGPIPE.
+// The log's reader is gone: Go would kill the process with SIGPIPE.
 func TestDaemonOutlivesTheReaderOfItsLog(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

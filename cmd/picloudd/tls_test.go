@@ -29,7 +29,7 @@ func newPair(t *testing.T, name string) pair {
 	return p
 }
 
-// write replaces both files, as who renews a certificate does: each in one step.
+// write replaces both files as a renewal of the certificate does: each in one step.
 func (p pair) write(t *testing.T, name string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -138,7 +138,7 @@ func TestCertificateIsReplacedWhileAClientStays(t *testing.T) {
 
 	p.write(t, "localhost")
 	d.trust(t, p.cert) // the new one only
-	// The files are looked at during handshakes, and not at each.
+	// The files are checked during handshakes, but not during each.
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for begin := time.Now(); ; <-tick.C {
@@ -157,7 +157,7 @@ func TestCertificateIsReplacedWhileAClientStays(t *testing.T) {
 	wantData(t, sub, `"still here"`)
 	d.subscriber(t, "New").Close()
 
-	// Files that cannot be used change nothing, and are spoken of.
+	// Files that cannot be used change nothing, and are logged.
 	if err := os.WriteFile(p.key, []byte("broken"), 0o600); err != nil {
 		t.Fatal(err)
 	}
