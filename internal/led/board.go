@@ -11,12 +11,12 @@ import (
 )
 
 // A Board is an LED that the kernel knows by name, like the green one of a Raspberry Pi: a directory of
-// /sys/class/leds. Until Close it shows what Set says, not what the kernel had it show.
+// /sys/class/leds. Until Close it shows what Set says, and not what its trigger does.
 type Board struct {
 	name       string
 	dir        string
 	keep       string
-	trigger    string // what the kernel had it show; "none" is nothing
+	trigger    string // what it had before; "none" is no trigger
 	brightness *os.File
 	most       []byte // its highest brightness
 }
@@ -24,8 +24,8 @@ type Board struct {
 // noTrigger is the trigger of an LED that only shows the brightness that is written.
 const noTrigger = "none"
 
-// OpenBoard takes over an LED from what triggers it, and makes it dark. dir is its directory. The trigger's name is
-// written to the file keep, unless that is "": an OpenBoard after a crash reads it there, and a Close gives it back.
+// OpenBoard takes over the LED in the directory dir from its trigger, and turns it off. The trigger's name is written
+// to the file keep, unless that is "": an OpenBoard after a crash reads it there, and Close restores it.
 func OpenBoard(dir, keep string) (*Board, error) {
 	b := &Board{name: filepath.Base(dir), dir: dir, keep: keep}
 	if err := b.take(); err != nil {
@@ -93,7 +93,7 @@ func boards(dir string) string {
 	return strings.Join(names, ", ")
 }
 
-// Set makes it lit or dark.
+// Set turns it on or off.
 func (b *Board) Set(lit bool) error {
 	value := []byte("0\n")
 	if lit {
@@ -103,7 +103,7 @@ func (b *Board) Set(lit bool) error {
 	return err
 }
 
-// Close makes it dark and gives it back to its trigger. It is called once.
+// Close turns it off and restores its trigger. It is called once.
 func (b *Board) Close() error {
 	err := b.Set(false)
 	b.brightness.Close()
@@ -122,7 +122,7 @@ func (b *Board) Close() error {
 // String is its name as systemctl status shows it.
 func (b *Board) String() string { return b.name }
 
-// readTrigger returns the one in brackets: "none [mmc0] timer".
+// readTrigger returns the name in brackets: "none [mmc0] timer".
 func readTrigger(dir string) (string, error) {
 	all, err := os.ReadFile(filepath.Join(dir, "trigger"))
 	if err != nil {

@@ -80,7 +80,7 @@ func TestBoardIsGivenBackAfterACrash(t *testing.T) {
 	}
 	wants(t, dir, "trigger", "actpwr")
 
-	// What was kept before the machine was started anew counts no more.
+	// What was kept before a reboot no longer counts.
 	if err := os.WriteFile(keep, []byte("heartbeat\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

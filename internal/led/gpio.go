@@ -30,8 +30,8 @@ type GPIO struct {
 	line      *gpioioctl.GPIOLine
 }
 
-// OpenGPIO takes the line with that BCM number for output, and makes its LED dark; activeLow is one that shines when
-// the line is low. To be called once in a process, before there is a second goroutine that opens files.
+// OpenGPIO takes the line with that BCM number for output, and turns its LED off; an activeLow LED is lit when the line
+// is low. It is called once in a process, before a second goroutine opens files.
 func OpenGPIO(number int, activeLow bool) (*GPIO, error) {
 	g := &GPIO{number: number, activeLow: activeLow}
 	if err := g.take("/dev"); err != nil {
@@ -41,7 +41,7 @@ func OpenGPIO(number int, activeLow bool) (*GPIO, error) {
 }
 
 func (g *GPIO) take(dev string) error {
-	// The library only logs why it leaves out a chip.
+	// The library only logs why it skips a chip.
 	if err := reachable(dev); err != nil {
 		return err
 	}
@@ -95,10 +95,10 @@ func reachable(dev string) error {
 	return err
 }
 
-// initialize has the library find the chips. Closing one that it meets twice it also closes the standard input, whose
-// number, 0, it takes for no descriptor elsewhere: so that stays taken.
+// initialize makes the library find the chips. When it closes a chip that it has met twice it also closes standard
+// input, whose number, 0, it takes for no descriptor elsewhere: so 0 is kept in use.
 func initialize() error {
-	log.SetOutput(io.Discard) // what it says on standard error, reachable has said
+	log.SetOutput(io.Discard) // reachable has already said what it says on standard error
 	defer log.SetOutput(os.Stderr)
 	_, err := driverreg.Init()
 	if _, stat := os.Stdin.Stat(); errors.Is(stat, syscall.EBADF) {
@@ -108,10 +108,10 @@ func initialize() error {
 	return err
 }
 
-// Set makes it lit or dark.
+// Set turns it on or off.
 func (g *GPIO) Set(lit bool) error { return g.line.Out(gpio.Level(lit != g.activeLow)) }
 
-// Close makes it dark and gives the line back. It is called once.
+// Close turns it off and releases the line. It is called once.
 func (g *GPIO) Close() error {
 	err := g.Set(false)
 	g.line.Close()

@@ -11,7 +11,7 @@ import (
 
 const readOnly = syscall.EROFS
 
-// The lines themselves are tried on an emulated Pi: scripts/test-pi.
+// The lines themselves are tested on an emulated Pi: scripts/test-pi.
 func TestMachineWithoutGPIOSaysSo(t *testing.T) {
 	g := &GPIO{number: 17}
 	if err := g.take(t.TempDir()); err == nil || !strings.Contains(err.Error(), "has no GPIO") {
@@ -32,8 +32,8 @@ func TestChipThatMayNotBeOpenedSaysSo(t *testing.T) {
 	}
 	said := make(chan error)
 	go func() {
-		// Root may open everything, but for a thread that is nobody where files are concerned, setfsuid(2). It ends
-		// with this goroutine. For others the call changes nothing.
+		// Root may open everything, so this thread becomes nobody as far as files are concerned, setfsuid(2); it ends
+		// with this goroutine. For other users the call changes nothing.
 		runtime.LockOSThread()
 		syscall.Setfsuid(65534)
 		said <- (&GPIO{number: 17}).take(dir)

@@ -6,21 +6,20 @@ import (
 	"time"
 )
 
-// An LED can be lit and dark.
+// An LED can be turned on and off.
 type LED interface {
-	// Set makes it lit or dark. It does not block.
+	// Set turns it on or off. It does not block.
 	Set(lit bool) error
 }
 
 // A State is what an LED shows.
 type State struct {
 	Clients   int    // connected now
-	Incidents uint64 // times at which a slow client was closed or the limit was reached; it only grows
+	Incidents uint64 // how many times a slow client was closed or the limit was reached; it only grows
 }
 
-// Run shows the state until ctx ends or the LED fails, which is the error; then it leaves the LED dark. state is asked
-// whenever a pattern begins, and at no other time: a change shows after 3 seconds at most, or after 4 behind an
-// incident.
+// Run shows the state until ctx ends or the LED fails, which is the error; then it leaves the LED off. state is called
+// when a pattern begins, and at no other time: a change shows after 3 seconds at most, or 4 if an incident comes first.
 func Run(ctx context.Context, led LED, state func() State) error {
 	defer led.Set(false)
 	if err := led.Set(false); err != nil {
@@ -33,7 +32,7 @@ func Run(ctx context.Context, led LED, state func() State) error {
 	for {
 		now := state()
 		pattern := count(now.Clients)
-		// Never two incidents in a row: who looks also sees the count.
+		// Never two incidents in a row: the viewer sees the count too.
 		if told = now.Incidents == known || !told; !told {
 			pattern, known = incident, now.Incidents
 		}
@@ -60,10 +59,10 @@ type step struct {
 	time time.Duration
 }
 
-// fewest is the least number of clients that are not counted out.
+// fewest is the smallest number of clients that is not shown as that many blinks.
 const fewest = 6
 
-// count is how a number of clients looks, once.
+// count is the pattern for a number of clients, once.
 func count(clients int) []step { return counts[max(0, min(clients, fewest))] }
 
 var counts = [fewest + 1][]step{
@@ -85,7 +84,7 @@ func blinks(n int) []step {
 	return steps
 }
 
-// incident is five quick flickers, apart from what is before and after them.
+// incident is five quick flickers, set apart from what comes before and after.
 var incident = func() []step {
 	steps := []step{{false, 200 * time.Millisecond}}
 	for range 5 {
@@ -101,7 +100,7 @@ type Pattern struct {
 	steps []step
 }
 
-// Patterns lists all of them, each as long as a person needs to recognise it.
+// Patterns lists all patterns, each as long as a person needs to recognise it.
 func Patterns() []Pattern {
 	twice := func(steps []step) []step { return append(append([]step(nil), steps...), steps...) }
 	return []Pattern{
@@ -117,7 +116,7 @@ func Patterns() []Pattern {
 	}
 }
 
-// Show shows the pattern once, and leaves the LED dark. The error is the LED's, or ctx's cause when that ends first.
+// Show shows the pattern once, and leaves the LED off. The error is the LED's, or ctx's cause when that ends first.
 func (p Pattern) Show(ctx context.Context, led LED) error {
 	defer led.Set(false)
 	for _, s := range p.steps {

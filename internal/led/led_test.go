@@ -26,7 +26,7 @@ type tape struct {
 	fail  atomic.Pointer[error]
 }
 
-// errUnplugged is what an LED says that has failed.
+// errUnplugged is the error of an LED that has failed.
 var errUnplugged = errors.New("unplugged")
 
 func newTape(t *testing.T) *tape { return &tape{t: t, since: time.Now()} }
@@ -50,12 +50,12 @@ func (l *tape) last() string {
 	return fmt.Sprint(sign, time.Since(l.since).Milliseconds())
 }
 
-// A show is a Run in a bubble of synctest, with what it shows.
+// A show is a Run in a synctest bubble, with what it shows.
 type show struct {
 	*tape
 	clients   atomic.Int64
 	incidents atomic.Uint64
-	asked     atomic.Int64 // how often the state was
+	asked     atomic.Int64 // how many times the state was
 	end       context.CancelFunc
 	ended     chan error
 }
@@ -80,11 +80,11 @@ func play(t *testing.T, clients int, f func(s *show)) {
 }
 
 func (s *show) after(d time.Duration) {
-	time.Sleep(d) // of the bubble
+	time.Sleep(d) // the bubble's time
 	synctest.Wait()
 }
 
-// stop ends Run; the LED has to be dark at once.
+// stop ends Run; the LED has to be off at once.
 func (s *show) stop() {
 	s.t.Helper()
 	s.end()
@@ -97,7 +97,7 @@ func (s *show) stop() {
 	}
 }
 
-// shows checks what has been seen until now, the first darkness of no time left out.
+// shows checks what has been seen so far, without the first step, which is dark for no time.
 func (s *show) shows(want string) {
 	s.t.Helper()
 	if got := strings.Join(append(slices.Clone(s.steps[1:]), s.last()), " "); got != want {
@@ -232,7 +232,7 @@ func TestStormOfChangesWakesNobody(t *testing.T) {
 			s.clients.Store(int64(i % 9))
 			s.after(100 * time.Microsecond)
 		}
-		// Nothing but the patterns' beginnings asks, and a pattern takes a second at least.
+		// The state is asked for only when a pattern begins, and a pattern takes at least a second.
 		if s.asked.Load() > 7 {
 			t.Errorf("the state was asked %d times in 6 s", s.asked.Load())
 		}
@@ -246,7 +246,7 @@ func TestLEDIsDarkFromTheMomentOfTheEnd(t *testing.T) {
 	for _, at := range []time.Duration{0, 49 * time.Millisecond, 50 * time.Millisecond, time.Second,
 		2899 * time.Millisecond} {
 		for _, clients := range []int{0, 1, 5, 6} {
-			play(t, clients, func(s *show) { s.after(at) }) // stop checks
+			play(t, clients, func(s *show) { s.after(at) }) // stop checks it
 		}
 	}
 }
