@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// checkEvery is how often, at most, handshakes look at the files.
+// checkEvery is how often, at most, a handshake checks the files.
 const checkEvery = time.Second
 
 // A Pair is a certificate with its key. It is safe for concurrent use, owns no goroutine and need not be closed.
@@ -23,15 +23,15 @@ type Pair struct {
 	log               *slog.Logger
 	now               func() time.Time
 
-	current atomic.Pointer[tls.Certificate] // never nil, its Leaf neither
+	current atomic.Pointer[tls.Certificate] // never nil, nor is its Leaf
 
-	// checking is held by whoever looks at the files, and guards the fields below. A handshake that does not get it at
-	// once goes on without.
+	// checking is held while the files are checked, and guards the fields below. A handshake that does not get it at
+	// once goes on without it.
 	checking sync.Mutex
-	checked  time.Time // when the files were looked at last
+	checked  time.Time // when the files were last checked
 	cert     stamp
 	key      stamp
-	failure  string // why the files as they are cannot be used, as logged; empty: they are in use
+	failure  string // why the present files cannot be used, as logged; empty: they are in use
 }
 
 // Load reads the pair. Its error names the file, what is wrong with it and what to do. A certificate that is expired,
@@ -44,8 +44,9 @@ func Load(certFile, keyFile string, log *slog.Logger) (*Pair, error) {
 	return p, nil
 }
 
-// Config returns what a listener needs: TLS 1.2 or later, HTTP/1.1 only (WebSocket has no use for h2), the pair as its
-// files are at each handshake. Trap: http.Server.ServeTLS adds h2 again unless its Protocols are HTTP/1 only.
+// Config returns what a listener needs: TLS 1.2 or later, HTTP/1.1 only (WebSocket has no use for h2), and at each
+// handshake the pair as it is in its files. Trap: http.Server.ServeTLS adds h2 again unless its Protocols are HTTP/1
+// only.
 func (p *Pair) Config() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
@@ -55,8 +56,8 @@ func (p *Pair) Config() *tls.Config {
 }
 
 // GetCertificate returns the certificate for a handshake, and never an error. When a second has passed since the files
-// were looked at, it looks first; others who come meanwhile get the pair that is in use and do not wait. Files that
-// cannot be used leave the old pair in use and are logged once for each change.
+// were last checked, it checks them first; other handshakes meanwhile get the pair that is in use and do not wait.
+// Files that cannot be used leave the old pair in use and are logged once for each change.
 func (p *Pair) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if p.checking.TryLock() {
 		p.follow()
@@ -82,7 +83,7 @@ func (p *Pair) Describe() string {
 		strings.Join(names, ", "), leaf.Subject, leaf.NotAfter.UTC().Format(time.RFC3339))
 }
 
-// Reload reads the files now. Its error is as Load's; the old pair stays in use then.
+// Reload reads the files now. Its error is like Load's; the old pair then stays in use.
 func (p *Pair) Reload() error {
 	p.checking.Lock()
 	defer p.checking.Unlock()
@@ -90,12 +91,12 @@ func (p *Pair) Reload() error {
 	err := p.load()
 	p.failure = ""
 	if err != nil {
-		p.failure = err.Error() // who asked is told; the log need not be
+		p.failure = err.Error() // the caller is told; it need not be logged
 	}
 	return err
 }
 
-// follow takes the files into use if they changed. Its caller holds checking.
+// follow puts the files into use if they have changed. checking must be held.
 func (p *Pair) follow() {
 	now := p.now()
 	if now.Sub(p.checked) < checkEvery {
@@ -103,8 +104,8 @@ func (p *Pair) follow() {
 	}
 	p.checked = now
 	changed := !p.cert.matches(p.certFile) || !p.key.matches(p.keyFile)
-	// Files that could not be used are tried at each check: chown, or a mode further up the path, cures them without
-	// leaving a trace in a stamp.
+	// Files that could not be used are tried at each check: a chown, or a change of mode further up the path, fixes
+	// them without leaving a trace in a stamp.
 	if !changed && p.failure == "" {
 		return
 	}
@@ -120,7 +121,7 @@ func (p *Pair) follow() {
 	p.failure = err.Error()
 }
 
-// load reads the files and, if they are good, takes them into use.
+// load reads the files and, if they are good, puts them into use.
 func (p *Pair) load() error {
 	// Stamps first: a change while the files are read is then seen at the next check.
 	p.cert, p.key = stampOf(p.certFile), stampOf(p.keyFile)
@@ -141,7 +142,7 @@ func (p *Pair) load() error {
 type stamp struct{ info fs.FileInfo }
 
 func stampOf(path string) stamp {
-	info, err := os.Stat(path) // follows links: a link that points elsewhere is another file
+	info, err := os.Stat(path) // follows links: a link that now points elsewhere counts as another file
 	if err != nil {
 		return stamp{}
 	}

@@ -26,10 +26,10 @@ import (
 	"time"
 )
 
-// identity is a certificate and a key of it, as the contents of two files.
+// identity is a certificate and its key, as the contents of two files.
 type identity struct{ cert, key []byte }
 
-// issue makes an identity whose subject is CN=name. All files have one size.
+// issue makes an identity whose subject is CN=name. All files have the same size.
 func issue(t *testing.T, name string, edit ...func(*x509.Certificate)) identity {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -121,7 +121,7 @@ func (s *site) serve(t *testing.T) {
 	})
 }
 
-// aSecondLater lets the next handshake look at the files.
+// aSecondLater lets the next handshake check the files.
 func (s *site) aSecondLater() { s.clock.Add(int64(time.Second)) }
 
 // dial makes a full handshake. The connection ends with the test.
@@ -138,7 +138,7 @@ func (s *site) dial(t *testing.T) *tls.Conn {
 func (s *site) connect(ctx context.Context, config *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	config.InsecureSkipVerify = true // the tests look at whose certificate came
+	config.InsecureSkipVerify = true // the tests check whose certificate came
 	d := tls.Dialer{Config: config}
 	c, err := d.DialContext(ctx, "tcp", s.addr)
 	if err != nil {
@@ -182,7 +182,7 @@ func put(t *testing.T, path string, data []byte) {
 	}
 }
 
-// replace puts a new file at path: another inode, at no time half written.
+// replace puts a new file at path: another inode, never half written.
 func replace(t *testing.T, path string, data []byte) {
 	t.Helper()
 	put(t, path+".new", data)
@@ -228,7 +228,7 @@ func (l *logbook) Write(p []byte) (int, error) {
 	return l.out.Write(p)
 }
 
-// afterWrite has f called by each who writes, before the write returns.
+// afterWrite makes each Write call f before it returns.
 func (l *logbook) afterWrite(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -323,7 +323,7 @@ func TestEachSignOfAChangeIsSeen(t *testing.T) {
 	}
 }
 
-// The layout of certbot: live/ holds links into archive/, and a renewal turns them.
+// Certbot's layout: live/ holds links into archive/, and a renewal changes them.
 func TestLinksAreFollowed(t *testing.T) {
 	dir := t.TempDir()
 	s := &site{cert: filepath.Join(dir, "cert.pem"), key: filepath.Join(dir, "key.pem"), log: newLogbook(t)}
@@ -345,7 +345,7 @@ func TestLinksAreFollowed(t *testing.T) {
 	s.aSecondLater()
 	s.wantServed(t, "second")
 
-	// And what happens behind a link that stays as it is.
+	// So is a change behind a link that stays as it is.
 	third := issue(t, "third")
 	replace(t, s.cert+"2", third.cert)
 	replace(t, s.key+"2", third.key)
@@ -393,7 +393,7 @@ func TestUnusableNewFilesKeepTheOldPairAndAreLoggedOnceForEachChange(t *testing.
 }
 
 // chown, or the mode of a folder, changes nothing that a stamp holds. A repair in place with its time set back stands
-// for them here: permissions do not hold for root.
+// in for them here: permissions do not apply to root.
 func TestRepairThatLeavesNoTraceIsSeen(t *testing.T) {
 	s := newSite(t, issue(t, "old"))
 	next := issue(t, "new")
@@ -412,7 +412,7 @@ func TestRepairThatLeavesNoTraceIsSeen(t *testing.T) {
 
 func TestHandshakesDoNotWaitForTheOneThatLooksAtTheFiles(t *testing.T) {
 	s := newSite(t, issue(t, "old"))
-	// The log stands for a slow disk: the one that looks is held while it says that the files are broken.
+	// The log stands in for a slow disk: the handshake that checks is held while it logs that the files are broken.
 	looking, release := make(chan struct{}), make(chan struct{})
 	s.log.afterWrite(func() {
 		close(looking)

@@ -72,7 +72,7 @@ func contents(path string) ([]byte, error) {
 	return data, nil
 }
 
-// advise adds the remedy to an error of the file system and takes the path out, which the caller quotes.
+// advise adds the remedy to an error of the file system and drops the path, which the caller quotes.
 func advise(err error) error {
 	cause := err
 	if pathError, ok := errors.AsType[*fs.PathError](err); ok {

@@ -44,7 +44,7 @@ func TestLoadSaysWhichFileWhatAndWhatToDo(t *testing.T) {
 	tests := []struct {
 		name      string
 		cert, key func(*testing.T, string)
-		want      string // CERT and KEY stand for the paths
+		want      string // CERT and KEY stand in for the paths
 	}{
 		{"no certificate file", absent, file(id.key),
 			`certificate file "CERT": no such file or directory: correct the path or put the file there`},
@@ -105,7 +105,7 @@ func TestOneFileMayHoldBoth(t *testing.T) {
 	}
 }
 
-// Permissions do not hold for root, so the error of the system is made here.
+// Permissions do not apply to root, so the system's error is made here.
 func TestUnreadableFileSaysWhoMustReadIt(t *testing.T) {
 	err := advise(&fs.PathError{Op: "open", Path: "a\nb", Err: syscall.EACCES})
 	const want = "permission denied: let the user that runs this server read it, and enter its folders"
