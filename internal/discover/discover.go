@@ -16,13 +16,13 @@ import (
 const (
 	service = "_picloud._tcp.local."
 	port    = 5353
-	patient = 3 * time.Second // radio loses some of what goes to all, and answers may wait 0.1 s
+	patient = 3 * time.Second // Wi-Fi loses some multicast packets, and answers may be delayed by 0.1 s
 )
 
-// askAgain is when the questions are put again, after the first time.
+// askAgain is when the questions are repeated, counted from the first time.
 var askAgain = []time.Duration{300 * time.Millisecond, time.Second, 2 * time.Second}
 
-// Server is one that announces itself. What it says is from the network: nothing of it is checked.
+// Server is a server that announces itself. What it says comes from the network unchecked.
 type Server struct {
 	Name      string // what people call it, such as "PiCloud on raspberrypi"
 	Host      string // raspberrypi.local
@@ -31,7 +31,7 @@ type Server struct {
 	Addresses []netip.Addr // IPv4 first; a link-local one with its zone
 }
 
-// Servers asks on every interface and listens for some seconds, or until ctx ends. The list is in order of the names.
+// Servers asks on every interface and listens for some seconds, or until ctx ends. The list is sorted by name.
 func Servers(ctx context.Context) ([]Server, error) {
 	sockets, err := open()
 	if err != nil {
@@ -55,7 +55,7 @@ func Servers(ctx context.Context) ([]Server, error) {
 					if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 						return
 					}
-					continue // an ICMP error of some host
+					continue // an ICMP error from some host
 				}
 				select {
 				case packets <- packet{slices.Clone(p[:n]), s.zone}:
@@ -118,8 +118,8 @@ func Servers(ctx context.Context) ([]Server, error) {
 	}
 }
 
-// socket asks the group of one interface. As its port is not mDNS's own, answers come to it alone (RFC 6762 §6.7), and
-// whatever else on this machine speaks mDNS is not in the way.
+// socket asks the multicast group of one interface. As its port is not mDNS's own, answers come to it alone (RFC 6762
+// §6.7), and other programs on this machine that speak mDNS are not in the way.
 type socket struct {
 	conn  *net.UDPConn
 	group netip.AddrPort
@@ -150,7 +150,7 @@ func open() ([]socket, error) {
 			}
 			ip, _ := netip.AddrFromSlice(network.IP)
 			ip = ip.Unmap()
-			// The kernel takes the interface for a group from the socket's own address, or from the group's zone.
+			// The kernel chooses the interface for a group by the socket's own address, or by the group's zone.
 			group := netip.AddrFrom4([4]byte{224, 0, 0, 251})
 			switch {
 			case ip.Is4() && !has4:

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { os.Exit(leak.Check(m.Run)) }
 
 func name(s string) dnsmessage.Name { return dnsmessage.MustNewName(s) }
 
-// answer is a packet with these resources.
+// answer returns a packet with these resources.
 func answer(t testing.TB, resources ...dnsmessage.Resource) []byte {
 	t.Helper()
 	for i := range resources {
@@ -47,7 +47,7 @@ func pointer(to string) dnsmessage.Resource {
 	return resource(service, &dnsmessage.PTRResource{PTR: name(to)})
 }
 
-// asked are the names and types that the next question has.
+// asked returns the names and types in the next question.
 func asked(t *testing.T, k *knowledge) []string {
 	t.Helper()
 	p, err := k.question()
@@ -78,7 +78,7 @@ func TestWhatIsMissingIsAskedFor(t *testing.T) {
 	k.learn(answer(t, pointer(porch)), "eth0")
 	same(t, asked(t, k), "[PTR _picloud._tcp.local. SRV PiCloud on porch._picloud._tcp.local. TXT PiCloud on porch._picloud._tcp.local.]")
 	same(t, k.servers(), "[]")
-	// Names are the same whatever their case.
+	// Names are compared without regard to case.
 	k.learn(answer(t, resource(strings.ToUpper(porch),
 		&dnsmessage.SRVResource{Target: name("Porch.local."), Port: 9000})), "eth0")
 	same(t, asked(t, k), "[PTR _picloud._tcp.local. A Porch.local. AAAA Porch.local.]")
@@ -132,10 +132,10 @@ func FuzzLearn(f *testing.F) {
 	})
 }
 
-// inside is set in a network of its own, where the test is root.
+// inside is set in the test's own network, where it is root.
 const inside = "PICLOUD_TEST_NETWORK"
 
-// alone runs the test again in namespaces, which need no root where the kernel lets users have them.
+// alone runs the test again in namespaces of its own, which need no root where the kernel lets users create them.
 func alone(t *testing.T) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$")
@@ -152,7 +152,7 @@ func alone(t *testing.T) {
 	}
 }
 
-// path finds what only root needs, too.
+// path also finds the commands for root.
 func path() string { return "PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin" }
 
 // must runs commands, one a line.
@@ -165,8 +165,8 @@ func must(t *testing.T, script string) {
 	}
 }
 
-// avahi starts the real responder on another machine of eth7's network, with what the package's own script has it
-// announce, and waits until it does.
+// avahi starts the real responder on another machine of eth7's network, announcing what the package's own script
+// writes, and waits until it does.
 func avahi(t *testing.T, listen string, useTLS string) {
 	t.Helper()
 	bin := t.TempDir()

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-const most = 256 // servers, and addresses of a host: what a network says is bounded
+const most = 256 // servers, and addresses of a host: what the network says is bounded
 
-// knowledge is what the answers have told so far. DNS's names are the same whatever their case.
+// knowledge is what the answers have said so far. DNS names are compared without regard to case.
 type knowledge struct {
 	instances map[string]*instance
 	hosts     map[string][]netip.Addr
@@ -28,7 +28,7 @@ func newKnowledge() *knowledge {
 	return &knowledge{make(map[string]*instance), make(map[string][]netip.Addr)}
 }
 
-// question asks for the servers, and for what is missing of those that are known.
+// question asks for servers, and for what is missing about those that are known.
 func (k *knowledge) question() ([]byte, error) {
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{})
 	b.EnableCompression()
@@ -57,7 +57,7 @@ func (k *knowledge) question() ([]byte, error) {
 	return b.Finish()
 }
 
-// learn reads an answer that came in over the interface. One that is damaged counts as far as it can be read.
+// learn reads an answer that came in over the interface zone. A damaged answer counts as far as it can be read.
 func (k *knowledge) learn(packet []byte, zone string) {
 	var p dnsmessage.Parser
 	header, err := p.Start(packet)
@@ -83,7 +83,7 @@ func (k *knowledge) read(next func() (dnsmessage.Resource, error), zone string) 
 				k.instance(body.PTR.String())
 			}
 		case *dnsmessage.SRVResource:
-			// The target . is a service that is decidedly not there (RFC 2782).
+			// The target . means that the service is decidedly not available (RFC 2782).
 			if i := k.instance(name); i != nil && body.Target.String() != "." {
 				i.host, i.port = body.Target.String(), body.Port
 			}
@@ -103,7 +103,7 @@ func (k *knowledge) read(next func() (dnsmessage.Resource, error), zone string) 
 	}
 }
 
-// instance returns nil for what is no PiCloud server, or one too many.
+// instance returns nil for a name that is no PiCloud server's, and for one server too many.
 func (k *knowledge) instance(name string) *instance {
 	folded := strings.ToLower(name)
 	if !strings.HasSuffix(folded, "."+service) {
