@@ -18,12 +18,12 @@ import (
 	"time"
 )
 
-// The page is served as it lies here: no build step, nothing from another host.
+// The page is served as it is here: no build step, nothing from another host.
 //
 //go:embed page
 var embedded embed.FS
 
-// A file is one of the page. It stays in the program's file until somebody asks for it.
+// A file is one of the page's files. It is not read from the program until it is requested.
 type file struct {
 	name        string
 	contentType string
@@ -35,8 +35,8 @@ func Paths() []string {
 	return slices.Sorted(maps.Keys(files()))
 }
 
-// Handler serves the page to anyone: it holds no secret, it asks for the key and sends it like any client. Methods are
-// the router's to check; a path that is not in [Paths] gets a 404.
+// Handler serves the page to anyone: it holds no secret, it asks for the key and sends it like any client. The router
+// checks methods; a path that is not in [Paths] gets a 404.
 func Handler() http.Handler {
 	served := files()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -50,23 +50,24 @@ func Handler() http.Handler {
 		h.Set("Content-Type", f.contentType)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
-		// The files name each other without a version: a browser that used a kept one unasked would, after an upgrade,
-		// mix two pages. So it may keep them but asks each time, and the usual answer is an empty 304.
+		// The files name each other without a version: a browser that used a cached one without asking would mix two
+		// versions of the page after an upgrade. So it may cache them but asks each time, and the usual answer is an
+		// empty 304.
 		h.Set("Cache-Control", "no-cache")
 		h.Set("ETag", f.etag())
 		body, err := embedded.Open(f.name)
-		if err != nil { // files has seen it
+		if err != nil { // list has seen it
 			panic("dashboard: " + err.Error())
 		}
 		http.ServeContent(w, r, "", time.Time{}, body.(io.ReadSeeker))
 	})
 }
 
-// files are the embedded ones by the path they are served at, listed once.
+// files returns the embedded files by the path they are served at, listed once.
 var files = sync.OnceValue(list)
 
-// list lists them. What goes wrong here is a fault of the build, not of the machine, so it panics: any test that calls
-// it sees it.
+// list lists them. An error here is a fault of the build, not of the machine, so it panics: any test that calls it will
+// see it.
 func list() map[string]file {
 	served := make(map[string]file)
 	err := fs.WalkDir(embedded, "page", func(name string, d fs.DirEntry, err error) error {
@@ -100,7 +101,7 @@ func etag(name string) string {
 	return `"` + hex.EncodeToString(sum[:16]) + `"`
 }
 
-// contentTypes stands here because package mime also reads the machine's own tables, and a machine that calls .js
+// contentTypes is needed because package mime also reads the machine's own tables, and a machine that calls .js
 // text/plain would leave the page without its scripts.
 var contentTypes = map[string]string{
 	".html": "text/html; charset=utf-8",
@@ -109,12 +110,12 @@ var contentTypes = map[string]string{
 	".svg":  "image/svg+xml",
 }
 
-// policy is the page's Content-Security-Policy for a request to that host: only its own files run, only its own server
-// is talked to, and no text becomes markup, even by mistake.
+// policy is the page's Content-Security-Policy for a request to that host: it runs only its own files, talks only to
+// its own server, and no text becomes markup, even by mistake.
 func policy(host string) string {
 	connect := "'self'"
-	// Browsers before about 2022 do not count ws: and wss: to the same host as 'self'. The Host header is the client's
-	// word and may hold a ';', and CSP has no way to write an IPv6 address: hence the check.
+	// Browsers before about 2022 do not take ws: and wss: to the same host for 'self'. The Host header comes from the
+	// client and may contain a ';', and CSP has no way to write an IPv6 address: hence the check.
 	if isPlain(host) {
 		connect += " ws://" + host + " wss://" + host
 	}
@@ -122,8 +123,8 @@ func policy(host string) string {
 		"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 }
 
-// isPlain reports whether host is a name or an IPv4 address, with or without a port, and nothing else. (Package regexp
-// would be a hundredth of the daemon for this alone.)
+// isPlain reports whether host is a name or an IPv4 address, with or without a port, and nothing else. (For this alone,
+// package regexp would make up a hundredth of the daemon.)
 func isPlain(host string) bool {
 	const digits, letters = "0123456789", "-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	name, port, hasPort := strings.Cut(host, ":")

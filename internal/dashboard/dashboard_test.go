@@ -157,7 +157,7 @@ func TestPathsOutsideThePageAreNotFound(t *testing.T) {
 	}
 }
 
-// What the page loads must be there, or a browser shows a dead page with a line in its console.
+// What the page loads must be there, or a browser shows a dead page and an error in its console.
 func TestEveryFileThePageNamesIsThere(t *testing.T) {
 	named := regexp.MustCompile(`(?:src|href)="([^"#][^"]*)"|from '\./([^']+)'`)
 	paths := Paths()
@@ -181,7 +181,7 @@ func TestEveryFileThePageNamesIsThere(t *testing.T) {
 func TestNothingComesFromAnotherHost(t *testing.T) {
 	comment := regexp.MustCompile(`(?m)^\s*(//|/?\*).*$`)
 	for name, body := range pageFiles(t) {
-		// The name of SVG is an address that nobody fetches.
+		// SVG's namespace is a URL that nobody fetches.
 		text := strings.ReplaceAll(string(body), `http://www.w3.org/2000/svg`, "")
 		if path.Ext(name) == ".js" {
 			text = comment.ReplaceAllString(text, "")

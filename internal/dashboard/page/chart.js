@@ -1,12 +1,12 @@
 // A small chart of the last minutes.
 
-const svg = 'http://www.w3.org/2000/svg'; // a name; nobody fetches it
+const svg = 'http://www.w3.org/2000/svg'; // a namespace; it is not fetched
 const width = 96;
 const height = 24;
 
-/** How many values a chart shows: at one every five seconds, the last four minutes. */
+/** How many values a chart shows: with one every five seconds, the last four minutes. */
 export const most = 48;
-const fewest = 12; // that fill it
+const fewest = 12; // values that fill it
 
 /** The figure beside it says what matters, so it is hidden from screen readers. */
 export class Chart {
@@ -27,7 +27,7 @@ export class Chart {
     parent.append(root);
   }
 
-  /** @param {number[]} values the newest last; it stands at the right */
+  /** @param {number[]} values the newest last, at the right */
   draw(values) {
     const top = Math.max(1e-9, ...values);
     const step = width / (Math.max(values.length, fewest) - 1);

@@ -1,4 +1,4 @@
-// The page: signs in, wires the parts together, shows whether the server is there.
+// The page: signs in, wires the parts together, shows whether the server is reachable.
 
 import {byId, input, setText} from './dom.js';
 import * as key from './key.js';
@@ -6,7 +6,7 @@ import {Overview} from './overview.js';
 import {Line, socketAddress} from './picloud.js';
 import {TryIt} from './tryit.js';
 
-const silence = 16_000; // ms; the server sends a snapshot every 5 s, and three missing ones are no accident
+const silence = 16_000; // ms; the server sends a snapshot every 5 s, and three missing in a row are no accident
 
 /** @type {Line | null} brings the snapshots, while signed in or signing in */
 let line = null;
@@ -19,7 +19,7 @@ const overview = new Overview((event) => {
 
 /**
  * @param {string} candidate
- * @param {boolean} remembered it was taken before, so a server that is away is no reason to ask for it again
+ * @param {boolean} remembered it was accepted before, so it is not asked for again just because the server is away
  */
 function signIn(candidate, remembered) {
   leave();
@@ -67,7 +67,7 @@ function showWelcome(reason = '') {
   input('key').select();
 }
 
-/** Ends what the signed-in page does; nothing of what it showed remains. */
+/** Ends what the signed-in page does, and clears what it showed. */
 function leave() {
   line?.close();
   line = null;

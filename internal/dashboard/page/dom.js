@@ -65,7 +65,7 @@ export async function copy(text) {
 }
 
 /**
- * Makes a button copy what text gives, and say so for a moment.
+ * Makes a button copy what text returns, and say so for a moment.
  *
  * @param {HTMLButtonElement} button
  * @param {() => string} text

@@ -1,4 +1,5 @@
-// Where the key is kept: in this browser's storage, or, where that is closed to the page, in memory until it is left.
+// Where the key is kept: in this browser's storage or, where the page may not use that, in memory until the page is
+// left.
 
 const slot = 'picloud.key';
 let inMemory = '';
@@ -18,7 +19,7 @@ export function keep(key) {
   try {
     localStorage.setItem(slot, key);
   } catch {
-    // The key in memory serves until the page is left.
+    // The key in memory will do until the page is left.
   }
 }
 
@@ -32,7 +33,7 @@ export function forget() {
 }
 
 /**
- * Takes the key out of the address, where a link `…/#key=…` has put it, and clears it there: an address is shown,
+ * Takes the key out of the address, where a link `…/#key=…` has put it, and clears it there: an address is visible,
  * shared and remembered. A fragment never reaches the server or a proxy.
  *
  * @returns {string} the key, or ''
@@ -56,7 +57,7 @@ export function takeFromAddress() {
  */
 export function whenForgottenElsewhere(then) {
   addEventListener('storage', (change) => {
-    // A null key is a cleared storage.
+    // A null key means that the storage was cleared.
     if ((change.key === slot || change.key === null) && change.newValue === null) {
       inMemory = '';
       then();

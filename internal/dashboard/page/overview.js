@@ -112,7 +112,7 @@ function events(watch) {
       name: ({name}) => name,
       subscribers: ({subscribers}) => subscribers,
       rate: ({rate}) => rate ?? 0,
-      age: ({age}) => -Math.min(age, Number.MAX_VALUE), // the newest is the largest
+      age: ({age}) => -Math.min(age, Number.MAX_VALUE), // the newest counts as the largest
     },
     text: ({name, last}) => `${name}\n${last?.client_name ?? ''}\n${last?.preview ?? ''}`,
     sort: 'name',

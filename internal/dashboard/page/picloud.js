@@ -11,11 +11,11 @@
 
 const firstPause = 500; // ms; the longest that the first pause may be, doubled after each attempt that fails
 const longestPause = 30_000; // ms
-const steadyAfter = 10_000; // ms that a connection must have held for the pauses to start small again
+const steadyAfter = 10_000; // ms that a connection must have lasted for the pauses to start small again
 const attemptLimit = 10_000; // ms an attempt may take; a browser's own limit is minutes
-const mostUnconfirmed = 1 << 20; // characters of publishes that the server has not confirmed
+const mostUnconfirmed = 1 << 20; // characters of messages that the server has not confirmed
 
-/** @typedef {'connecting' | 'open' | 'away' | 'closed'} State 'away' is trying again, 'closed' is not */
+/** @typedef {'connecting' | 'open' | 'away' | 'closed'} State 'away' keeps trying, 'closed' does not */
 
 /**
  * @typedef {object} Message what a subscriber gets
@@ -29,25 +29,25 @@ const mostUnconfirmed = 1 << 20; // characters of publishes that the server has 
  * @typedef {object} Subscription
  * @property {string} event
  * @property {Promise<void>} ready resolves once every message of the event arrives; rejects with a PiCloudError when the
- *   server refuses, or when it is closed before
- * @property {() => void} close ends it; its function is not called any more
+ *   server refuses, or when it is closed first
+ * @property {() => void} close ends it; its handler is not called any more
  */
 
 /**
  * @typedef {object} Options
  * @property {string} key
  * @property {string} name the client name that the others see: 1 to 128 characters
- * @property {(text: string) => any} [parse] reads a message instead of JSON.parse, which loses the last digits of long
+ * @property {(text: string) => any} [parse] parses a message instead of JSON.parse, which loses the last digits of long
  *   numbers
  */
 
 /**
- * What a promise is rejected with. Its message is for people. Its code says what has become of the publish:
+ * What a promise is rejected with. Its message is for people. Its code says what became of the message:
  *
  * - `refused`: the server did not take it.
  * - `unconfirmed`: the connection broke before the server's answer. It may have been published or not.
  * - `full`: too much is waiting for the server already. It was not sent.
- * - `closed`: the client is closed, by close() or since the server would not have it. It was not sent.
+ * - `closed`: the client is closed, by close() or because the server rejected it. It was not sent.
  */
 export class PiCloudError extends Error {
   /**
@@ -63,7 +63,7 @@ export class PiCloudError extends Error {
 
 /**
  * A client of one server. It dispatches `state` events; state and reason say the rest. It is open once it is connected
- * and what it was subscribed to before is subscribed to again.
+ * and has renewed its subscriptions.
  */
 export class PiCloud extends EventTarget {
   /** @type {State} */
@@ -74,12 +74,12 @@ export class PiCloud extends EventTarget {
   #line;
   #parse;
   #lastId = 0;
-  #resuming = 0; // id of the last subscription that is repeated before the state is open; 0: none
+  #resuming = 0; // id of the last subscription to renew before the state is open; 0: none
   /** @type {Map<string, Set<Subscriber>>} by event */
   #subscribers = new Map();
   /** @type {Map<number, {event: string, waiting: Subscriber[]}>} subscriptions that wait for their ack, by id */
   #subscribing = new Map();
-  /** @type {Map<number, Publish>} publishes that are not confirmed, by id, in their order */
+  /** @type {Map<number, Publish>} unconfirmed publishes by id, in order */
   #publishing = new Map();
   #unconfirmed = 0; // characters of them
 
@@ -95,7 +95,7 @@ export class PiCloud extends EventTarget {
     this.#line = new Line(socketAddress(url, 'subscribe', {apiKey: key, clientName: name}), {
       received: (text) => this.#receive(text),
       changed: (state, reason) => this.#changed(state, reason),
-      // Only a page that hears nothing asks; either action changes nothing.
+      // Sent only when nothing is heard; neither action changes anything.
       poke: () => {
         const [event] = this.#subscribers.keys();
         return JSON.stringify({action: event === undefined ? 'unsubscribe:all' : 'subscribe', event, id: ++this.#lastId});
@@ -123,7 +123,7 @@ export class PiCloud extends EventTarget {
     const others = this.#subscribers.get(event);
     if (others) {
       others.add(subscriber);
-      // They may still wait for the answer; then this one does as well.
+      // They may still be waiting for the answer; then this one waits as well.
       const request = [...this.#subscribing.values()].find((waiting) => waiting.event === event);
       if (request) request.waiting.push(subscriber);
       else if (this.#line.isOpen) subscriber.resolve();
@@ -135,11 +135,11 @@ export class PiCloud extends EventTarget {
   }
 
   /**
-   * Publishes once. While the connection is away it waits for its return.
+   * Publishes once. While the connection is away it waits until it is back.
    *
    * @param {string} event 1 to 255 bytes of UTF-8
-   * @param {any} [data] anything that JSON can say
-   * @returns {Promise<void>} resolves when every subscriber of that moment has the message in its queue; rejects with a
+   * @param {any} [data] anything that JSON can represent
+   * @returns {Promise<void>} resolves when every current subscriber has the message in its queue; rejects with a
    *   PiCloudError
    */
   async publish(event, data) {
@@ -155,7 +155,7 @@ export class PiCloud extends EventTarget {
     });
   }
 
-  /** Ends the connection for good. What waits is rejected; nothing is called back any more. */
+  /** Ends the connection for good. What is waiting is rejected; no handler is called any more. */
   close() {
     if (this.state === 'closed') return;
     this.#line.close();
@@ -240,7 +240,7 @@ export class PiCloud extends EventTarget {
   }
 
   /**
-   * @param {number} id of a publish; another one does no harm
+   * @param {number} id of a publish; any other id does no harm
    * @param {PiCloudError | null} error
    */
   #settle(id, error) {
@@ -253,7 +253,7 @@ export class PiCloud extends EventTarget {
   }
 
   /**
-   * @param {number} id of a subscription; another one does no harm
+   * @param {number} id of a subscription; any other id does no harm
    * @param {PiCloudError | null} error
    */
   #subscribed(id, error) {
@@ -263,7 +263,7 @@ export class PiCloud extends EventTarget {
     const all = this.#subscribers.get(request.event);
     for (const subscriber of request.waiting) {
       if (!error) subscriber.resolve();
-      // It may have been closed meanwhile. What the server took before and does not take again, nobody waits for.
+      // It may have been closed meanwhile. Nobody waits for a renewal, so one that is refused is reported.
       else if (all?.delete(subscriber) && !subscriber.reject(error)) report(error);
     }
     if (all?.size === 0) this.#subscribers.delete(request.event);
@@ -292,7 +292,7 @@ class Subscriber {
       this.#resolve = resolve;
       this.#reject = reject;
     });
-    this.ready.catch(() => {}); // who does not ask for it is not told of it
+    this.ready.catch(() => {}); // a caller that does not use it need not catch it
   }
 
   resolve() {
@@ -302,7 +302,7 @@ class Subscriber {
 
   /**
    * @param {PiCloudError} error
-   * @returns {boolean} false when it was ready already
+   * @returns {boolean} false when it was already ready
    */
   reject(error) {
     if (this.#settled) return false;
@@ -316,14 +316,14 @@ class Subscriber {
     try {
       this.#handler(message.data, message);
     } catch (err) {
-      report(err); // the other handlers have done nothing wrong
+      report(err); // the other handlers must still run
     }
   }
 }
 
 /**
- * A WebSocket that comes back: after a server's restart, a lost network, a laptop's sleep. PiCloud is made of one, and
- * so is what shows the info route's snapshots.
+ * A WebSocket that comes back: after a server's restart, a lost network, a laptop's sleep. PiCloud is built on it, and
+ * so is the page that shows the info route's snapshots.
  */
 export class Line {
   #address;
@@ -332,15 +332,15 @@ export class Line {
   #socket = null;
   #live = false; // between open() and close()
   #away = false;
-  #turn = 0; // counts attempts and closings, so that what was begun before one can see that it is stale
-  #attempts = 0; // without one that held
+  #turn = 0; // counts attempts and closings, so that work begun before one can tell that it is stale
+  #attempts = 0; // since the last connection that lasted
   #began = 0; // ms, when the current attempt began or the current connection opened
   #heard = 0; // ms, the last sign of life
   #poked = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} of the next attempt */
   #pause;
-  #asked = false; // the server itself has asked for that pause
-  /** @type {ReturnType<typeof setInterval> | undefined} looks for silence */
+  #asked = false; // the server itself asked for that pause
+  /** @type {ReturnType<typeof setInterval> | undefined} watches for silence */
   #watch;
 
   /**
@@ -373,7 +373,7 @@ export class Line {
     this.#connect();
   }
 
-  /** After it nothing is called back. */
+  /** Afterwards no callback is called. */
   close() {
     this.#live = false;
     this.#away = false;
@@ -413,7 +413,7 @@ export class Line {
     }
     this.#socket = socket;
     let opened = false;
-    // Each handler asks whether it still speaks for the current socket: a replaced one closes later.
+    // Each handler checks that its socket is still the current one: a replaced socket closes later.
     socket.onopen = () => {
       if (socket !== this.#socket) return;
       opened = true;
@@ -430,14 +430,14 @@ export class Line {
     socket.onclose = (close) => {
       if (socket === this.#socket) this.#lost(opened, close.code);
     };
-    socket.onerror = () => {}; // a close follows
-    // While it is away each attempt is no news.
+    socket.onerror = () => {}; // onclose follows
+    // While it is away another attempt is no news.
     if (!this.#away) this.#options.changed('connecting', '');
   }
 
   /**
    * @param {boolean} opened whether the connection had been open
-   * @param {number} code of its end; 0 when this side ended it
+   * @param {number} code the close code; 0 when this side ended it
    */
   async #lost(opened, code) {
     this.#socket = null;
@@ -473,7 +473,7 @@ export class Line {
     this.#options.changed('closed', reason);
   }
 
-  /** The network is back, or someone looks at the page again: no reason to sit out the pause. */
+  /** The network is back, or someone is looking at the page again: no need to sit out the pause. */
   #hurry = () => {
     if (this.#pause !== undefined && !this.#asked && globalThis.document?.visibilityState !== 'hidden') this.#connect();
   };
@@ -509,11 +509,11 @@ const goodbyes = {
 };
 
 /**
- * Asks why a WebSocket did not open: browsers do not tell. The same address without an upgrade does, and costs the server
- * no snapshot as the info would: it checks key and name first and then answers 426.
+ * Asks why a WebSocket did not open: browsers do not say. The same address without an upgrade does, and unlike the info
+ * it costs the server no snapshot: it checks key and name first and then answers 426.
  *
  * @param {URL} address
- * @returns {Promise<{final: boolean, reason: string, wait: number}>} wait is in seconds, at least so long
+ * @returns {Promise<{final: boolean, reason: string, wait: number}>} wait is the least to wait, in seconds
  */
 async function ask(address) {
   const url = new URL(address);
@@ -544,7 +544,7 @@ async function ask(address) {
 }
 
 /**
- * @param {string | URL} url of the server; http, https, ws and wss will do
+ * @param {string | URL} url of the server; http, https, ws or wss
  * @param {string} route
  * @param {Record<string, string>} query browsers let a page set no header on a WebSocket, so the key goes here
  */
@@ -572,7 +572,7 @@ export function faultOfName(name) {
 }
 
 /**
- * Has the browser report an error as if nobody had caught it.
+ * Makes the browser report an error as if nobody had caught it.
  *
  * @param {unknown} error
  */

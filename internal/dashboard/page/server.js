@@ -12,7 +12,7 @@ export class ServerPanel {
   /**
    * @param {Server} server
    * @param {ConnectionRow[]} connections
-   * @param {number | null} processor seconds of processor time a second
+   * @param {number | null} processor seconds of processor time per second
    */
   show(server, connections, processor) {
     facts(byId('facts'), [
@@ -101,7 +101,7 @@ function full(times) {
 }
 
 /**
- * What the LED shows, as the manual has it.
+ * What the LED shows, as the manual describes it.
  *
  * @param {Server} server
  * @param {number} clients

@@ -15,7 +15,7 @@ export function publishing(language, {server, name, event, json}) {
       return `curl -H "X-API-Key: $API_KEY" ${shell(route)} -d ${shell(message)}`;
     case 'picloud': {
       const data = JSON.parse(json);
-      // A string goes as it is, but for the one that would mean the standard input.
+      // A string is passed as it is, except the one that would mean standard input.
       const words = typeof data === 'string' && data !== '-' ? shell(data) : `--json ${shell(json)}`;
       return `picloud --url ${shell(server)} --name ${shell(name)} pub ${shell(event)} ${words}`;
     }
@@ -63,7 +63,7 @@ cloud.subscribe(${quoted(event)}, (data) => console.log(data));`;
 }
 
 /**
- * A word of a POSIX shell.
+ * Quotes a word for a POSIX shell.
  *
  * @param {string} word
  */
@@ -72,7 +72,7 @@ function shell(word) {
 }
 
 /**
- * A string of JavaScript in single quotes.
+ * A JavaScript string in single quotes.
  *
  * @param {string} text
  */

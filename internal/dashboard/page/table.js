@@ -15,8 +15,8 @@ const spare = 6; // rows above and below what is in view
  *   items may come from anyone: as text, never as markup.
  * @property {Record<string, (item: Item) => string | number>} columns what each column that sorts sorts by
  * @property {(item: Item) => string} text what the filter looks into
- * @property {string} sort the column at the beginning
- * @property {string} whenEmpty said instead of no rows
+ * @property {string} sort the column to sort by at first
+ * @property {string} whenEmpty shown when there are no rows
  */
 
 /** @template Item */
@@ -30,7 +30,7 @@ export class Table {
   #filter;
   /** @type {Item[]} */
   #all = [];
-  /** @type {Item[]} those that pass the filter, in their order */
+  /** @type {Item[]} those that pass the filter, sorted */
   #items = [];
   /** @type {Map<string, HTMLTableRowElement>} the rows on the page */
   #rows = new Map();
@@ -65,7 +65,7 @@ export class Table {
       const column = button.dataset.sort;
       if (column) button.onclick = () => this.#sortBy(column);
     }
-    // A new width may be another layout.
+    // A new width may mean another layout.
     new ResizeObserver(() => {
       this.#height = 0;
       this.#render();
@@ -81,7 +81,7 @@ export class Table {
 
   /** @param {string} column */
   #sortBy(column) {
-    // Names begin with A, figures with the largest.
+    // Names start at A, figures at the largest.
     const first = this.#all[0];
     const figures = first !== undefined && typeof this.#kind.columns[column](first) === 'number';
     this.#descending = column === this.#sort ? !this.#descending : figures;
@@ -129,7 +129,7 @@ export class Table {
     for (let index = first; index < last; index++) {
       const item = this.#items[index];
       const key = this.#kind.key(item);
-      // Two may look the same, such as two clients of the local socket: the second is told apart by its place.
+      // Two items may look the same, such as two clients of the local socket: the second is told apart by its position.
       wanted.set(wanted.has(key) ? `${key} ${index}` : key, {item, index});
     }
     for (const [key, row] of this.#rows) {
@@ -151,7 +151,7 @@ export class Table {
       }
       row.setAttribute('aria-rowindex', String(index + 2));
       row.classList.toggle('odd', index % 2 === 1);
-      // An element that stays keeps focus and selection.
+      // An element that stays in place keeps focus and selection.
       if (row === next) next = next.nextElementSibling;
       else this.#body.insertBefore(row, next);
     }
@@ -162,7 +162,7 @@ export class Table {
   #rowHeight() {
     const [row] = this.#rows.values();
     this.#height ||= row?.getBoundingClientRect().height ?? 0;
-    return this.#height || 48; // until there is one to measure
+    return this.#height || 48; // until there is a row to measure
   }
 
   #makeRow() {
@@ -179,7 +179,7 @@ export class Table {
   }
 }
 
-/** A row that stands for those out of view. */
+/** A row that stands in for those out of view. */
 function space() {
   const row = document.createElement('tr');
   row.className = 'space';

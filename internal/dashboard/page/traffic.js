@@ -1,4 +1,4 @@
-// What snapshots say together: rates, from the counters of one and the next.
+// What snapshots say together: rates, from the counters of one snapshot and the next.
 
 import {most} from './chart.js';
 
@@ -31,24 +31,24 @@ import {most} from './chart.js';
  * @property {number} resident_memory_bytes
  * @property {number} cpu_seconds
  * @property {SlowClient[]} slow_clients_closed_latest
- * @property {EventTraffic[]} event_traffic entry for entry about the subscriptions
- * @property {{published: number, delivered: number}[]} connection_traffic entry for entry about all_connections
+ * @property {EventTraffic[]} event_traffic entry for entry as in subscriptions
+ * @property {{published: number, delivered: number}[]} connection_traffic entry for entry as in all_connections
  *
  * @typedef {{subscriptions: Subscription[], all_connections: Connection[], created_at: string, server: Server}} Snapshot
  *
  * @typedef {{name: string, subscribers: number, rate: number | null, rates: number[], last: LastMessage | null,
  *   age: number}} EventRow age is in seconds, Infinity without a message
  * @typedef {{key: string, name: string, address: string, at: string, seconds: number, order: number, events: string[],
- *   published: number, received: number}} ConnectionRow order is that of arrival
+ *   published: number, received: number}} ConnectionRow order is the order of arrival
  */
 
 /** A counter over time. */
 class Series {
   #last;
-  /** @type {number[]} a second, the newest last */
+  /** @type {number[]} per second, the newest last */
   rates = [];
 
-  /** @param {number} [last] what it was at the last snapshot; without it, nobody knows */
+  /** @param {number} [last] what it was at the last snapshot, if known */
   constructor(last = -1) {
     this.#last = last;
   }
@@ -56,10 +56,10 @@ class Series {
   /**
    * @param {number} value
    * @param {number} seconds since the last one; 0: there is none
-   * @returns {number | null} how much a second it grew
+   * @returns {number | null} how much it grew per second
    */
   add(value, seconds) {
-    const grown = value - (value < this.#last ? 0 : this.#last); // one that fell has begun anew
+    const grown = value - (value < this.#last ? 0 : this.#last); // a counter that fell has restarted
     const rate = this.#last < 0 || seconds <= 0 ? null : grown / seconds;
     this.#last = value;
     if (rate !== null) {
@@ -80,7 +80,8 @@ export class Traffic {
 
   /** @param {Snapshot} snapshot the next one */
   add({subscriptions, all_connections, created_at, server}) {
-    // All times are the server's: this browser's clock, or a Pi's before it knows the time, may be years off.
+    // All times are the server's: this browser's clock, or that of a Pi that does not know the time yet, may be years
+    // off.
     const now = Date.parse(created_at);
     const seconds = (now - this.#at) / 1000 || 0;
     this.#at = now;
@@ -88,7 +89,7 @@ export class Traffic {
     /** @type {Map<string, Series>} */
     const series = new Map();
     const events = subscriptions.map(({name, connections}, i) => {
-      // One that was not there at the last snapshot has begun since.
+      // An event that was not in the last snapshot started at 0 since.
       const one = this.#events.get(name) ?? new Series(seconds > 0 ? 0 : -1);
       series.set(name, one);
       const {published, last} = server.event_traffic[i];
@@ -116,8 +117,8 @@ export class Traffic {
  * @returns {ConnectionRow[]}
  */
 function connectionRows(subscriptions, all, server, now) {
-  // A snapshot names a connection by what is known of it. On the local socket that may be the same for two, which then
-  // share their list of events.
+  // A snapshot identifies a connection by what is known about it. On the local socket that may be the same for two
+  // connections, which then share their list of events.
   /** @type {Map<string, string[]>} */
   const eventsOf = new Map();
   for (const {name, connections} of subscriptions) {

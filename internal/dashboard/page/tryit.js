@@ -16,12 +16,12 @@ export class TryIt {
   #key = '';
   /** @type {PiCloud | null} there while it is needed */
   #cloud = null;
-  #publishing = 0; // publishes on their way
+  #publishing = 0; // publishes in progress
   /** @type {Map<string, {chip: HTMLElement, close: () => void}>} the watched events */
   #watched = new Map();
   #usedName = '';
   #received = 0;
-  /** @type {Message[]} arrived, and not yet on the page */
+  /** @type {Message[]} arrived but not yet on the page */
   #fresh = [];
   #paused = false;
 
@@ -89,7 +89,7 @@ export class TryIt {
       await ready;
       chip.classList.remove('waiting');
     } catch (err) {
-      // One that was closed has been closed here, or its reason is shown already.
+      // If it was closed, that was done here, or the reason is already shown.
       if (!(err instanceof PiCloudError) || err.code !== 'refused') return;
       this.#drop(event);
       setText(byId('watch-state'), `Not subscribed: ${err.message}`);
@@ -101,7 +101,7 @@ export class TryIt {
     const chip = this.#watched.get(event)?.chip;
     const next = chip?.nextElementSibling ?? chip?.previousElementSibling;
     this.#drop(event);
-    // The button that had the focus is gone with its chip.
+    // The button that had the focus has gone with its chip.
     (next?.querySelector('button') ?? input('watch-event')).focus();
   }
 
@@ -115,7 +115,7 @@ export class TryIt {
     this.#rest();
   }
 
-  /** Who neither watches nor publishes is no client. */
+  /** Disconnects when the page neither watches nor publishes. */
   #rest() {
     if (this.#publishing === 0 && this.#watched.size === 0) this.#disconnect();
   }
@@ -140,7 +140,7 @@ export class TryIt {
     cloud?.close();
   }
 
-  /** Connects anew, as the one that the name's field says. */
+  /** Reconnects under the name in the field. */
   #reconnect() {
     this.#disconnect();
     for (const [event, {chip}] of [...this.#watched]) {
@@ -158,7 +158,7 @@ export class TryIt {
     else if (this.#fresh.length === 1) requestAnimationFrame(() => this.#showFresh());
   }
 
-  /** Many messages may come between two frames; what could not be seen anyway is only counted. */
+  /** Many messages may come between two frames; messages that could not be seen anyway are only counted. */
   #showFresh() {
     if (this.#paused || this.#fresh.length === 0) return;
     const list = byId('messages');
@@ -225,9 +225,9 @@ export class TryIt {
   }
 
   /**
-   * Takes over the name as it stands in its field.
+   * Uses the name in the field from now on.
    *
-   * @returns {boolean} false when the server would not take it
+   * @returns {boolean} false when the server would not accept it
    */
   #rename() {
     const fault = faultOfName(this.#name());
@@ -266,7 +266,7 @@ export class TryIt {
       try {
         json = JSON.stringify(parseExactly(text));
       } catch {
-        json = 'null'; // until it is JSON
+        json = 'null'; // until it is valid JSON
       }
     }
     setText(byId('publish-code'), publishing(language, {server, name, event: input('publish-event').value, json}));
@@ -315,6 +315,6 @@ function keepName(name) {
   try {
     localStorage.setItem(slot, name);
   } catch {
-    // Asked again next time.
+    // It is asked for again next time.
   }
 }
