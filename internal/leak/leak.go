@@ -12,13 +12,13 @@ import (
 	"picloud/test/wait"
 )
 
-// module is how the names of this module's functions begin.
+// module is the prefix of the names of this module's functions.
 const module = "picloud/"
 
-// Check runs the tests, as TestMain has them in M.Run, and returns what to exit with: 1 when they pass but leave a
-// goroutine of this module behind, or have more descriptors open than before.
+// Check runs the tests, which is TestMain's M.Run, and returns the exit status: 1 when they pass but leave a goroutine
+// of this module behind, or more descriptors open than before.
 func Check(run func() int) int {
-	// What Go opens once for itself is there before the count.
+	// What Go opens once for itself must be open before the count.
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
 		l.Close()
 	}
@@ -38,8 +38,8 @@ func Check(run func() int) int {
 	return code
 }
 
-// leftovers returns the stacks of the module's goroutines that do not end. One that has told its WaitGroup so is about
-// to.
+// leftovers returns the stacks of the module's goroutines that do not end. A goroutine that has called its WaitGroup's
+// Done is about to.
 func leftovers(patience time.Duration) []string {
 	for deadline := time.Now().Add(patience); ; runtime.Gosched() {
 		left := Goroutines(module)
@@ -49,7 +49,7 @@ func leftovers(patience time.Duration) []string {
 	}
 }
 
-// Goroutines returns the stacks, but for the caller's own, with a function whose name begins with what, such as
+// Goroutines returns the stacks, except the caller's own, with a function whose name begins with what, such as
 // "net/http.(*conn)". That may be the function that started the goroutine.
 func Goroutines(what string) []string {
 	var found []string

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// asLeaky makes the test binary tests that leave something behind.
+// asLeaky, in the environment, makes the test binary act as tests that leave something behind.
 const asLeaky = "PICLOUD_TEST_LEAK"
 
 func TestMain(m *testing.M) {
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// kept stays open, whatever the garbage collector does.
+// kept keeps the file from the garbage collector, which would close it.
 var kept *os.File
 
 func TestDescriptorThatIsLeftBehindFailsTheTests(t *testing.T) {
@@ -47,9 +47,9 @@ func TestDescriptorThatIsLeftBehindFailsTheTests(t *testing.T) {
 func TestGoroutineThatIsLeftBehindIsFound(t *testing.T) {
 	end, ended := make(chan struct{}), make(chan struct{})
 	go sit(end, ended)
-	end <- struct{}{} // it has begun
+	end <- struct{}{} // it has started
 	left := leftovers(0)
-	// The one of TestMain waits for this test.
+	// TestMain's goroutine is waiting for this test.
 	if n := len(left); n != 2 {
 		t.Errorf("%d goroutines, want TestMain's and one:\n%s", n, strings.Join(left, "\n\n"))
 	}
