@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 	"test/wait":        {},
 }
 
-// owners says which packages may import each external dependency: one, but for those in shared.
+// owners says which packages may import each external dependency: one, except for those in shared.
 var owners = map[string][]string{
 	"github.com/coreos/go-systemd":        {"internal/systemd"},
 	"github.com/godbus/dbus":              {"internal/systemd"},
@@ -77,7 +77,7 @@ var owners = map[string][]string{
 }
 
 // shared is what more than one package may own: gorilla speaks for both ends of a connection, and x/sys is the kernel's
-// own interface, for those who hold descriptors.
+// own interface, for packages that hold descriptors.
 var shared = []string{"github.com/gorilla/websocket", "golang.org/x/sys"}
 
 // refusal says why pkg may not import path; empty: it may. Both packages of the module and its imports are named
@@ -126,7 +126,7 @@ func TestArrowsHold(t *testing.T) {
 			t.Error(refusal(pkg, ""))
 			continue
 		}
-		// Ignored files are those for another system or under a build tag.
+		// Ignored files are for another system or under a build tag.
 		for _, file := range slices.Concat(p.GoFiles, p.CgoFiles, p.IgnoredGoFiles) {
 			if strings.HasSuffix(file, "_test.go") {
 				continue
@@ -148,7 +148,7 @@ type goPackage struct {
 
 func goList(t *testing.T) []goPackage {
 	t.Helper()
-	// -e: a package that does not build has arrows too; that it does not build is for the compiler to say.
+	// -e: a package that does not build has arrows too; the compiler reports that it does not build.
 	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=Dir,ImportPath,GoFiles,CgoFiles,IgnoredGoFiles",
 		"./...")
 	cmd.Dir = root
@@ -190,13 +190,13 @@ func imports(t *testing.T, file string) []string {
 	return paths
 }
 
-// readFolders makes go test see which folders this test depends on. It caches a result until a file or folder changes
-// that the test itself read; what go list read does not count, so a new package would go unnoticed.
+// readFolders shows go test which folders this test depends on. A result is cached until a file or folder changes that
+// the test itself read; what go list reads does not count, so a new package would go unnoticed.
 func readFolders(t *testing.T) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // what another test made may go meanwhile
+		case errors.Is(err, fs.ErrNotExist): // what another test made may disappear meanwhile
 			return nil
 		case err == nil && d.IsDir() && path != root && strings.HasPrefix(d.Name(), "."):
 			return fs.SkipDir

@@ -1,2 +1,2 @@
-// Package arch holds the arrows between the packages, and the name of errors in the log; it is a test and nothing else.
+// Package arch checks the arrows between the packages and the name of errors in the log; it is tests only.
 package arch

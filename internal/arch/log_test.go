@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A log is searched by the names of its attributes, so each of them has one: an error's is error.
+// A log is searched by the names of its attributes, so each kind of value has one name: an error's is error.
 func TestLoggedErrorsAreNamedError(t *testing.T) {
 	calls := 0
 	for _, p := range goList(t) {
@@ -39,7 +39,7 @@ func TestLoggedErrorsAreNamedError(t *testing.T) {
 	}
 }
 
-// logs reports whether a call is one of log/slog's, on log or on something's log.
+// logs reports whether a call is one to log/slog, on log or on something's log.
 func logs(call *ast.CallExpr) bool {
 	method, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok || len(call.Args) == 0 || !slices.Contains([]string{"Debug", "Info", "Warn", "Error"}, method.Sel.Name) {
@@ -54,7 +54,7 @@ func logs(call *ast.CallExpr) bool {
 	return false
 }
 
-// misnamed says which of a log call's names and values breaks the rule; empty: none.
+// misnamed says which of a log call's names and values break the rule; empty: none.
 func misnamed(attributes []ast.Expr) string {
 	for pair := range slices.Chunk(attributes, 2) {
 		name, ok := pair[0].(*ast.BasicLit)
