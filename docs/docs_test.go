@@ -106,7 +106,7 @@ func TestFieldsAreThoseOfTheCode(t *testing.T) {
 	}
 	same(t, "protocol.md: fields of the info", firstSpans(rows(section(t, protocol, "## Info"))), all)
 
-	// Whatever else has properties would be held against nothing.
+	// Any other schema with properties would not be checked against anything.
 	var objects []string
 	for name, s := range d.Components.Schemas {
 		if len(s.Properties) > 0 {
@@ -186,7 +186,7 @@ func TestExamplesAreWhatTheCodeReadsAndWrites(t *testing.T) {
 	}
 }
 
-// readable says whether who gets a message of that name can read example.
+// readable returns an error unless the receiver of a message of that name can read example.
 func readable(name string, example []byte) error {
 	strictly := func(v any) error {
 		dec := json.NewDecoder(bytes.NewReader(example))
@@ -261,7 +261,7 @@ func TestRoutesAreThoseOfTheCode(t *testing.T) {
 		})
 	}
 
-	// The server itself tells the methods.
+	// The server itself says which methods it allows.
 	url := serve(t)
 	var routes, withoutHead []string
 	for _, path := range paths {
@@ -383,8 +383,8 @@ func TestSettingsAreThoseOfTheCode(t *testing.T) {
 	}
 }
 
-// The file that the package installs shows every setting with its default, as a comment; with all of them taken in
-// it changes nothing.
+// The file that the package installs shows every setting with its default, as a comment; uncommenting all of them
+// changes nothing.
 func TestShippedSettingsAreThoseOfTheCode(t *testing.T) {
 	var want, got []string
 	for _, s := range config.Settings() {
@@ -552,7 +552,7 @@ func skipped(e fs.DirEntry) bool {
 	return strings.HasPrefix(name, ".") || name == "bin" || name == "dist" || name == "testdata"
 }
 
-// A document is asyncapi.json, as far as it is looked at.
+// A document is asyncapi.json, as far as it is checked.
 type document struct {
 	Servers  map[string]struct{ Security []reference }
 	Channels map[string]struct {
@@ -604,7 +604,7 @@ func readDocument(t *testing.T) document {
 	return d
 }
 
-// said are the schemas of what clients say.
+// said returns the schemas of what clients send.
 func (d document) said() []string {
 	var list []string
 	for _, o := range d.Operations {
@@ -619,7 +619,7 @@ func (d document) said() []string {
 	return list
 }
 
-// actions are the values that the schemas' action can have.
+// actions returns the values that the schemas' action can have.
 func (d document) actions(schemas ...string) []string {
 	var list []string
 	for _, name := range schemas {
@@ -628,7 +628,7 @@ func (d document) actions(schemas ...string) []string {
 	return list
 }
 
-// fields are all that the schemas have.
+// fields returns all the fields that the schemas have.
 func (d document) fields(schemas ...string) []string {
 	var list []string
 	for _, name := range schemas {
@@ -644,7 +644,7 @@ func (d document) resolve(s schema) schema {
 	return s
 }
 
-// fieldsOf returns a struct's fields by the names they have in JSON.
+// fieldsOf returns a struct's fields by their JSON names.
 func fieldsOf(of reflect.Type) map[string]reflect.Type {
 	fields := make(map[string]reflect.Type)
 	for f := range of.Fields() {
@@ -729,7 +729,7 @@ func request(t *testing.T, method, url string, header http.Header) *http.Respons
 	return resp
 }
 
-// parse reads a package's files, its tests left out.
+// parse reads a package's files, except its tests.
 func parse(t *testing.T, folder string) []*ast.File {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(root, folder, "*.go"))
@@ -759,7 +759,7 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// section returns what stands under a heading, up to the next of its level or above.
+// section returns the text under a heading, up to the next heading of its level or above.
 func section(t *testing.T, text, heading string) string {
 	t.Helper()
 	_, rest, ok := strings.Cut("\n"+text, "\n"+heading+"\n")
@@ -792,7 +792,7 @@ func rows(text string) [][]string {
 	return list
 }
 
-// firstSpans returns what stands as code in the first cell of each row.
+// firstSpans returns the code spans in the first cell of each row.
 func firstSpans(rows [][]string) []string {
 	var list []string
 	for _, row := range rows {
@@ -833,7 +833,7 @@ func blocks(text, language string) []string {
 	return list
 }
 
-// anchors returns what a link to a heading may end in, as the usual renderers make it.
+// anchors returns the fragments that may link to the headings, as the usual renderers make them.
 func anchors(text string) []string {
 	var list []string
 	for line := range strings.Lines(text) {
