@@ -13,7 +13,7 @@ import (
 
 const apiKey = "a-key-for-tests"
 
-var bin string // has the built commands
+var bin string // folder of the built commands
 
 func TestMain(m *testing.M) {
 	os.Exit(daemon.Built(daemon.Raced, func(built string) int {
@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// Each client subscribes, publishes by each way, receives every message in order, unsubscribes, and receives no more.
+// Each client subscribes, publishes in every way, receives every message in order, unsubscribes, and receives no more.
 func TestClientsOfOthers(t *testing.T) {
 	for name, command := range map[string][]string{
 		"Python websocket-client and requests": {"/usr/bin/python3", "testdata/client.py"},

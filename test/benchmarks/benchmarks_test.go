@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The page in the repository has the tables of the results in the repository.
+// The page in the repository shows the results in the repository.
 func TestThePageHasWhatWasMeasured(t *testing.T) {
 	old, err := os.ReadFile("../../" + page)
 	if err != nil {
@@ -41,7 +41,7 @@ const sample = `{"date":"2026-01-02","processor":"Test","processors":2,"memory_m
 {"load":"churn","what":"left behind","value":2,"unit":"goroutines","most":0}
 `
 
-// rowOf returns the cells of the row that begins so.
+// rowOf returns the cells of the row that begins with begin.
 func rowOf(t *testing.T, table string, begin ...string) []string {
 	t.Helper()
 	for line := range strings.Lines(table) {

@@ -1,11 +1,11 @@
 // Command benchmarks takes the measurements of docs/benchmarks.md and writes its tables:
 //
 //	go run ./test/benchmarks -harness DIR [-reps N] [-peers "…"]   measure, then write
-//	go run ./test/benchmarks -loads                                measure the loads of our own anew, then write
+//	go run ./test/benchmarks -loads                                measure our own loads again, then write
 //	go run ./test/benchmarks                                       write again from the lines kept
 //
 // DIR is a built copy of the side-by-side harness. Every result is kept as a line of JSON in docs/benchmarks.jsonl.
-// With -quick page and lines are written to dist instead, and are worth nothing: it shows that everything runs.
+// With -quick, page and lines are written to dist instead, and are worth nothing: it only shows that everything runs.
 package main
 
 import (

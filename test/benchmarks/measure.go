@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// facts say what was measured, and on what. Programs and kernel have told them.
+// facts say what was measured, and on what, as the programs and the kernel report it.
 type facts struct {
 	Date      string            `json:"date"`
 	Processor string            `json:"processor"`
@@ -28,24 +28,25 @@ type facts struct {
 	Kernel    string            `json:"kernel"`
 	Go        string            `json:"go"`
 	Versions  map[string]string `json:"versions"`        // by peer, picloud among them
-	Loads     string            `json:"loads,omitempty"` // when they were measured later: when, and of which PiCloud
+	Loads     string            `json:"loads,omitempty"` // if they were measured later: when, and with which PiCloud
 }
 
 // A stage is one call of the harness.
 type stage struct {
 	scenarios string
 	mode      string
-	duration  string // of what is measured; empty: the scenario has none
+	duration  string // of the measurement; empty: the scenario has none
 	extra     string // flags for its program
 	without   string // peers that cannot do it, or that would show nothing by it
-	times     int    // as many repetitions as asked for; 0 is 1
+	times     int    // multiplies the repetitions asked for; 0 is 1
 }
 
-// Figures of CPU are taken on one processor, which is the most repeatable; those of time with a processor for each
+// CPU figures are taken on one processor, which is the most repeatable; latencies and times with a processor for each
 // side.
 var stages = []stage{
 	{scenarios: "S1 S1w1 S3", mode: "onecore", duration: "2s"},
-	// To the floors it is a matter of percents, and a server's start decides on 20: where its memory comes to lie.
+	// Against the floors a few percent matter, and each start of a server shifts it by up to 20, depending on where its
+	// memory lies.
 	{scenarios: "S1w1 S3", mode: "onecore", duration: "2s", without: "nats centrifugo mosquitto mochi nodews uws",
 		times: 4},
 	{scenarios: "S4n1", mode: "onecore", duration: "2s", without: "floor-cb floor-goraw nats mosquitto mochi"},
@@ -129,8 +130,7 @@ func (m measurement) take(ctx context.Context) ([]byte, error) {
 	return append(all.Bytes(), figures...), err
 }
 
-// takeLoads returns lines with the loads' figures in place of those that are there, and with the version that they are
-// of.
+// takeLoads returns lines with new figures of the loads in place of the old ones, and with the version they are of.
 func (m measurement) takeLoads(ctx context.Context, lines []byte) ([]byte, error) {
 	first, rest, _ := bytes.Cut(lines, []byte("\n"))
 	var f facts
@@ -156,7 +156,7 @@ func (m measurement) takeLoads(ctx context.Context, lines []byte) ([]byte, error
 	return append(all, figures...), err
 }
 
-// loads returns a line for each figure of the loads of our own.
+// loads returns a line for each figure of our own loads.
 func (m measurement) loads(ctx context.Context) ([]byte, error) {
 	args := []string{"run", "./test/load", "-json", "-bin", m.bin}
 	if m.quick {
@@ -165,7 +165,7 @@ func (m measurement) loads(ctx context.Context) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Stderr = m.stderr
 	figures, err := cmd.Output()
-	if err != nil && len(figures) == 0 { // the page tells what is not met, and which loads failed
+	if err != nil && len(figures) == 0 { // the page says what is not met, and which loads failed
 		return nil, fmt.Errorf("%v: %w", cmd, err)
 	}
 	return figures, nil
@@ -208,7 +208,7 @@ func (m measurement) facts(ctx context.Context) (facts, error) {
 	return f, nil
 }
 
-// version is what a peer says of itself; empty when it is not there, or says nothing.
+// version is what a peer says its version is; empty when it is missing or does not say.
 func (m measurement) version(ctx context.Context, peer string) string {
 	said := func(pattern string, command ...string) string {
 		out, _ := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput() // mosquitto -h ends with 3
@@ -221,7 +221,7 @@ func (m measurement) version(ctx context.Context, peer string) string {
 	case "nats":
 		return said(`v(\d\S*)`, filepath.Join(m.harness, "bin", "nats-server"), "--version")
 	case "centrifugo":
-		return moduleIn(built, "github.com/centrifugal/centrifugo/v5") // its own word for it is 0.0.0 when it was built by go build
+		return moduleIn(built, "github.com/centrifugal/centrifugo/v5") // it says 0.0.0 itself when it was built by go build
 	case "mochi":
 		return moduleIn(built, "github.com/mochi-mqtt/server/v2")
 	case "mosquitto":
@@ -237,7 +237,7 @@ func (m measurement) version(ctx context.Context, peer string) string {
 	return ""
 }
 
-// moduleIn is the version of a module in a Go program.
+// moduleIn returns the version of a module in a Go program.
 func moduleIn(program, module string) string {
 	info, err := buildinfo.ReadFile(program)
 	if err != nil {
@@ -251,7 +251,7 @@ func moduleIn(program, module string) string {
 	return ""
 }
 
-// after is what the pattern's group finds in text first.
+// after returns the pattern's group at its first match in text.
 func after(text, pattern string) string {
 	if m := regexp.MustCompile(pattern).FindStringSubmatch(text); m != nil {
 		return m[1]

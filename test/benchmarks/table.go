@@ -33,7 +33,7 @@ func nameOf(peer string) string {
 	return peer
 }
 
-// write puts the tables of what was measured between their marks in the page.
+// write puts the tables of the measurements between their marks in the page.
 func write(page, measured []byte) ([]byte, error) {
 	r, err := parse(measured)
 	if err != nil {
@@ -61,8 +61,8 @@ func (r results) machine() string {
 	return line
 }
 
-// of returns a peer's runs of a scenario that ended well: those the rest of the machine left alone, where there are two
-// or more of them, else the three that it disturbed least.
+// of returns a peer's runs of a scenario that ended well: those that the rest of the machine left undisturbed, if there
+// are two or more, otherwise the three that it disturbed least.
 func (r results) of(scenario, peer string) []runLine {
 	var good []runLine
 	for _, run := range r.runs {
@@ -70,7 +70,7 @@ func (r results) of(scenario, peer string) []runLine {
 			good = append(good, run)
 		}
 	}
-	disturbed := func(run runLine) float64 { return run.number("other_util") } // what others took of a processor
+	disturbed := func(run runLine) float64 { return run.number("other_util") } // a processor's share taken by others
 	slices.SortStableFunc(good, func(a, b runLine) int { return cmp.Compare(disturbed(a), disturbed(b)) })
 	const calm = 0.15
 	if n := slices.IndexFunc(good, func(run runLine) bool { return disturbed(run) >= calm }); n >= 2 {
@@ -81,7 +81,7 @@ func (r results) of(scenario, peer string) []runLine {
 	return good
 }
 
-// number is 0 where there is none.
+// number returns 0 where there is none.
 func (run runLine) number(key string) float64 {
 	n, _ := run[key].(float64)
 	return n
@@ -94,10 +94,10 @@ var primary = map[string]string{
 	"S5":   "rss_kib_per_conn_10000", "S6": "max_gap_ms", "S7": "tcp_accept_ms",
 }
 
-// growth is worked out of two of the harness's figures: MiB at the peak over those before.
+// growth is calculated from two of the harness's figures: MiB at the peak above those before.
 const growth = "growth_mib"
 
-// values are a figure of the runs, sorted.
+// values returns the runs' values of a figure, sorted.
 func values(runs []runLine, key string) []float64 {
 	var list []float64
 	for _, run := range runs {
@@ -122,7 +122,7 @@ func (r results) median(scenario, peer, key string) float64 {
 	}
 }
 
-// most is the largest of all runs, calm or not; NaN where there is none.
+// most is the largest value of all runs, calm or not; NaN where there is none.
 func (r results) most(scenario, peer, key string) float64 {
 	worst := math.NaN()
 	for _, run := range r.runs {
@@ -134,7 +134,7 @@ func (r results) most(scenario, peer, key string) float64 {
 	return worst
 }
 
-// ratio is over a floor's figure of the same run.
+// ratio is a peer's median over a floor's in the same scenario.
 func (r results) ratio(scenario, peer, floor string) float64 {
 	return r.median(scenario, peer, primary[scenario]) / r.median(scenario, floor, primary[scenario])
 }
@@ -172,7 +172,7 @@ func table(head []string, rows [][]string) string {
 	return b.String()
 }
 
-// goalTable holds what was measured against the goals. A goal of which something was not measured is not met.
+// goalTable compares the measurements with the goals. A goal for which a measurement is missing is not met.
 func (r results) goalTable() string {
 	var rows [][]string
 	verdict := func(met bool) string {
@@ -214,7 +214,7 @@ func (r results) goalTable() string {
 	return table([]string{"", "measured", "goal", ""}, rows)
 }
 
-// closedAfter says how a peer ended its stalled reader.
+// closedAfter says how a peer closed its stalled reader.
 func (r results) closedAfter(peer string) string {
 	said := "–"
 	for _, run := range r.of("S6", peer) {
@@ -257,7 +257,7 @@ func (r results) peerTable() string {
 		"start, ms / idle, MiB", "stalled reader: others lost / MiB / closed"}, rows)
 }
 
-// runTable shows what the medians are of.
+// runTable shows what the medians are taken from.
 func (r results) runTable() string {
 	var rows [][]string
 	for _, scenario := range []string{"S1", "S1w1", "S2", "S3", "S4n1", "S5", "S6", "S7"} {
@@ -287,7 +287,7 @@ func (r results) runTable() string {
 			var faults []string
 			for _, key := range []string{"lost", "gaps", "out_of_order", "subs_closed", "closed_10000", "lost_healthy",
 				"healthy_closed", "bad_status"} {
-				// POSTs over 16 connections have no order among them.
+				// POSTs over 16 connections have no common order.
 				if n := r.most(scenario, n.peer, key); n > 0 &&
 					!(scenario == "S4n1" && (key == "gaps" || key == "out_of_order")) {
 					faults = append(faults, fmt.Sprintf("%s %.0f", key, n))

@@ -24,7 +24,7 @@ func TestAxeFindsNoViolation(t *testing.T) {
 			t.Errorf("%s:\n%s", what, strings.Join(found, "\n"))
 		}
 	}
-	// Evaluated from outside, so the page's own policy does not keep it out.
+	// Evaluated from outside, so the page's own policy does not block it.
 	load := chromedp.Evaluate[chromedp.Void](string(axe) + "; void 0")
 
 	p := open(t, s.url+"/", light())

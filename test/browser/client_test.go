@@ -17,7 +17,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// client fetches the browser client as a server gives it, into a file that Node takes for a module.
+// client fetches the browser client as the server serves it, into a file that Node takes for a module.
 func client(t *testing.T, s *server) string {
 	t.Helper()
 	answer, err := http.Get(s.url + "/picloud.js")
@@ -61,7 +61,7 @@ func TestScriptsAreTyped(t *testing.T) {
 	}
 }
 
-// The page in the README, from another origin than the server's.
+// The page in the README, from an origin other than the server's.
 func TestPageFromElsewhere(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -89,7 +89,7 @@ func TestPageFromElsewhere(t *testing.T) {
 	p.foreign = nil // the server is another host here
 }
 
-// Each line that the page shows does what it says, as it is.
+// Each line that the page shows works exactly as shown.
 func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 	t.Parallel()
 	const event, text, json = `it's "quoted" $HOME`, `24 °C, isn't it? \n "$PATH"`,
@@ -110,13 +110,13 @@ func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 		case "python":
 			cmd = exec.CommandContext(ctx, "/usr/bin/python3", "-c", code)
 		case "javascript":
-			// Node loads no module over HTTP, and an older one has no WebSocket.
+			// Node does not load modules over HTTP, and older versions have no WebSocket.
 			code = strings.NewReplacer(s.url+"/picloud.js", module, "PUT THE KEY HERE", key).Replace(code)
 			code = "import {createRequire} from 'node:module';\nglobalThis.WebSocket ??= createRequire('/')('ws');\n" +
 				code
 			cmd = exec.CommandContext(ctx, "node", "--input-type=module", "--eval", code)
 		default:
-			// Without exec the shell would be ended and not what it runs.
+			// Without exec the shell would be killed, not what it runs.
 			cmd = exec.CommandContext(ctx, "sh", "-c", strings.Replace(code, "picloud --url", "exec picloud --url", 1))
 		}
 		cmd.Env = append(os.Environ(), "API_KEY="+key, "NODE_PATH=/usr/share/nodejs", "PATH="+bin+":"+os.Getenv("PATH"))
@@ -143,7 +143,7 @@ func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 			code := eval[string](p, `document.querySelector('#publish-code').textContent`)
 			cmd := run(code, language)
 			if language == "javascript" {
-				cmd = run(code+"\nprocess.exit();", language) // it would stay connected
+				cmd = run(code+"\nprocess.exit();", language) // it would otherwise stay connected
 			}
 			if err := cmd.Run(); err != nil {
 				t.Fatalf("%v\n%s", err, code)
@@ -178,7 +178,7 @@ func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 		})
 		hearing[language] = bufio.NewReader(stdout)
 	}
-	p.until(`document.querySelector('#events td.number')?.innerText.startsWith('4')`) // these three and the page
+	p.until(`document.querySelector('#events td.number')?.innerText.startsWith('4')`) // these three, and the page
 	s.post("x", event, `"do you hear me?"`)
 	for language, out := range hearing {
 		if line, err := out.ReadString('\n'); err != nil || strings.TrimSpace(line) != "do you hear me?" {

@@ -50,7 +50,7 @@ func TestWrongKeySaysSo(t *testing.T) {
 	p.do(chromedp.SendKeys(`#key`, "wrong\n"))
 	p.shows("#sign-in-error", "The server does not know this key.")
 	p.until(`document.querySelector('#board').hidden && document.activeElement.id === 'key'`)
-	// The browser reports what failed; the page cannot hush that.
+	// The browser reports what failed; the page cannot prevent that.
 	p.forgive("401")
 	p.forgive("WebSocket")
 
@@ -79,11 +79,11 @@ func TestChangedKeyAsksAgain(t *testing.T) {
 func TestLinkWithTheKeySignsInAndLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	p := signedIn(t, s) // by such a link
+	p := signedIn(t, s) // by a link with the key
 	if got := eval[string](p, `location.href`); got != s.url+"/" {
 		t.Errorf("the address is %s, want %s/", got, s.url)
 	}
-	if n := eval[int](p, `history.length`); n > 2 { // the empty page, and this one
+	if n := eval[int](p, `history.length`); n > 2 { // the blank page and this one
 		t.Errorf("the history has %d entries", n)
 	}
 	p.do(chromedp.Reload())
@@ -91,7 +91,7 @@ func TestLinkWithTheKeySignsInAndLeavesNoTrace(t *testing.T) {
 
 	p.do(chromedp.Click(`#sign-out`))
 	p.until(`localStorage.getItem('picloud.key') === null`)
-	// A link that is followed while the page is open signs in too, signed out or in.
+	// A link followed while the page is open signs in too, whether signed in or out.
 	for range 2 {
 		eval[any](p, `void (location.hash = '#key=`+key+`')`)
 		p.until(`location.hash === ''`)
@@ -143,14 +143,14 @@ func TestPublishIsSeenToArrive(t *testing.T) {
 	p.do(chromedp.Click(`#watched button`))
 	p.until(`document.querySelectorAll('#watched li').length === 0`)
 	s.post("Porch", "hello", `"nobody watches"`)
-	p.rows("#connections") // who watches nothing is no client
+	p.rows("#connections") // a page that watches nothing is not a client
 	p.until(`document.querySelectorAll('#messages li').length === 0`)
 }
 
 func TestCopyPutsTheTextIntoTheClipboard(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	// As most servers at home, whose pages get no navigator.clipboard.
+	// Like most servers at home, whose pages have no navigator.clipboard.
 	p := signedIn(t, s, chromedp.Func(withoutClipboard))
 	eval[any](p, `void document.addEventListener('copy', () => { window.copied = getSelection().toString() || document.activeElement.value })`)
 	p.do(chromedp.Click(`[data-copy="publish-code"]`))
@@ -211,7 +211,7 @@ func TestServerThatGoesAwayIsShownAndComesBack(t *testing.T) {
 	p.shows("#messages", "written while it was away")
 	p.until(`!document.querySelector('#board').classList.contains('stale') && document.querySelector('#watched li:not(.waiting)')`)
 	p.forgive("WebSocket")
-	p.forgive("426 (Upgrade Required)") // why it failed is asked of the server when it is back
+	p.forgive("426 (Upgrade Required)") // once the server is back, it is asked why it failed
 	p.forgive("ERR_CONNECTION_REFUSED")
 }
 
@@ -286,7 +286,7 @@ func TestPhone(t *testing.T) {
 	if len(small) > 0 {
 		t.Errorf("too small to touch:\n%s", strings.Join(small, "\n"))
 	}
-	// A row is one card high, which the table counts on.
+	// All rows have a card's height, which the table relies on.
 	heights := eval[[]float64](p, `[...new Set([...document.querySelectorAll('tbody tr:not(.space)')].map((row) => row.getBoundingClientRect().height))]`)
 	if len(heights) != 1 {
 		t.Errorf("rows are %v pixels high, want all the same", heights)
@@ -319,7 +319,7 @@ func TestKeyboardAlone(t *testing.T) {
 	p.do(chromedp.KeyEvent(key), chromedp.KeyEvent(kb.Enter))
 	p.rows("#events", "door")
 
-	// tab goes on until the element has the focus, which must show.
+	// tab presses Tab until the element has the focus, which must be visible.
 	tab := func(selector string) {
 		t.Helper()
 		for range 60 {

@@ -1,2 +1,2 @@
-// Package browser is tests only: the dashboard in a real browser and the browser client, against the real daemon.
+// Package browser is tests only: of the dashboard in a real browser and of the browser client, against the real daemon.
 package browser

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	mode := daemon.Raced
 	if *screenshots != "" {
-		mode = daemon.Plain // the memory that the pictures show is that of users
+		mode = daemon.Plain // the pictures show the memory that users would see
 	}
 	os.Exit(daemon.Built(mode, func(built string) int {
 		bin = built
@@ -62,7 +62,7 @@ func TestMain(m *testing.M) {
 		}
 		allocator, end := chromedp.NewExecAllocator(context.Background(), options...)
 		defer end()
-		// What a newer browser says and this protocol's description does not know is no fault.
+		// Messages of a newer browser that this protocol's description does not know are no fault.
 		quiet := chromedp.WithErrorf(func(string, ...any) {})
 		started, stop := chromedp.NewContext(allocator, quiet)
 		defer stop()
@@ -71,7 +71,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		browser = started
-		// They wait for snapshots more than they work.
+		// The tests mostly wait for snapshots.
 		flag.Set("test.parallel", "4")
 		return m.Run()
 	}))
@@ -100,7 +100,7 @@ func (s *server) run(settings []string) {
 
 func (s *server) stop() { s.process.Stop(s.t) }
 
-// port is the server's port, of a stopped one too.
+// port is the server's port, also after it has stopped.
 func (s *server) port() string { return s.process.Port() }
 
 // again starts a stopped server at the same address.
@@ -132,7 +132,7 @@ func (s *server) post(name, event, data string) {
 // A device is a client that subscribes and reads.
 type device struct{ *websocket.Conn }
 
-// join connects a device; it leaves with the test at the latest.
+// join connects a device; it leaves when the test ends, at the latest.
 func (s *server) join(name string, events ...string) device {
 	s.t.Helper()
 	at := strings.Replace(s.url, "http", "ws", 1) + "/subscribe?" + url.Values{"apiKey": {key},
@@ -154,7 +154,7 @@ func (s *server) join(name string, events ...string) device {
 	return device{c}
 }
 
-// A reader is what a WebSocket says, message after message.
+// A reader reads a WebSocket's messages as one stream.
 type reader struct{ *websocket.Conn }
 
 func (r reader) Read(p []byte) (int, error) {
@@ -177,7 +177,7 @@ type page struct {
 type step = chromedp.Action[chromedp.Void]
 
 // open opens an address, after the steps before. When the test ends no request may have gone elsewhere, and the console
-// must be empty but for what forgive has taken.
+// must be empty except for what forgive has removed.
 func open(t *testing.T, address string, before ...step) *page {
 	t.Helper()
 	at, err := url.Parse(address)
@@ -205,7 +205,7 @@ func open(t *testing.T, address string, before ...step) *page {
 			t.Error("no request was seen: the test would not notice one that goes elsewhere")
 		}
 	})
-	// The tab lives as long as the context that starts it, so that one has no deadline.
+	// The tab lives as long as the context that starts it, so that context has no deadline.
 	if err := chromedp.Do(p.ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -246,14 +246,14 @@ func (p *page) request(host, address string) {
 	}
 }
 
-// forgive takes the problems with that text away: the browser itself reports each failed request.
+// forgive removes the problems with that text: the browser itself reports each failed request.
 func (p *page) forgive(text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.problems = slices.DeleteFunc(p.problems, func(problem string) bool { return strings.Contains(problem, text) })
 }
 
-// keep leaves a picture of a failed test's page.
+// keep saves a picture of a failed test's page.
 func (p *page) keep() {
 	picture, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(100))
 	if err != nil {
@@ -286,7 +286,7 @@ func (p *page) until(expression string) {
 	}
 }
 
-// eval is the value of a JavaScript expression, which may be a promise.
+// eval returns the value of a JavaScript expression, which may be a promise.
 func eval[T any](p *page, expression string) T {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)

@@ -31,7 +31,7 @@ func phone() step {
 	return chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile, chromedp.EmulateTouch)
 }
 
-// take takes a picture of the whole page. It is kept with -screenshots.
+// take takes a picture of the whole page, which -screenshots keeps.
 func (p *page) take(name string) {
 	p.t.Helper()
 	p.do(chromedp.Evaluate[chromedp.Void](`scrollTo(0, 0)`))
@@ -53,7 +53,7 @@ func (p *page) take(name string) {
 	}
 }
 
-// A household is what a home looks like, so that pictures and tests have something to show.
+// household connects the devices of a home, so that pictures and tests have something to show.
 func household(t *testing.T, s *server) {
 	t.Helper()
 	s.join("Porch thermometer", "lamp/porch")
@@ -66,7 +66,7 @@ func household(t *testing.T, s *server) {
 	everyday(s)
 }
 
-// everyday is some seconds of a home.
+// everyday publishes what happens at home within some seconds.
 func everyday(s *server) {
 	for i := range 12 {
 		s.post("Porch thermometer", "temperature/porch",

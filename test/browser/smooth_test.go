@@ -14,7 +14,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// Not parallel: it measures.
+// Not parallel, because it measures.
 func TestThousandsOfRowsStaySmooth(t *testing.T) {
 	const clients, events, longest = 2000, 500, 100 * time.Millisecond
 	s := start(t)
@@ -44,7 +44,7 @@ func TestThousandsOfRowsStaySmooth(t *testing.T) {
 		s.post("Porch", fmt.Sprintf("event %03d", i), `{"celsius": 24.7}`)
 	}
 
-	// All the way down, frame by frame; each table's last row must be there in the end.
+	// All the way down, frame by frame; in the end each table's last row must be there.
 	for section, last := range map[string]string{"#connections": "Sensor 1999", "#events": "event 499"} {
 		eval[any](p, fmt.Sprintf(`new Promise((done) => {
 			const box = document.querySelector('%s .scroll');
@@ -77,8 +77,8 @@ func TestThousandsOfRowsStaySmooth(t *testing.T) {
 	p.take("thousands")
 }
 
-// record begins to watch the tasks of the page's thread, and returns what ends it: how much processor time each took.
-// By the clock on the wall they would take as long as the machine's other work lets them.
+// record starts recording the tasks of the page's thread. end stops it and returns how much processor time each took:
+// their wall-clock time would depend on the machine's other work.
 func record(p *page) (end func() []time.Duration) {
 	p.t.Helper()
 	var mu sync.Mutex

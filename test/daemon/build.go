@@ -7,19 +7,18 @@ import (
 	"os/exec"
 )
 
-// A Mode is how the commands are built. Who builds them says which.
+// A Mode is how the commands are built.
 type Mode int
 
 const (
-	// Raced is with the race detector, for tests: a daemon in which it has found something ends with another status
-	// than 0.
+	// Raced is with the race detector, for tests: a daemon in which it has found a race does not end with status 0.
 	Raced Mode = iota
-	// Plain is as users get them, for what is measured or shown.
+	// Plain is as users get them, for measurements and pictures.
 	Plain
 )
 
 // Built builds picloudd and picloud into a folder, hands it to use, and removes it. It returns what use returns, or 1
-// after it has said why they cannot be built: it is for TestMain, and use is M.Run.
+// after printing why they cannot be built. It is for TestMain, where use calls M.Run.
 func Built(mode Mode, use func(bin string) int) int {
 	bin, err := os.MkdirTemp("", "picloud-built-")
 	if err != nil {

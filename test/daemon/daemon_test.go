@@ -16,7 +16,7 @@ import (
 	"picloud/internal/leak"
 )
 
-// bin is raced.
+// bin is the folder of the commands, built as Raced.
 var bin string
 
 func TestMain(m *testing.M) {

@@ -13,7 +13,7 @@ import (
 type Log struct {
 	mu    sync.Mutex
 	text  string
-	grown chan struct{} // closed when text has grown; nil when nobody waits for it
+	grown chan struct{} // closed when text grows; nil when nobody waits for that
 }
 
 func (l *Log) Write(p []byte) (int, error) {
@@ -33,7 +33,7 @@ func (l *Log) String() string {
 	return l.text
 }
 
-// Await returns the first whole line that has something of part, without its end.
+// Await returns the first complete line that contains part, without its line end.
 func (l *Log) Await(t testing.TB, part string) string {
 	t.Helper()
 	bound := time.After(wait.Patience)

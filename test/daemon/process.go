@@ -15,19 +15,19 @@ import (
 	"picloud/test/wait"
 )
 
-// AtOnce, in a command's environment, has it end without the second for which the race detector waits for what it may
-// still find. What it has found it has said by then.
+// AtOnce, in a command's environment, makes it end without the second that the race detector spends waiting for further
+// races. By then it has reported those that it has found.
 const AtOnce = "GORACE=atexit_sleep_ms=0"
 
 // A Process is a picloudd that serves, until Stop or End.
 type Process struct {
-	URL string // as it says itself, such as http://localhost:9000
+	URL string // as it prints it, such as http://localhost:9000
 	Cmd *exec.Cmd
 }
 
 // Start runs the picloudd in bin for a test: on any free port, with settings like "API_KEY=sesame" and nothing else in
-// its environment. The test gets its log. At the test's end, at the latest, it is stopped, and has to end with status
-// 0.
+// its environment. Its log goes to the test's. It is stopped when the test ends, at the latest, and must end with
+// status 0.
 func Start(t testing.TB, bin string, settings ...string) *Process {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(bin, "picloudd"))
@@ -35,7 +35,7 @@ func Start(t testing.TB, bin string, settings ...string) *Process {
 	return Launch(t, cmd)
 }
 
-// Launch is Start for a command that ends in a picloudd.
+// Launch is Start for a command that ends up as picloudd.
 func Launch(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	cmd.Stderr = t.Output()
@@ -47,8 +47,8 @@ func Launch(t testing.TB, cmd *exec.Cmd) *Process {
 	return p
 }
 
-// Begin starts a command that ends in a picloudd, and returns when that says where it listens. After an error there is
-// no process any more. Who gets one ends it.
+// Begin starts a command that ends up as picloudd, and returns when that says where it listens. After an error there is
+// no process left. The caller must End the process.
 func Begin(cmd *exec.Cmd) (*Process, error) {
 	cmd.Env = append([]string{AtOnce}, cmd.Environ()...)
 	stdout, err := cmd.StdoutPipe()
@@ -72,18 +72,18 @@ func Begin(cmd *exec.Cmd) (*Process, error) {
 	return &Process{URL: url, Cmd: cmd}, nil
 }
 
-// Port is the port of its address, of an ended one too.
+// Port is the port of its address, also after it has ended.
 func (p *Process) Port() string { return p.URL[strings.LastIndex(p.URL, ":")+1:] }
 
-// End has the daemon stop in order, and returns an error unless it ends with status 0. One that has ended is left
-// alone.
+// End makes the daemon stop in an orderly way, and returns an error unless it ends with status 0. If it has already
+// ended, End does nothing.
 func (p *Process) End() error {
 	if p.Cmd.ProcessState != nil {
 		return nil
 	}
 	p.Cmd.Process.Signal(syscall.SIGTERM)
 	late := time.AfterFunc(wait.Patience,
-		func() { p.Cmd.Process.Signal(syscall.SIGABRT) }) // and its stacks are in its log
+		func() { p.Cmd.Process.Signal(syscall.SIGABRT) }) // so that its stacks are in its log
 	defer late.Stop()
 	if err := p.Cmd.Wait(); err != nil {
 		return fmt.Errorf("picloudd: %w", err)
@@ -91,7 +91,7 @@ func (p *Process) End() error {
 	return nil
 }
 
-// Stop is End for a test, which fails with an error.
+// Stop is End for a test, which fails on an error.
 func (p *Process) Stop(t testing.TB) {
 	t.Helper()
 	if err := p.End(); err != nil {

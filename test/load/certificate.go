@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// certificate makes one for localhost in a folder, and returns the settings that have the daemon use it and the client
-// trust it.
+// certificate makes a certificate for localhost in a folder, and returns the settings that make the daemon use it and
+// the client trust it.
 func certificate(dir string) (settings []string, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// rest waits until the daemon has let go of what has ended, and reads it.
+// rest waits until the daemon has released what has ended, and takes a reading.
 func (d *daemon) rest(ctx context.Context) (reading, error) {
 	select {
 	case <-time.After(d.lab.settle):
@@ -18,7 +18,8 @@ func (d *daemon) rest(ctx context.Context) (reading, error) {
 	return d.reading(ctx)
 }
 
-// spread calls do for 0 to n-1, evenly over a time or as fast as it goes, and returns how long that took.
+// spread calls do for 0 to n-1, evenly over a time or, if it is too short, as fast as possible, and returns how long
+// that took.
 func spread(n int, over time.Duration, do func(i int) error) (time.Duration, error) {
 	start := time.Now()
 	err := each(n, func(i int) error {
@@ -28,7 +29,7 @@ func spread(n int, over time.Duration, do func(i int) error) (time.Duration, err
 	return time.Since(start), err
 }
 
-// wake has half of a crowd at rest publish to the other half within a second, and then all of it leave within a second.
+// wake makes half of an idle crowd publish to the other half within a second, and then all of it leave within a second.
 func wake(ctx context.Context, l *lab) error {
 	return l.with(allProcessors, nil, func(d *daemon) error {
 		before, err := d.reading(ctx)
@@ -83,8 +84,8 @@ func wake(ctx context.Context, l *lab) error {
 	})
 }
 
-// churn has clients come, subscribe and leave, by a close frame or by a reset, as many a second as is asked for or as
-// there is processor time for.
+// churn makes clients connect, subscribe and leave, by a close frame or by a reset, at the rate asked for or as fast as
+// processor time allows.
 func churn(ctx context.Context, l *lab) error {
 	return l.with(allProcessors, nil, func(d *daemon) error {
 		var made atomic.Int64
@@ -107,7 +108,7 @@ func churn(ctx context.Context, l *lab) error {
 				return s.leave(i%2 == 0)
 			})
 		}
-		// Once a crowd has come and gone the daemon gives back what is free: what it has then is what it holds.
+		// Once a crowd has come and gone the daemon gives free memory back: what is left is what it holds.
 		held := func() (reading, error) {
 			c, err := d.gather(l.crowd, func(int) []string { return []string{"crowd"} })
 			if err == nil {
@@ -123,7 +124,7 @@ func churn(ctx context.Context, l *lab) error {
 		if err != nil {
 			return err
 		}
-		// What the daemon takes once and keeps is there after the first half: the second one shows what grows.
+		// What the daemon allocates once and keeps is there after the first half: the second half shows what grows.
 		client := ownCPU()
 		took, err := round()
 		if err != nil {
@@ -163,7 +164,7 @@ func churn(ctx context.Context, l *lab) error {
 	})
 }
 
-// ownCPU is what this process has taken until now.
+// ownCPU is the CPU time that this process has used so far.
 func ownCPU() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

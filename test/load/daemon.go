@@ -17,8 +17,8 @@ import (
 
 const key = "a-key-for-load"
 
-// placement says where a daemon runs. What a delivery costs depends least on what else the machine does where it has
-// one processor only.
+// placement says where a daemon runs. On one processor only, the cost of a delivery depends least on the machine's
+// other work.
 type placement bool
 
 const (
@@ -34,7 +34,7 @@ type daemon struct {
 	c    *client.Client
 }
 
-// with runs the daemon with settings beside those that every load needs, and hands it to use.
+// with runs the daemon with settings besides those that every load needs, and hands it to use.
 func (l *lab) with(where placement, settings []string, use func(*daemon) error) (err error) {
 	command := []string{filepath.Join(l.bin, "picloudd")}
 	if where == oneProcessor {
@@ -62,7 +62,7 @@ func (l *lab) with(where placement, settings []string, use func(*daemon) error) 
 	return use(d)
 }
 
-// firstProcessor is the first of those that this process may use: Cpus_allowed_list of proc_pid_status(5), as in
+// firstProcessor is the first processor that this process may use: Cpus_allowed_list of proc_pid_status(5), as in
 // "0-3,8".
 func firstProcessor() string {
 	status, _ := os.ReadFile("/proc/self/status")
@@ -71,7 +71,7 @@ func firstProcessor() string {
 	return list[:len(list)-len(strings.TrimLeft(list, "0123456789"))]
 }
 
-// reading is what the daemon has taken until now, and holds.
+// reading is what the daemon has used so far, and what it holds.
 type reading struct {
 	cpu         float64 // seconds
 	resident    float64 // MiB
@@ -107,7 +107,7 @@ func (d *daemon) reading(ctx context.Context) (r reading, err error) {
 	return r, nil
 }
 
-// traffic is what picloud bench says of one scenario.
+// traffic is what picloud bench reports about one scenario.
 type traffic struct {
 	Deliveries int64   `json:"deliveries"`
 	Seconds    float64 `json:"seconds"`

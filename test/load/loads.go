@@ -16,7 +16,7 @@ func median(values []float64) float64 {
 	return values[len(values)/2]
 }
 
-// compare measures two costs in turn, for what the machine does meanwhile to hit both, and returns their medians.
+// compare measures two costs in turn, so that the machine's other work affects both, and returns their medians.
 func (l *lab) compare(one, other func() (float64, error)) (float64, float64, error) {
 	var costs [2][]float64
 	for range l.rounds {
@@ -81,7 +81,7 @@ func (d *daemon) fanOut(ctx context.Context, subscribers, window int) func() (fl
 	}
 }
 
-// others compares two daemons, one of which has much else.
+// others compares two daemons, one of which has many other events.
 func others(ctx context.Context, l *lab) error {
 	const of = 1000 // events of a connection
 	events := func(i int) []string { return names(fmt.Sprintf("other-%d", i), of) }
@@ -112,7 +112,7 @@ func (l *lab) beside(ctx context.Context, what string, n int, events func(i int)
 	})
 }
 
-// own compares one event and many, one connection subscribing to all.
+// own compares one event with many, all subscribed to by one connection.
 func own(ctx context.Context, l *lab) error {
 	return l.with(oneProcessor, nil, func(d *daemon) error {
 		one, many, err := l.compare(d.exchange(ctx, 1), d.exchange(ctx, l.own))
@@ -135,7 +135,7 @@ func names(prefix string, n int) []string {
 }
 
 // exchange measures the daemon's CPU for each message, in microseconds: bursts are published to so many events in turn
-// over one connection and received over another. Every message has to come, in order.
+// over one connection and received over another. Every message must arrive, in order.
 func (d *daemon) exchange(ctx context.Context, n int) func() (float64, error) {
 	const burst = 32
 	events := names("own", n)
@@ -185,7 +185,7 @@ func (d *daemon) exchange(ctx context.Context, n int) func() (float64, error) {
 }
 
 func large(ctx context.Context, l *lab) error {
-	const data, window = 65_400, 4 // with what is around the data, just under MAX_MESSAGE_BYTES
+	const data, window = 65_400, 4 // with the rest of the message, just under MAX_MESSAGE_BYTES
 	return l.with(oneProcessor, nil, func(d *daemon) error {
 		before, err := d.reading(ctx)
 		if err != nil {

@@ -2,7 +2,7 @@
 //
 //	go run ./test/load [-bin DIR] [-json] [LOAD...]
 //
-// It stays on this machine's loopback. Traffic is the built client's (picloud bench), the rest is made here.
+// It stays on this machine's loopback. Traffic comes from the built client (picloud bench), the rest from this program.
 package main
 
 import (
@@ -24,14 +24,14 @@ import (
 
 // size is how large the loads are.
 type size struct {
-	subscribers int           // of an event with many
+	subscribers int           // of an event that has many
 	crowd       int           // connections of a crowd, and subscribers of the largest event
-	events      int           // of others, a thousand on a connection
+	events      int           // of other clients, a thousand per connection
 	own         int           // events on one connection
-	rounds      int           // of what is compared, in turn
+	rounds      int           // of each comparison
 	measure     time.Duration // of each round
-	settle      time.Duration // until the daemon has let go of connections that have ended, and their memory
-	churn       int           // connections a second
+	settle      time.Duration // until the daemon has released ended connections and their memory
+	churn       int           // connections per second
 	churnFor    time.Duration
 }
 
@@ -73,11 +73,11 @@ type figure struct {
 
 func (f figure) met() bool { return f.Most == nil || f.Value <= *f.Most }
 
-// lab is what a load works with, and where it notes its figures.
+// lab is what a load works with, and where it records its figures.
 type lab struct {
 	size
 	bin     string    // folder of the built commands
-	log     io.Writer // of what the daemons say
+	log     io.Writer // for the daemons' logs
 	load    string
 	figures []figure
 }
@@ -86,7 +86,7 @@ func (l *lab) note(value float64, unit, what string, args ...any) {
 	l.figures = append(l.figures, figure{Load: l.load, What: fmt.Sprintf(what, args...), Value: value, Unit: unit})
 }
 
-// hold notes a figure that has a goal.
+// hold records a figure that has a goal.
 func (l *lab) hold(most, value float64, unit, what string, args ...any) {
 	l.note(value, unit, what, args...)
 	l.figures[len(l.figures)-1].Most = &most
@@ -139,7 +139,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		noted := len(l.figures)
 		l.load = load.name
 		if err := load.run(ctx, l); err != nil {
-			// It is a figure too, so that who keeps them cannot overlook it, and the other loads go on.
+			// It is recorded as a figure, so that it cannot be overlooked where figures are kept; the other loads go
+			// on.
 			l.hold(0, 1, "errors", "%s", strings.Join(strings.Fields(err.Error()), " "))
 		}
 		if ctx.Err() != nil {
@@ -176,7 +177,7 @@ func report(w io.Writer, asJSON bool, figures []figure) error {
 	return table.Flush()
 }
 
-// missed is the error of the goals that are not met.
+// missed returns an error for the goals that are not met.
 func missed(figures []figure) error {
 	var list []string
 	for _, f := range figures {

@@ -17,15 +17,14 @@ import (
 // patience bounds the life of every connection here, and so every wait for the daemon.
 const patience = 2 * time.Minute
 
-// socket is the client's end of a WebSocket, with as little to it as a load of thousands wants.
+// socket is the client's end of a WebSocket, kept small for a load of thousands.
 type socket struct {
 	*net.TCPConn
 	in   *bufio.Reader
 	text []byte // of the message that was read last
 }
 
-// dial opens the i-th connection of a crowd. Loopback has as many source addresses as one likes, and each has its own
-// ports.
+// dial opens the i-th connection of a crowd. Loopback has any number of source addresses, each with its own ports.
 func (d *daemon) dial(i int) (*socket, error) {
 	from := &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%200))}
 	dialer := net.Dialer{Timeout: patience, LocalAddr: from, KeepAliveConfig: net.KeepAliveConfig{Enable: false}}
@@ -69,7 +68,7 @@ func (s *socket) send(text string) error {
 	return err
 }
 
-// read returns the next message, which is good until the next read. The end of the connection is io.EOF.
+// read returns the next message, which is valid until the next read. The end of the connection is io.EOF.
 func (s *socket) read() ([]byte, error) {
 	for {
 		op, text, err := peer.ReadFrame(s.in, s.text)
@@ -97,7 +96,7 @@ func (s *socket) subscribe(event string) error {
 	return nil
 }
 
-// leave ends the connection as a browser does, or as a device does whose battery is pulled.
+// leave ends the connection as a browser does, or as a device whose battery is pulled does.
 func (s *socket) leave(orderly bool) error {
 	defer s.Close()
 	if !orderly {
@@ -116,13 +115,13 @@ func (s *socket) leave(orderly bool) error {
 	}
 }
 
-// publish is a message with number in its data.
+// publish returns a message with number in its data.
 func publish(event string, number int) string {
 	const padding = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
 	return fmt.Sprintf(`{"action":"publish","event":"%s","data":"%020d%s"}`, event, number, padding)
 }
 
-// due checks that the next message is that one.
+// due checks that the next message is the one that is due.
 func (s *socket) due(event string, number int) error {
 	got, err := s.read()
 	if err == nil && !bytes.HasPrefix(got, fmt.Appendf(nil, `{"action":"publish","event":"%s","data":"%020dx`, event,
@@ -163,7 +162,7 @@ func each(n int, do func(i int) error) error {
 
 type crowd []*socket
 
-// gather connects n clients and gives each the events of its number.
+// gather connects n clients; client i subscribes to events(i).
 func (d *daemon) gather(n int, events func(i int) []string) (crowd, error) {
 	c := make(crowd, n)
 	err := each(n, func(i int) error {

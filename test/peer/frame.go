@@ -1,5 +1,5 @@
-// Package peer is the client's end of a WebSocket, written from RFC 6455 alone: it can also say what no library would,
-// and checks what the server says.
+// Package peer is the client's end of a WebSocket, written from RFC 6455 alone: it can also send what no library would,
+// and checks what the server sends.
 package peer
 
 import (
@@ -27,10 +27,10 @@ const (
 	Pong   = 0xA
 )
 
-// mostPayload is more than any server here says in one frame.
+// mostPayload is more than any server here sends in one frame.
 const mostPayload = 1 << 30
 
-// mask is one of a frame's own: a byte that is unmasked in a wrong place shows, or with the mask of another frame.
+// mask returns a frame's own mask, so that a byte unmasked at the wrong place or with another frame's mask shows.
 func mask(first byte, n int) [4]byte { return [4]byte{0x37, 0xfa, byte(n), first} }
 
 // Frame is one whole frame as a client sends it. Its first byte is given as it is: Fin, reserved bits and opcode.
@@ -38,7 +38,7 @@ func Frame[P string | []byte](first byte, payload P) []byte {
 	return AppendFrame(nil, first, mask(first, len(payload)), payload)
 }
 
-// AppendFrame appends a frame to b. With the mask 0 the payload stands in it as it is.
+// AppendFrame appends a frame to b. With the mask 0 the payload is in it unchanged.
 func AppendFrame[P string | []byte](b []byte, first byte, mask [4]byte, payload P) []byte {
 	b = appendHeader(b, first, len(payload), 0, mask)
 	at := len(b)
@@ -51,10 +51,10 @@ func AppendFrame[P string | []byte](b []byte, first byte, mask [4]byte, payload 
 	return b
 }
 
-// Header is what Frame begins with, for a payload of n bytes.
+// Header is the beginning of a Frame with a payload of n bytes.
 func Header(first byte, n int) []byte { return appendHeader(nil, first, n, 0, mask(first, n)) }
 
-// LongFrame is Frame with a length in a form that may be longer than it has to be: at least 126 or 127.
+// LongFrame is Frame with the length in a form that may be longer than necessary: form, 126 or 127, or a longer one.
 func LongFrame[P string | []byte](first byte, payload P, form byte) []byte {
 	n, whole := len(payload), Frame(first, payload)
 	return append(appendHeader(nil, first, n, form, mask(first, n)), whole[len(whole)-n:]...)
@@ -73,9 +73,9 @@ func appendHeader(b []byte, first byte, n int, form byte, mask [4]byte) []byte {
 	return append(b, mask[:]...)
 }
 
-// ReadFrame reads one frame and checks that it is one that a server may send and ours does: whole, unmasked, no
-// reserved bit, the shortest form of its length. The payload is in buf when it has room in it. Where no frame begins
-// the error is io.EOF.
+// ReadFrame reads one frame and checks that it is as a server may send it and ours does: whole, unmasked, no reserved
+// bit, the shortest form of its length. The payload is in buf if it fits. If the stream ends before a frame the error
+// is io.EOF.
 func ReadFrame(r *bufio.Reader, buf []byte) (op byte, payload []byte, err error) {
 	var head [10]byte
 	if _, err := io.ReadFull(r, head[:1]); err != nil {
@@ -113,7 +113,7 @@ func ReadFrame(r *bufio.Reader, buf []byte) (op byte, payload []byte, err error)
 	return op, payload, nil
 }
 
-// broken makes the end of the stream, where there should be more, another error than where there need not be.
+// broken makes the end of the stream inside a frame another error than between frames.
 func broken(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// Nonce is a key for handshakes whose answer nobody looks at closely.
+// Nonce is a key for handshakes whose answer is not checked closely.
 const Nonce = "AAAAAAAAAAAAAAAAAAAAAA=="
 
-// Handshake asks for a WebSocket, RFC 6455 §4.1. header is name, value, name, value. It comes instead of what would
-// stand there otherwise; a name with an empty value is left out.
+// Handshake asks for a WebSocket, RFC 6455 §4.1. header is name, value, name, value. It replaces default fields of the
+// same name; a name with an empty value is left out.
 func Handshake(target, nonce string, header ...string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: test\r\n", target)
@@ -32,7 +32,7 @@ func Handshake(target, nonce string, header ...string) string {
 	return b.String()
 }
 
-// Accept is what a server answers to a nonce, RFC 6455 §4.2.2.
+// Accept is a server's answer to a nonce, RFC 6455 §4.2.2.
 func Accept(nonce string) string {
 	sum := sha1.Sum([]byte(nonce + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])

@@ -17,7 +17,7 @@ import (
 	"picloud/test/wait"
 )
 
-// A Patient connection has wait.Patience each time it reads or writes.
+// A Patient connection allows wait.Patience for each read and write.
 type Patient struct{ net.Conn }
 
 func (c Patient) Read(b []byte) (int, error) {
@@ -39,20 +39,21 @@ func DialPatient(ctx context.Context, network, addr string) (net.Conn, error) {
 	return Patient{nc}, nil
 }
 
-// A Peer is one connection of a test. The methods without an error end the test, so they are for its own goroutine.
+// A Peer is one connection of a test. Methods that return no error end the test, so they must be called from its own
+// goroutine.
 type Peer struct {
 	Patient
 	T  testing.TB
 	In *bufio.Reader
 }
 
-// New makes a peer of a connection.
+// New makes a Peer from a connection.
 func New(t testing.TB, nc net.Conn) *Peer {
 	c := Patient{nc}
 	return &Peer{Patient: c, T: t, In: bufio.NewReader(c)}
 }
 
-// Dial opens a connection that has said nothing, and closes it at the end of the test.
+// Dial opens a connection, sends nothing, and closes it at the end of the test.
 func Dial(t testing.TB, network, addr string) *Peer {
 	t.Helper()
 	nc, err := net.DialTimeout(network, addr, wait.Patience)
@@ -76,10 +77,10 @@ type Answer struct {
 	Status int
 	Header http.Header
 	Body   string
-	Last   bool // the server closes the connection behind it
+	Last   bool // the server closes the connection after it
 }
 
-// Answer reads the response to a request with that method. Behind 101 there is no body.
+// Answer reads the response to a request with that method. After 101 there is no body.
 func (p *Peer) Answer(method string) (Answer, error) {
 	res, err := http.ReadResponse(p.In, &http.Request{Method: method})
 	if err != nil {
@@ -111,7 +112,7 @@ func (p *Peer) Upgrade(target string, header ...string) (Answer, error) {
 	return a, err
 }
 
-// Next reads one frame, as ReadFrame does, and checks that text is UTF-8.
+// Next reads one frame, as ReadFrame does, and checks that a text is UTF-8.
 func (p *Peer) Next() (op byte, payload []byte, err error) {
 	op, payload, err = ReadFrame(p.In, nil)
 	if err == nil && op == Text && !utf8.Valid(payload) {
@@ -128,7 +129,7 @@ func CloseText(payload []byte) string {
 	return fmt.Sprintf("%d %s", binary.BigEndian.Uint16(payload), payload[2:])
 }
 
-// Reset closes a connection without a word: on TCP what is under way is thrown away, in both directions.
+// Reset closes a connection without a close frame: on TCP, data in transit is discarded in both directions.
 func Reset(nc net.Conn) {
 	if c, ok := nc.(*net.TCPConn); ok {
 		c.SetLinger(0)

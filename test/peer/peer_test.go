@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(leak.Check(m.Run)) }
 
-// echo is gorilla's end: it sends back what it gets, until it gets a close frame.
+// echo is gorilla's end: it sends back what it receives, until it receives a close frame.
 func echo(w http.ResponseWriter, r *http.Request) {
 	c, err := new(websocket.Upgrader).Upgrade(w, r, nil)
 	if err != nil {

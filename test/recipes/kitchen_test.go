@@ -19,7 +19,7 @@ import (
 	"picloud/test/daemon"
 )
 
-var bin string // has the built picloudd and picloud
+var bin string // folder of the built picloudd and picloud
 
 func TestMain(m *testing.M) {
 	os.Exit(daemon.Built(daemon.Raced, func(built string) int {
@@ -47,7 +47,7 @@ func code(t *testing.T, page, language string, n int) string {
 	return blocks[n][1]
 }
 
-// put replaces what a reader is told to replace. It has to be there.
+// put replaces what a reader is told to replace, which must be there.
 func put(t *testing.T, text string, pairs ...string) string {
 	t.Helper()
 	for i := 0; i < len(pairs); i += 2 {
@@ -108,7 +108,7 @@ func connect(t *testing.T, options client.Options) (chan wire.Delivery, *client.
 	return messages, c
 }
 
-// begin starts the daemon, the second time on the port of the first.
+// begin starts the daemon, a second time on the same port.
 func (p *picloudd) begin() {
 	p.t.Helper()
 	_, port, _ := net.SplitHostPort(p.address)
@@ -119,7 +119,7 @@ func (p *picloudd) begin() {
 
 func (p *picloudd) end() { p.process.Stop(p.t) }
 
-// subscribe returns when the test gets what is published as the event.
+// subscribe returns when the test is subscribed to the event.
 func (p *picloudd) subscribe(event string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), late)
@@ -151,7 +151,7 @@ func (p *picloudd) gets(event, data, from string) {
 	}
 }
 
-// hasSubscriber waits until the client of that name is subscribed.
+// hasSubscriber waits until the client with that name is subscribed.
 func (p *picloudd) hasSubscriber(event, name string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), late)
@@ -172,7 +172,7 @@ func (p *picloudd) hasSubscriber(event, name string) {
 	}
 }
 
-// dish is a recipe's program that runs.
+// dish is a running program of a recipe.
 type dish struct {
 	t     *testing.T
 	cmd   *exec.Cmd
@@ -180,7 +180,7 @@ type dish struct {
 	ended chan error
 }
 
-// cook starts a program that finds the server and its key in its environment, and picloud in its PATH.
+// cook starts a program with the server and its key in its environment, and picloud in its PATH.
 func cook(t *testing.T, p *picloudd, env []string, name string, args ...string) *dish {
 	t.Helper()
 	d := &dish{t, exec.Command(name, args...), make(chan string, 1000), make(chan error, 1)}
@@ -208,12 +208,12 @@ func cook(t *testing.T, p *picloudd, env []string, name string, args ...string) 
 		r.Close()
 	}()
 	go func() { d.ended <- d.cmd.Wait() }()
-	// A shell's pipeline is more than one process, all of one group.
+	// A shell's pipeline is more than one process, all in one group.
 	t.Cleanup(func() { syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL) })
 	return d
 }
 
-// prints waits for a line with the words, whatever comes before it.
+// prints waits for a line that contains the words, whatever comes before it.
 func (d *dish) prints(words string) {
 	d.t.Helper()
 	timeout := time.After(late)
@@ -234,7 +234,7 @@ func (d *dish) prints(words string) {
 	}
 }
 
-// ends waits for the end, which is a good one or not.
+// ends waits for the end, and checks whether it is a good one.
 func (d *dish) ends(good bool) {
 	d.t.Helper()
 	select {

@@ -21,7 +21,7 @@ func TestNodeREDSubscribesPublishesAndComesBack(t *testing.T) {
 	}
 	p := serve(t)
 	p.subscribe("greeting")
-	// What the page says is to be set.
+	// What the page tells the reader to set.
 	path := file(t, "flows.json", put(t, string(flow), "http://raspberrypi.local:9000/publish", p.url+"/publish",
 		"ws://raspberrypi.local:9000/subscribe", "ws://"+p.address+"/subscribe", "PUT THE KEY HERE", apiKey))
 	d := cook(t, nil, nil, "node", red, "--userDir", t.TempDir(), "--port", freePort(t), path)

@@ -24,7 +24,7 @@ import (
 // proxyName stands in for raspberrypi.local, which this machine may not know.
 const proxyName = "localhost"
 
-// freePort is one that nobody has now.
+// freePort returns a port that is free at the moment.
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -36,7 +36,7 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// through checks that clients can do all they do, through a proxy that shows a certificate of the authority.
+// through checks that clients can do everything through a proxy whose certificate is from the authority.
 func (p *picloudd) through(port string, authority []byte) {
 	t := p.t
 	t.Helper()
@@ -87,7 +87,7 @@ func (p *picloudd) through(port string, authority []byte) {
 	}
 }
 
-// listens waits until the program d shows a certificate.
+// listens waits until the program d presents a certificate.
 func (d *dish) listens(port string) {
 	d.t.Helper()
 	for deadline := time.Now().Add(late); ; time.Sleep(20 * time.Millisecond) {
@@ -142,7 +142,7 @@ func TestCaddyInFront(t *testing.T) {
 	p.through(port, root)
 }
 
-// certificate makes one for the proxy's name, and its key.
+// certificate makes a certificate for the proxy's name, and its key.
 func certificate(t *testing.T) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

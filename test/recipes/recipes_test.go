@@ -133,7 +133,8 @@ func TestCPUTemperatureIsPublished(t *testing.T) {
 	})
 }
 
-// verify has systemd judge units that run a program. A word that it does not know is no failure to it, but is said.
+// verify makes systemd check units that run a program. It reports a word that it does not know, but does not fail on
+// it.
 func verify(t *testing.T, program, installed string, units map[string]string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -149,7 +150,7 @@ func verify(t *testing.T, program, installed string, units map[string]string) {
 		args = append(args, path)
 	}
 	cmd := exec.Command("systemd-analyze", args...)
-	// The group is there where PiCloud is installed, and the units of others are not this machine's matter.
+	// The group exists where PiCloud is installed, and the units of other packages are not tested here.
 	out, err := cmd.CombinedOutput()
 	if err != nil || strings.Contains(string(out), dir) {
 		t.Errorf("%s: %v\n%s", cmd, err, out)
@@ -324,7 +325,7 @@ func TestESP32SendsWhatTheServerUnderstands(t *testing.T) {
 	}
 }
 
-// Each page says at its end how it was tried, so each has to be in the table.
+// Each page says at its end how it was tested, so each must be in the table.
 func TestEachRecipeIsListed(t *testing.T) {
 	table, err := os.ReadFile("../../docs/recipes/README.md")
 	if err != nil {

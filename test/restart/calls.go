@@ -5,14 +5,14 @@ import (
 	"sync"
 )
 
-// Calls are for clients that must neither leave nor be idle at the end of the load: they are called, and come to rest.
+// Calls are for clients that must neither leave nor be idle at the end of the load: they are called to rest, and wait.
 type calls struct {
 	call chan struct{} // closed: come to rest
 
 	mu      sync.Mutex
 	members int
 	resting int
-	changed chan struct{} // closed and replaced when somebody has come to rest or left
+	changed chan struct{} // closed and replaced when a member comes to rest or leaves
 }
 
 func newCalls() *calls {
@@ -30,10 +30,10 @@ func (c *calls) change(f func()) {
 func (c *calls) enter() { c.change(func() { c.members++ }) }
 func (c *calls) leave() { c.change(func() { c.members-- }) }
 
-// called is closed when the members are to come to rest.
+// called returns a channel that is closed when the members are to come to rest.
 func (c *calls) called() <-chan struct{} { return c.call }
 
-// rest returns when stop or ctx says that all is over.
+// rest marks a member as resting until stop is closed or ctx ends.
 func (c *calls) rest(ctx context.Context, stop <-chan struct{}) {
 	c.change(func() { c.resting++ })
 	select {

@@ -13,12 +13,12 @@ import (
 	ws "picloud/test/peer"
 )
 
-// A client is one WebSocket that subscribes, publishes, and keeps account of what it hears and of what it is answered.
-// Any goroutine may ask, one at a time; one reads.
+// A client is one WebSocket that subscribes and publishes, and keeps account of the messages and answers it receives.
+// Any goroutine may ask, one at a time; one goroutine reads.
 type client struct {
 	*peer
 	l     *load
-	busy  bool // it has traffic: when the server is killed it may be caught in the middle
+	busy  bool // it has traffic: the server may be killed in the middle of it
 	slow  bool // it may be closed
 	heard func(e *event, n int)
 
@@ -26,21 +26,21 @@ type client struct {
 	pages   map[string]*page
 	asked   []*question // in the order in which they are to be answered
 	ids     int
-	leaving bool          // its end is its own doing
-	wanted  int           // and has this code, if not anyEnd
-	hushed  bool          // nothing is read any more, and it is connected
+	leaving bool          // it ends the connection itself
+	wanted  int           // the close code that it then expects, or anyEnd
+	hushed  bool          // still connected, but no longer reads
 	changed chan struct{} // closed and replaced with each answer
-	ended   chan struct{} // closed when no more is read
-	why     error         // nil when all has been heard, to be read when ended is closed
+	ended   chan struct{} // closed when reading has ended
+	why     error         // nil when everything has been heard; valid once ended is closed
 }
 
-// A page is what a client hears of one event.
+// A page is a client's account of one event.
 type page struct {
 	event *event
 	heard sequence
 	acked bool
-	from  int // what is begun behind the ack is to be heard
-	until int // what was accepted before the unsubscribing was sent is to be heard
+	from  int // messages begun after the ack must be heard
+	until int // messages accepted before the unsubscribe was sent must be heard
 	going bool
 }
 
@@ -49,7 +49,7 @@ type question struct {
 	id     int
 	kind   questionKind
 	events []*event
-	n      int // of a message
+	n      int // the message's number
 }
 
 type questionKind int
@@ -59,10 +59,10 @@ const (
 	unsubscribing
 	publishing
 	lastOne // answered when everything has been heard
-	probing // answered behind everything that was asked
+	probing // answered after everything that was asked before
 )
 
-// join opens a client, which ends with ctx.
+// join connects a client, which ends with ctx.
 func (l *load) join(ctx context.Context, way target, route, name string, receiveBytes int) (*client, error) {
 	p, err := way.open(ctx, route, name, receiveBytes)
 	if err != nil {
@@ -88,7 +88,7 @@ func (c *client) subscribe(events ...*event) error {
 	})
 }
 
-// unsubscribe gives events up, in one write.
+// unsubscribe unsubscribes from events, in one write.
 func (c *client) unsubscribe(events ...*event) error {
 	return c.ask(func(add func(questionKind, int, string, ...*event)) {
 		for _, e := range events {
@@ -98,7 +98,7 @@ func (c *client) unsubscribe(events ...*event) error {
 	})
 }
 
-// unsubscribeAll gives up everything; of the last one it is the end.
+// unsubscribeAll unsubscribes from everything; as the lastOne, its answer ends the reading.
 func (c *client) unsubscribeAll(kind questionKind) error {
 	return c.ask(func(add func(questionKind, int, string, ...*event)) {
 		var events []*event
@@ -110,7 +110,7 @@ func (c *client) unsubscribeAll(kind questionKind) error {
 	})
 }
 
-// goFrom says that the client gives up an event: what is published behind this point need not reach it. mu must be
+// goFrom notes that the client unsubscribes from an event: what is published from now on need not reach it. mu must be
 // held.
 func (c *client) goFrom(e *event) {
 	if p := c.pages[e.name]; p != nil && !p.going {
@@ -128,14 +128,14 @@ func (c *client) publish(messages ...message) error {
 	})
 }
 
-// A message is one of an event's, with so many bytes of ballast.
+// A message is message n of an event, with bytes of padding.
 type message struct {
 	event *event
 	n     int
 	bytes int
 }
 
-// text is the message but for its end, with the action that a connection of /subscribe demands.
+// text is the message without its end, with the action, which a connection of /subscribe requires.
 func (m message) text() string {
 	if m.bytes == 0 {
 		return fmt.Sprintf(`{"action":"publish","event":%q,"data":[%d]`, m.event.name, m.n)
@@ -156,9 +156,8 @@ func (c *client) ask(compose func(add func(kind questionKind, n int, text string
 	return c.write(b)
 }
 
-// answered waits until so many questions at most have no answer yet, and says whether it is so: the connection may have
-// ended. When for a while there is no answer it asks once more, since whoever is answered that has no answer to the
-// question before.
+// answered waits until at most that many questions are unanswered. It returns false when the connection ends first. If
+// no answer comes for a while it asks another question, since the answer to that shows that the earlier ones have none.
 func (c *client) answered(most int) bool {
 	probes := time.NewTicker(patience)
 	defer probes.Stop()
@@ -179,7 +178,7 @@ func (c *client) answered(most int) bool {
 	}
 }
 
-// probe asks for an answer, and nothing else.
+// probe asks for an answer and does nothing else.
 func (c *client) probe() error {
 	return c.ask(func(add func(questionKind, int, string, ...*event)) {
 		add(probing, 0, `{"action":"publish","event":"nobody","data":0`)
@@ -203,7 +202,7 @@ func (c *client) listen() {
 	}
 }
 
-// take is told what has come, and says whether it was the last.
+// take handles what has been read, and reports whether it was the last.
 func (c *client) take(payload []byte) (done bool) {
 	if name, data, ok := delivery(string(payload)); ok {
 		n, err := strconv.Atoi(data)
@@ -253,7 +252,7 @@ func answer(payload []byte) (id int, refused, ok bool) {
 	return id, refused, err == nil
 }
 
-// hear is told each message that comes.
+// hear records a message that has come.
 func (c *client) hear(name string, n int) {
 	c.mu.Lock()
 	p := c.pages[name]
@@ -269,7 +268,7 @@ func (c *client) hear(name string, n int) {
 	}
 }
 
-// settle takes note of an answer, or that there is none. mu must be held.
+// settle records an answer, or that there is none. mu must be held.
 func (c *client) settle(q *question, acked bool) {
 	for _, e := range q.events {
 		p := c.pages[e.name]
@@ -297,10 +296,10 @@ func (c *client) finish(p *page, toTheEnd bool) {
 	c.l.tally.page(c.name, p.event, &p.heard, p.from, p.until, toTheEnd)
 }
 
-// refusedWith takes note of an error. mu must be held.
+// refusedWith records an error. mu must be held.
 func (c *client) refusedWith(q *question, payload []byte) {
 	switch {
-	case c.l.want(c.secure) != 0: // who is told is refused before
+	case c.l.want(c.secure) != 0: // a client that is to be closed is refused first
 	case q.kind == subscribing && c.l.fill > 0:
 		c.l.tally.expected(&c.l.tally.full)
 	default:
@@ -313,7 +312,7 @@ func (c *client) refusedWith(q *question, payload []byte) {
 	}
 }
 
-// close takes note of the connection's end.
+// close records the connection's end.
 func (c *client) close(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -324,7 +323,7 @@ func (c *client) close(err error) {
 	}
 	c.nc.Close()
 	want := c.l.want(c.secure)
-	if want != goingAway { // behind which all comes that was accepted, as is seen when all answers are there
+	if want != goingAway { // with goingAway all that was accepted still arrives, and is checked once all answers are in
 		c.closePages(false)
 	}
 	unacked := 0
@@ -341,7 +340,7 @@ func (c *client) close(err error) {
 		case tryAgainLater:
 			c.l.tally.expected(&c.l.tally.slow)
 			return
-		case abnormal: // it was being closed, and the server was gone before it had taken its close frame
+		case abnormal: // it was being closed, and the server was gone before it received the close frame
 			c.l.tally.expected(&c.l.tally.dropped)
 			return
 		}
@@ -356,25 +355,25 @@ func (c *client) closePages(toTheEnd bool) {
 	}
 }
 
-// conclude closes the accounts of a client that has been told that it is over.
+// conclude closes the accounts of a client that has been closed as announced.
 func (c *client) conclude() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closePages(true)
 }
 
-// anyEnd is the code of a client that leaves and does not look back.
+// anyEnd is the code of a client that leaves without waiting for an answer.
 const anyEnd = 0
 
-// leave says that the end is the client's own doing from now on, which the server is to answer with this code; nothing
-// behind what has come is owed to it.
+// leave notes that from now on the client itself ends the connection, which the server is to answer with this code; it
+// need not receive anything more.
 func (c *client) leave(code int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.leaving, c.wanted = true, code
 }
 
-// hush has the client read nothing any more, and stay connected.
+// hush makes the client stop reading but stay connected.
 func (c *client) hush() {
 	c.leave(anyEnd)
 	c.mu.Lock()
@@ -384,7 +383,7 @@ func (c *client) hush() {
 	<-c.ended
 }
 
-// left takes note of the end of a client that has left. mu must be held.
+// left records the connection's end after the client has left. mu must be held.
 func (c *client) left(err error) {
 	if c.hushed {
 		return
@@ -400,7 +399,7 @@ func (c *client) left(err error) {
 	}
 }
 
-// delivery reads what the server makes of a message of this program's: data is the first element of its list.
+// delivery parses a delivery of one of this program's messages: data is the first element of its list.
 func delivery(text string) (event, data string, ok bool) {
 	text, ok = strings.CutPrefix(text, `{"action":"publish","event":"`)
 	event, text, found := strings.Cut(text, `","data":[`)

@@ -11,14 +11,14 @@ import (
 	ws "picloud/test/peer"
 )
 
-// A script is a server that says what it is told to, whatever its client asks.
+// A script is a server that sends what it is told to, whatever its client asks.
 type script struct {
 	t  *testing.T
 	nc net.Conn
 	br *bufio.Reader
 }
 
-// scripted is a client of such a server.
+// scripted returns a client of such a server.
 func scripted(t *testing.T, p plan) (*client, *script) {
 	t.Helper()
 	here, there := net.Pipe()
@@ -29,7 +29,7 @@ func scripted(t *testing.T, p plan) (*client, *script) {
 	return c, &script{t, there, bufio.NewReader(there)}
 }
 
-// takes reads so many frames.
+// takes reads n frames.
 func (s *script) takes(n int) {
 	s.t.Helper()
 	for range n {
@@ -68,7 +68,7 @@ func (s *script) delivers(e *event, numbers ...int) {
 	}
 }
 
-// Faults is what a client has counted.
+// Faults are what a client has counted.
 type faults struct{ lost, doubled, disordered, deaf, kept, unacked, strange, full int }
 
 func (c *client) faults() faults {
@@ -78,7 +78,7 @@ func (c *client) faults() faults {
 	return faults{t.lost, t.doubled, t.disordered, t.deaf, t.kept, t.unacked, t.strange, t.full}
 }
 
-// Between two acks five messages are accepted, after one that was before the first.
+// Five messages are accepted between two acks, and one before the first.
 func TestClientNoticesWhatASubscriptionMisses(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -148,7 +148,7 @@ func TestClientNoticesAnAckThatIsMissing(t *testing.T) {
 	}
 }
 
-// A refusal is a fault, unless there may be no room.
+// A refusal is a fault, unless the server may have no room.
 func TestClientIsNotDeafForWhatItWasRefused(t *testing.T) {
 	for _, fill := range []int{0, 1} {
 		c, s := scripted(t, plan{fill: fill})
@@ -169,7 +169,7 @@ func TestClientIsNotDeafForWhatItWasRefused(t *testing.T) {
 	}
 }
 
-// How a connection ends, and who may end so.
+// How a connection ends, and which clients may end that way.
 func TestOnlyWhoMayEndDoes(t *testing.T) {
 	end := func(code int) []byte { return []byte{byte(code >> 8), byte(code)} }
 	for _, tt := range []struct {
@@ -224,7 +224,7 @@ func TestSilentClientStaysConnected(t *testing.T) {
 		_, err := s.nc.Write([]byte{0x81, 0})
 		done <- err
 	}()
-	c.reset() // and not before
+	c.reset() // only now
 	if err := <-done; err == nil {
 		t.Error("it has read what came when it was silent")
 	}

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// before is what comes in front of each step, which may be one in which no long post is half in.
+// before is done before each step; without halves, no long post is half sent during it.
 func (l *load) before(halves bool) {
 	for _, pc := range l.inPieces {
 		if err := pc.step(); err != nil {
@@ -14,7 +14,7 @@ func (l *load) before(halves bool) {
 	}
 	for _, e := range l.full {
 		for range bulk {
-			l.bulk.publish(message{e, e.begun(), bulkBytes}) // an error shows at its end
+			l.bulk.publish(message{e, e.begun(), bulkBytes}) // an error shows when reading ends
 		}
 		if !l.bulk.answered(0) {
 			l.full = nil
@@ -29,12 +29,12 @@ func (l *load) before(halves bool) {
 		}
 		l.overflow(b)
 	}
-	if l.unhurt() { // last: a request has its time to become whole
+	if l.unhurt() { // last, since a request must be complete within its time limit
 		l.beginHalves(l.plain || !halves)
 	}
 }
 
-// after is what comes behind each step.
+// after is done after each step.
 func (l *load) after() {
 	close(l.step)
 	l.stepped = time.Now()
@@ -53,8 +53,7 @@ func (l *load) after() {
 	}
 }
 
-// makeRoom has a quarter of those leave that only listen, where there may be no place for a publisher that has been
-// ended.
+// makeRoom makes a quarter of the clients that only listen leave: there may be no room for a publisher that was closed.
 func (l *load) makeRoom() {
 	n := 0
 	for _, c := range l.clients {
@@ -68,7 +67,7 @@ func (l *load) makeRoom() {
 	}
 }
 
-// over says whether nothing more is read.
+// over reports whether reading has ended.
 func (c *client) over() bool {
 	select {
 	case <-c.ended:
@@ -78,7 +77,7 @@ func (c *client) over() bool {
 	}
 }
 
-// between waits until each source has got on, or is over.
+// between waits until each source has made progress or is over.
 func (l *load) between() {
 	var counts []int
 	for _, e := range l.sources {
@@ -92,12 +91,12 @@ func (l *load) between() {
 	}
 }
 
-// finish ends the traffic, sees to it that everyone has got everything, and closes the connections.
+// finish ends the traffic, makes sure that every client has received everything, and closes the connections.
 func (l *load) finish() error {
 	if l.toldAll() {
 		l.sending.Wait()
 		l.reading.Wait()
-		l.endPass() // there may be no machine any more that would answer
+		l.endPass() // the machine that would answer may be gone
 	} else {
 		for _, e := range l.posted {
 			e.await((l.posts + l.posters - 1) / l.posters)
@@ -138,7 +137,7 @@ func (l *load) finish() error {
 	return err
 }
 
-// last publishes to those who had nothing to read their only message, and has everyone hear all that there is.
+// last publishes the only message to clients that had nothing to read, and makes all clients hear everything.
 func (l *load) last() error {
 	way := l.tcp
 	if way.secure {

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// A sequence is what one subscriber has got of one event since it subscribed, whose messages are numbered.
+// A sequence is what one subscriber has received of one event since it subscribed. Messages are numbered.
 type sequence struct {
 	begun               bool
-	first, next         int          // what has come is in [first, next)
-	missing             map[int]bool // of them
+	first, next         int          // what has been received is in [first, next)
+	missing             map[int]bool // within [first, next)
 	doubled, disordered int
 }
 
@@ -25,7 +25,7 @@ func (s *sequence) got(n int) {
 			s.missing[s.next] = true
 		}
 		s.next++
-	case n < s.first: // those between are on their way, or lost
+	case n < s.first: // those between may still come, or are lost
 		for s.first--; s.first > n; s.first-- {
 			if s.missing == nil {
 				s.missing = make(map[int]bool)
@@ -48,34 +48,35 @@ type event struct {
 	name string
 
 	mu       sync.Mutex
-	sent     int          // the number behind the last message that has been begun
-	accepted int          // messages: their ack or 201 has come
-	top      int          // the number behind the last of them
-	between  map[int]bool // the numbers below top of which it is not known
+	sent     int          // the number after the last message begun
+	accepted int          // messages whose ack or 201 has come
+	top      int          // the number after the last accepted message
+	between  map[int]bool // numbers below top that may not have been accepted
 	over     bool
 	changed  chan struct{} // closed and replaced with each change
 	last     time.Time     // when the last was accepted
-	silent   time.Duration // the longest between two
-	then     func()        // what is done when the next is accepted
+	silent   time.Duration // the longest time between two
+	then     func()        // called when the next is accepted
 }
 
 func newEvent(name string) *event { return &event{name: name, changed: make(chan struct{})} }
 
-// send is told each number before a byte of its message is sent: who was subscribed before has to get it.
+// send is called with each number before any byte of its message is sent: clients that are already subscribed must
+// receive it.
 func (e *event) send(n int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.sent = max(e.sent, n+1)
 }
 
-// begun is the number from which on no message has been begun.
+// begun is the number after the last message begun.
 func (e *event) begun() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.sent
 }
 
-// accept is told each number that is accepted, in order.
+// accept is called with each accepted number, in order.
 func (e *event) accept(n int) {
 	e.change(func() {
 		for ; e.top < n; e.top++ {
@@ -102,7 +103,7 @@ func (e *event) accept(n int) {
 	}
 }
 
-// atNext has something done when the next message is accepted, by whoever has read its ack, at once.
+// atNext makes the reader of the next accepted message's ack call then, at once.
 func (e *event) atNext(then func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -118,7 +119,7 @@ func (e *event) silence() time.Duration {
 	return silent
 }
 
-// end says that no message will be accepted any more.
+// end notes that no more messages will be accepted.
 func (e *event) end() { e.change(func() { e.over = true }) }
 
 func (e *event) change(f func()) {
@@ -129,7 +130,7 @@ func (e *event) change(f func()) {
 	e.changed = make(chan struct{})
 }
 
-// next is closed with the next change.
+// next returns a channel that is closed at the next change.
 func (e *event) next() <-chan struct{} {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -142,15 +143,15 @@ func (e *event) count() int {
 	return e.accepted
 }
 
-// behind is the number behind the last accepted message.
+// behind is the number after the last accepted message.
 func (e *event) behind() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.top
 }
 
-// misses tells which of the accepted messages in [from, until) a sequence has not got: those in front of the last that
-// it has got, and those behind it. Of one that has got something, what lies between counts wherever it began.
+// misses counts the accepted messages in [from, until) that a sequence lacks: within, before the last one received, and
+// behind, after it. If the sequence has any message, its own range counts too.
 func (e *event) misses(s *sequence, from, until int) (within, behind int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -169,7 +170,7 @@ func (e *event) misses(s *sequence, from, until int) (within, behind int) {
 	return within, behind
 }
 
-// await returns when n messages have been accepted, or there will be no more.
+// await returns when n messages have been accepted or no more will be.
 func (e *event) await(n int) {
 	for {
 		e.mu.Lock()

@@ -6,23 +6,24 @@ import (
 	"strings"
 )
 
-// What a filler has: as many subscriptions as one client may have, of names as long as may be.
+// A filler has as many subscriptions as a client may have, with names as long as allowed.
 const (
 	fillEach  = 1024
 	fillName  = 255
 	fillBatch = 64
-	fillTries = 12 // of a filler's events that are tried when all is over
+	fillTries = 12 // of a filler's events are tried at the end
 )
 
-// A filler is a client whose only work is to have many long subscriptions. What it is refused it knows; what it is
-// acked it has to hear at the end.
+// A filler is a client that only holds many subscriptions with long names. It is told which are refused; what is acked
+// it must hear at the end.
 type filler struct {
 	*client
 	events  []*event
 	refused bool
 }
 
-// fillUp makes the fillers. When one is refused a subscription it gives up some others, so that there is a little room.
+// fillUp makes the fillers, until one is refused a subscription. It then gives up some others, so that there is a
+// little room.
 func (l *load) fillUp() error {
 	for i := range l.fill {
 		c, err := l.join(l.ctx, l.ways()[i%len(l.ways())], "subscribe", fmt.Sprintf("filler%d", i), 0)
@@ -56,14 +57,14 @@ func (l *load) fillUp() error {
 	return nil
 }
 
-// has is how many subscriptions the client has.
+// has returns how many subscriptions the client has.
 func (c *client) has() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.pages)
 }
 
-// tryFillers publishes to some of what each filler has asked for.
+// tryFillers publishes to some of the events that each filler has asked for.
 func (l *load) tryFillers(p *client, r *rand.Rand) error {
 	for _, f := range l.fillers {
 		for range min(fillTries, len(f.events)) {

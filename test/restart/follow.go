@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// Of laggards there is one on each way.
+// There is one laggard for each way to the server.
 const (
 	bulk        = 60 // messages for a laggard in each step, of bulkBytes each: less than a queue's limit, 1 MiB
 	bulkBytes   = 16 << 10
-	smallBuffer = 64 << 10 // what the kernel keeps for them
+	smallBuffer = 64 << 10 // what the kernel buffers for them
 	wideBuffer  = 4 << 20
 )
 
-// follow makes a client that subscribes at once, and stays.
+// follow connects a client that subscribes at once and stays.
 func (l *load) follow(way target, name string, events ...*event) (*client, error) {
 	c, err := l.join(l.ctx, way, "subscribe", name, 0)
 	if err != nil {
@@ -29,13 +29,13 @@ func (l *load) stay(c *client) {
 	l.clients = append(l.clients, c)
 }
 
-// begun subscribes a client, which reads from then on, and returns when that is acked.
+// begun subscribes a client, which reads from now on, and returns when the ack has come.
 func (l *load) begun(c *client, events ...*event) error {
 	l.reading.Go(c.listen)
 	return c.begin(events...)
 }
 
-// begin subscribes and returns when that is acked.
+// begin subscribes and returns when the ack has come.
 func (c *client) begin(events ...*event) error {
 	if err := c.subscribe(events...); err != nil {
 		return err
@@ -46,16 +46,16 @@ func (c *client) begin(events ...*event) error {
 	return nil
 }
 
-// A laggard reads only when it is its turn, and then what has been published for it in a step: its queue is full
-// before.
+// A laggard reads only when it is its turn, and then everything published for it in a step: until then its queue is
+// full.
 type laggard struct {
 	*client
 	event      *event
-	turn, took chan struct{} // took is closed at the end
+	turn, took chan struct{} // took is closed when the connection ends
 	got        int
 }
 
-// lag makes a laggard.
+// lag connects a laggard.
 func (l *load) lag(way target, e *event) error {
 	c, err := l.join(l.ctx, way, "subscribe", e.name, smallBuffer)
 	if err != nil {
@@ -75,14 +75,14 @@ func (l *load) lag(way target, e *event) error {
 	return nil
 }
 
-// sip is how often a laggard reads one message while it is not its turn: who takes nothing from one ping to the next is
-// let go, and a step may be long. It leaves so many.
+// sip is how often a laggard reads one message while it is not its turn: the server closes a client that reads nothing
+// from one ping to the next, and a step may be long. It leaves some messages unread.
 const (
 	sip  = 5 * time.Second
 	some = 10
 )
 
-// live reads in turns until there are no more, and then what is left.
+// live reads whenever it has a turn and, after the last turn, whatever is left.
 func (g *laggard) live(ctx context.Context) {
 	defer close(g.took)
 	sips := time.NewTicker(sip)
@@ -113,7 +113,7 @@ func (g *laggard) live(ctx context.Context) {
 	}
 }
 
-// takeTurn has the laggard read what is there for it.
+// takeTurn makes the laggard read what is waiting for it.
 func (g *laggard) takeTurn() {
 	select {
 	case g.turn <- struct{}{}:
@@ -130,7 +130,7 @@ func (c *client) readOne() error {
 	return err
 }
 
-// readAnswered reads until everything is answered, on a connection on which nobody listens.
+// readAnswered reads until everything is answered, on a connection without a listen.
 func (c *client) readAnswered() error {
 	for {
 		c.mu.Lock()
@@ -145,7 +145,7 @@ func (c *client) readAnswered() error {
 	}
 }
 
-// end is the end of a connection on which nobody listens.
+// end ends a connection without a listen.
 func (c *client) end(err error) {
 	c.why = err
 	c.close(err)

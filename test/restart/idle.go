@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// Idlers are posters that say nothing for long, on connections that they keep. The longest pause is so many times the
-// shortest: 110 s and 5.
+// Idlers are posters that stay silent for long on connections that they keep. The longest pause is this many times the
+// shortest: 110 s and 5 s.
 const (
 	idlers   = 4
 	shortest = 22
 )
 
-// An idler pauses at random, or for the longest time always.
+// An idler pauses for a random time, or always for the longest.
 type idler struct {
 	caller
 	event  *event
@@ -21,7 +21,7 @@ type idler struct {
 	n      int
 }
 
-// sitIdle is the life of an idler. While it is called it has no connection.
+// sitIdle is the life of an idler. While called to rest it has no connection.
 func (l *load) sitIdle(i *idler) {
 	defer l.calls.leave()
 	defer i.event.end()
@@ -34,7 +34,7 @@ func (l *load) sitIdle(i *idler) {
 		select {
 		case <-time.After(pause):
 		case <-l.calls.called():
-			// Since the last step too it has to have been silent for so long.
+			// It must have been silent for that long since the last step, too.
 			l.sleep(time.Until(l.stepped.Add(l.idleFor)))
 			if !l.idlePost(i) {
 				return
@@ -49,7 +49,7 @@ func (l *load) sitIdle(i *idler) {
 	}
 }
 
-// idlePost posts and says whether the idler is to go on.
+// idlePost posts, and reports whether the idler is to go on.
 func (l *load) idlePost(i *idler) bool {
 	if l.stopped() {
 		return false

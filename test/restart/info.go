@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// connected is how many clients of a name the server has.
+// connected returns how many clients of that name the server has.
 func (l *load) connected(name string) (int, error) {
 	info, err := l.info()
 	if err != nil {
@@ -30,7 +30,7 @@ type connection struct {
 	Name string `json:"client_name"`
 }
 
-// info is who is connected, as the server has it.
+// info returns the connected clients, as the server lists them.
 func (l *load) info() ([]connection, error) {
 	way := l.tcp
 	if way.secure {
@@ -65,7 +65,7 @@ func (l *load) info() ([]connection, error) {
 	return info.All, nil
 }
 
-// gone waits until the server has nobody any more of those who have left: never is a fault.
+// gone waits until the server no longer lists any client that has left. If it never does, that is a fault.
 func (l *load) gone() error {
 	for limit := time.Now().Add(4 * patience); ; {
 		all, err := l.info()

@@ -8,12 +8,12 @@ import (
 	ws "picloud/test/peer"
 )
 
-// A leaver is a client that comes, subscribes, leaves in one way or another, and comes anew.
+// A leaver is a client that connects, subscribes, leaves in one way or another, and comes back.
 type leaver struct {
 	name   string
 	way    target
 	rand   *rand.Rand
-	silent []*client // that have stopped reading, and are connected
+	silent []*client // connected, but no longer reading
 }
 
 // ways of leaving
@@ -28,7 +28,7 @@ const (
 )
 
 const (
-	silentOnes = 3 // of one leaver, at the same time
+	silentOnes = 3 // per leaver, at the same time
 	stayLong   = 1500 * time.Millisecond
 	gapLong    = 100 * time.Millisecond
 )
@@ -43,7 +43,7 @@ func (l *load) comeAndLeave(v *leaver) {
 			if c = l.arrive(v); c == nil {
 				return
 			}
-			if c.why != nil { // it was ended by what is done to the server
+			if c.why != nil { // closed by what was done to the server
 				c = nil
 				l.rest()
 				continue
@@ -67,7 +67,7 @@ func (l *load) comeAndLeave(v *leaver) {
 	}
 }
 
-// arrive makes the next client, nil when there is to be none. One whose end has come already has its reason.
+// arrive connects the next client, or returns nil when there is to be none. If it has already ended, why is set.
 func (l *load) arrive(v *leaver) *client {
 	for !l.stopped() {
 		c, err := l.join(l.passing, v.way, "subscribe", v.name, 0)
@@ -78,7 +78,7 @@ func (l *load) arrive(v *leaver) *client {
 				<-c.ended
 			}
 			return c
-		case l.ends: // the publishers need the room that there is
+		case l.ends: // the publishers need what room there is
 			return nil
 		case l.shut, l.mayEnd(true) && !refusedNow(err):
 			l.rest()
@@ -90,7 +90,7 @@ func (l *load) arrive(v *leaver) *client {
 	return nil
 }
 
-// some are a few of the events that have messages all the time.
+// some returns a few of the events that always have messages.
 func (l *load) some(r *rand.Rand) []*event {
 	of := make([]*event, 0, 3)
 	for range 1 + r.IntN(3) {
@@ -114,7 +114,7 @@ const (
 	toComeBack
 )
 
-// linger stays for a random time, or until nobody has served for a random time: that is when a server restarts.
+// linger stays for a random time, or until nothing has been served for a random time, as during a restart.
 func (l *load) linger(v *leaver, c *client) whatNext {
 	var over <-chan time.Time
 	gap := time.Hour
@@ -143,7 +143,7 @@ func (l *load) linger(v *leaver, c *client) whatNext {
 	}
 }
 
-// depart has a client leave.
+// depart makes a client leave.
 func (l *load) depart(v *leaver, c *client, how leaving) {
 	l.left[how].Add(1)
 	switch how {
@@ -152,7 +152,7 @@ func (l *load) depart(v *leaver, c *client, how leaving) {
 		c.reset()
 	case byHalfClose:
 		c.leave(anyEnd)
-		c.closeWrite() // and reading goes on until the server ends it
+		c.closeWrite() // reading goes on until the server closes it
 	case byCloseFrame:
 		c.leave(normal)
 		c.write(ws.Frame(ws.Fin|ws.Close, []byte{normal >> 8, normal & 0xFF}))
@@ -163,7 +163,7 @@ func (l *load) depart(v *leaver, c *client, how leaving) {
 	}
 }
 
-// forget ends the oldest of the silent ones, but for so many.
+// forget resets the oldest silent clients, all but that many.
 func (v *leaver) forget(but int) {
 	for len(v.silent) > but {
 		v.silent[0].reset()
@@ -207,7 +207,7 @@ func (l *load) waverOver(f *fickle, c *client) {
 		if !l.change(f.rand, c, on) || !c.answered(0) {
 			return
 		}
-		if f.rand.IntN(4) == 0 { // to hear, and not only to ask
+		if f.rand.IntN(4) == 0 { // time to hear, not only to ask
 			l.sleep(time.Duration(f.rand.Int64N(int64(40 * l.pause))))
 		}
 	}

@@ -13,46 +13,46 @@ import (
 
 // plan is what a load consists of.
 type plan struct {
-	tcp, unix   target        // unix may have no address: then there is none
+	tcp, unix   target        // unix is not used if it has no address
 	clients     int           // WebSockets at the same time
-	subscribers int           // of those left over by the special ones, so many at most have traffic
+	subscribers int           // at most this many of the ordinary clients have traffic
 	posters     int           // over HTTP, at the same time
-	posts       int           // that there are to be at the end
+	posts       int           // how many there must be by the end
 	pause       time.Duration // between two messages of one source
 	idleFor     time.Duration // the longest pause of an idler; 0: there are none
 	fill        int           // fillers at most; then a subscription may be refused
-	seed        uint64        // of all that is at random
+	seed        uint64        // of everything random
 	plain       bool          // nobody comes, leaves, overflows or changes its mind: to measure
 
 	told  int  // the close code that ends every WebSocket, over TLS only if there is any; 0: none ends
-	crash bool // the server is killed: what is under way then may be lost
-	ends  bool // the server may have no room for all: a client may be ended, and who comes may be refused
-	shut  bool // the sockets are closed for a moment: newcomers and posts come again until they are open
+	crash bool // the server is killed: what is in progress then may be lost
+	ends  bool // the server may have no room for all: a client may be closed, and a new one refused
+	shut  bool // the sockets are closed for a moment: newcomers and posts retry until they are open
 }
 
-// Of each load these are few.
+// Every load has few of these.
 const (
 	publishers  = 8
-	window      = 8  // messages that half of the publishers have under way
-	bursts      = 6  // messages that some publishers send in one write
+	window      = 8  // unanswered messages of half of the publishers
+	bursts      = 6  // messages in one write of some publishers
 	progress    = 10 // messages of each source between two steps
 	mostLeavers = 60
 
-	patience = 15 * time.Second // with an answer, before it is asked for once more
+	patience = 15 * time.Second // with an answer, before asking again
 )
 
-// A load is many clients of one server, which see to it that they are served as if nothing happened to it.
+// A load is many clients of one server, which check that they are served as if nothing happened to it.
 type load struct {
 	plan
 	tally tally
 	ctx   context.Context
-	rand  *rand.Rand // of who calls begin, before, after and finish
+	rand  *rand.Rand // for the caller of begin, before, after and finish
 
-	sources []*event // that have messages all the time
-	pulse   *event   // of them, that of the fastest publisher
-	crowd   *event   // of them, that of many subscribers
-	posted  []*event // of them, those of the posters
-	idle    []*event // of the idlers
+	sources []*event // that always have messages
+	pulse   *event   // the fastest publisher's, one of sources
+	crowd   *event   // the one with many subscribers, one of sources
+	posted  []*event // the posters', among sources
+	idle    []*event // the idlers'
 	full    []*event // for the laggards, one each
 	flood   []*event // for the slow readers, one each
 	halves  *event
@@ -60,27 +60,27 @@ type load struct {
 	quiet   *event
 	nobody  *event // to which nobody subscribes
 
-	clients  []*client // that stay
+	clients  []*client // those that stay
 	fillers  []*filler
 	laggards []*laggard
 	brinks   []*brink
 	inPieces []*pieces
 	bulk     *client
 	half     []*half
-	halvesAt int // the number of the next of them
+	halvesAt int // the number of the next half
 	wanted   int // WebSockets that are to end
 
 	stop      chan struct{}   // closed: the sources end
-	passing   context.Context // that of connections which do not stay
+	passing   context.Context // for connections that do not stay
 	endPass   context.CancelFunc
 	calls     *calls
-	step      chan struct{}  // closed when the step that is being done has been
-	stepped   time.Time      // when the last step had been done
+	step      chan struct{}  // closed when the current step is done
+	stepped   time.Time      // when the last step was done
 	sending   sync.WaitGroup // of publishers
 	coming    sync.WaitGroup // of posters, newcomers, and all that come and go
 	reading   sync.WaitGroup // of clients that stay
 	departing sync.WaitGroup // of clients that leave
-	finished  atomic.Bool    // what ends now is the load's own doing
+	finished  atomic.Bool    // the load itself ends what ends now
 	newcomers atomic.Int64
 	left      [waysToLeave]atomic.Int64
 }
@@ -97,7 +97,7 @@ func begin(ctx context.Context, p plan, log io.Writer) (*load, error) {
 	return l, nil
 }
 
-// random is the chance of one client, the same with each run of the same seed.
+// random returns one client's random numbers, the same in each run with the same seed.
 func random(seed uint64, name string) *rand.Rand {
 	var sum uint64
 	for _, c := range []byte(name) {
@@ -106,13 +106,13 @@ func random(seed uint64, name string) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, sum))
 }
 
-// unhurt says whether nobody may notice anything.
+// unhurt reports whether no client may notice anything.
 func (l *load) unhurt() bool { return l.told == 0 && !l.crash && !l.ends }
 
-// mayEnd says whether a client may be ended by what is done to the server, which is no fault then.
+// mayEnd reports whether what is done to the server may end a client's connection, which is then no fault.
 func (l *load) mayEnd(busy bool) bool { return l.crash && busy || l.ends }
 
-// ways are those over which clients come.
+// ways lists the ways over which clients connect.
 func (l *load) ways() []target {
 	if l.unix.address == "" {
 		return []target{l.tcp}
@@ -120,7 +120,7 @@ func (l *load) ways() []target {
 	return []target{l.tcp, l.unix}
 }
 
-// mostly is the network, and the other way for every so manieth.
+// mostly returns the network, and for one n in every the last way.
 func (l *load) mostly(n, every int) target {
 	ways := l.ways()
 	if n%every == every-1 {
@@ -178,14 +178,14 @@ func (l *load) name() {
 	}
 }
 
-// beginFollowers makes those who listen: first, so that nobody misses a message. It returns for how many leavers and
-// fickle clients it has left room.
+// beginFollowers connects the clients that listen: first, so that they miss no message. It returns how many leavers and
+// fickle clients it has left room for.
 func (l *load) beginFollowers() (left int, err error) {
 	everything := append(append([]*event{}, l.sources...), l.idle...)
 	if l.unhurt() {
 		everything = append(append(everything, l.pieced...), l.halves)
 	}
-	for _, way := range l.ways() { // a witness of everything, at the end of each way
+	for _, way := range l.ways() { // each way has a witness of everything
 		if _, err := l.follow(way, "witness", everything...); err != nil {
 			return 0, err
 		}
@@ -197,7 +197,7 @@ func (l *load) beginFollowers() (left int, err error) {
 	}
 	others := l.plan.clients - len(l.sources) + l.posters - len(l.clients)
 	if l.unhurt() {
-		others -= len(l.pieced) + 1 // and the bulk's publisher
+		others -= len(l.pieced) + 1 // and the publisher of bulk
 	}
 	if l.told == 0 && !l.plain {
 		left = max(others*3/20, 3)
@@ -220,7 +220,7 @@ func (l *load) beginFollowers() (left int, err error) {
 	return left, nil
 }
 
-// beginSpecial makes the clients that are caught in the middle of something.
+// beginSpecial connects the clients that each step is to catch in the middle of something.
 func (l *load) beginSpecial() error {
 	for i, e := range l.pieced {
 		p, err := l.ways()[i/2].open(l.ctx, "publish", e.name, 0)
@@ -245,7 +245,7 @@ func (l *load) beginSpecial() error {
 	return nil
 }
 
-// beginSources starts what publishes all the time.
+// beginSources starts the clients that publish all the time.
 func (l *load) beginSources() {
 	for n, e := range l.sources[:publishers+2] {
 		p := publisher{way: l.mostly(n, 4), event: e, rand: random(l.seed, e.name), under: 1, burst: 1}
@@ -279,7 +279,7 @@ func (l *load) beginSources() {
 	}
 }
 
-// beginPassing starts the clients that come and go, and those whose subscriptions do.
+// beginPassing starts the clients that come and go, and those whose subscriptions come and go.
 func (l *load) beginPassing(clients int) {
 	for n := range clients {
 		if n%3 == 0 {
@@ -298,10 +298,10 @@ func (l *load) beginPassing(clients int) {
 	}
 }
 
-// toldAll says whether everyone is to be told that it is over.
+// toldAll reports whether all WebSockets are to be closed with the code told.
 func (l *load) toldAll() bool { return l.told != 0 && !l.tcp.secure }
 
-// want is the code that a connection is to end with, 0 when it is to live.
+// want is the code that a connection must be closed with, or 0 if it must live on.
 func (l *load) want(secure bool) int {
 	if l.told != 0 && secure == l.tcp.secure {
 		return l.told
@@ -309,17 +309,17 @@ func (l *load) want(secure bool) int {
 	return 0
 }
 
-// expect is told each connection that stays.
+// expect counts a connection that stays among those to be closed, if it is to be.
 func (l *load) expect(secure bool) {
 	if l.want(secure) != 0 {
 		l.wanted++
 	}
 }
 
-// over says whether what ends is the load's own doing.
+// over reports whether the load itself ends what ends now.
 func (l *load) over() bool { return l.finished.Load() || l.ctx.Err() != nil }
 
-// ended is the end of a connection that was to stay.
+// ended records the end of a connection that was to stay.
 func (l *load) ended(p *peer, err error, busy bool) {
 	switch {
 	case l.over():
@@ -330,7 +330,7 @@ func (l *load) ended(p *peer, err error, busy bool) {
 	}
 }
 
-// refuse is told of a connection that could not be made.
+// refuse records a connection that could not be made.
 func (l *load) refuse(name string, err error) {
 	if l.ctx.Err() == nil && !l.toldAll() {
 		l.tally.count(&l.tally.refused, 1, "%s: %v", name, err)
@@ -348,7 +348,7 @@ func (l *load) stopped() bool {
 	}
 }
 
-// comeAndGo is one newcomer after the other.
+// comeAndGo connects one newcomer after another.
 func (l *load) comeAndGo() {
 	for ; !l.stopped(); l.rest() {
 		p, err := l.tcp.open(l.passing, "subscribe", "newcomer", 0)
@@ -360,7 +360,7 @@ func (l *load) comeAndGo() {
 		case err == nil:
 			l.newcomers.Add(1)
 		case l.shut, l.ends, l.fill > 0, l.toldAll():
-		case !errors.Is(err, errRefused) && (l.crash || l.want(l.tcp.secure) != 0): // it was there when its like ended
+		case !errors.Is(err, errRefused) && (l.crash || l.want(l.tcp.secure) != 0): // it was ended like the others
 		default:
 			l.refuse("a newcomer", err)
 		}

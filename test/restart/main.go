@@ -6,12 +6,12 @@
 //
 //	restart -key KEY [option…] ADDRESS 'COMMAND'…
 //
-// The commands are the shell's. In one that begins with "gently: " nobody leaves, overflows, is idle or has a long post
-// half in: for a server that is known not to bear it. The command "kill" is no shell's: it kills the process of -victim
-// at the moment at which a publisher has its ack, or soon after.
+// The commands are the shell's. During one that begins with "gently: " no client leaves, overflows, is idle or has a
+// long post half sent: for a server that is known not to cope with that. The command "kill" is not the shell's: it
+// kills the process of -victim just when a publisher has its ack, or soon after.
 //
-// What it counts stands in a table and, in JSON, in the last line; the exit status is 1 if anything is not as it should
-// be. What its clients do at random follows from the seed, which stands there too; the moments are also up to the
+// What it counts is printed as a table and, in the last line, as JSON; the exit status is 1 if anything is not as it
+// should be. What its clients do at random follows from the seed, which is printed too; the timing also depends on the
 // machine.
 package main
 
@@ -30,7 +30,7 @@ import (
 	"time"
 )
 
-// Errors that have been told.
+// Errors that have already been reported.
 var (
 	errUsage = errors.New("usage")
 	errFound = errors.New("a client has noticed")
@@ -107,7 +107,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return drive(ctx, p, steps, watched{*pid, *journal}, stdout, stderr)
 }
 
-// shell runs a command of the shell and returns what it prints.
+// shell runs a shell command and returns what it prints.
 func shell(ctx context.Context, command string) (string, error) {
 	out, err := exec.CommandContext(ctx, "sh", "-c", command).CombinedOutput()
 	if err != nil {
@@ -122,7 +122,7 @@ type step struct {
 	do   func(context.Context, *load) error
 }
 
-// kill kills the process whose number a command prints when a publisher has just got its ack, or soon after.
+// kill kills the process whose PID a command prints, when a publisher has just received an ack or soon after.
 func (l *load) kill(ctx context.Context, command string) error {
 	out, err := shell(ctx, command)
 	if err != nil {
@@ -136,7 +136,7 @@ func (l *load) kill(ctx context.Context, command string) error {
 	if l.rand.IntN(3) == 0 {
 		of = l.posted[0]
 	}
-	// At once, or soon after: what has been acked may still wait in the server.
+	// At once, or soon after: what has been acked may still be waiting in the server.
 	later := time.Duration(l.rand.IntN(4)/3*l.rand.IntN(2000)) * time.Microsecond
 	killed := make(chan error, 1)
 	of.atNext(func() {
@@ -153,13 +153,13 @@ func (l *load) kill(ctx context.Context, command string) error {
 	}
 }
 
-// What is looked at beside the clients.
+// What is watched besides the clients.
 type watched struct {
 	pid     int    // a process, 0: none
 	journal string // a command, may be empty
 }
 
-// panics is how often the server has panicked.
+// panics returns how many times the server has panicked.
 func (w watched) panics(ctx context.Context) (int, error) {
 	if w.journal == "" {
 		return 0, nil
@@ -174,7 +174,7 @@ func (w watched) panics(ctx context.Context) (int, error) {
 	return n, err
 }
 
-// drive runs the steps under the load and tells what came of it.
+// drive runs the steps under the load and reports the outcome.
 func drive(ctx context.Context, p plan, steps []step, w watched, stdout, stderr io.Writer) error {
 	began := time.Now()
 	panics, err := w.panics(ctx)
@@ -258,7 +258,7 @@ func processorTime(pid int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	// Behind the name, which may have anything in it, are state and ten more fields.
+	// After the name, which may contain anything, come the state and ten more fields.
 	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
 	var user, system int64
 	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {

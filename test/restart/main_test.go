@@ -89,7 +89,7 @@ func TestDelivery(t *testing.T) {
 
 const key = "sesame"
 
-// serve runs a server on an address, which returns when it is stopped.
+// serve runs a server on an address. stop returns when it has stopped.
 func serve(t *testing.T, addr string) (at string, stop func()) {
 	t.Helper()
 	s, err := server.New(server.Config{
@@ -189,7 +189,7 @@ func TestLoadNoticesWhatASubscriberMisses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.pulse.accept(1 << 10) // a message that nobody has sent
+	l.pulse.accept(1 << 10) // a message that was never sent
 	watchers := 0
 	for _, c := range l.clients {
 		c.mu.Lock()

@@ -17,11 +17,11 @@ import (
 	ws "picloud/test/peer"
 )
 
-// A meddler stands between the load and a server and changes what the server says over WebSockets.
+// A meddler sits between the load and a server and changes what the server sends over WebSockets.
 type meddler struct {
 	to       string
 	listener net.Listener
-	// change returns what is passed on in a message's place; it is asked one at a time.
+	// change returns what is passed on in a message's place; calls do not overlap.
 	change func(message string) []string
 	mu     sync.Mutex
 	open   sync.WaitGroup
@@ -94,7 +94,7 @@ func (m *meddler) serve(client net.Conn) {
 	}
 }
 
-// unmasked is a text frame as a server sends it.
+// unmasked returns a text frame as a server sends it.
 func unmasked(payload []byte) []byte {
 	switch n := len(payload); {
 	case n < 126:
@@ -104,14 +104,14 @@ func unmasked(payload []byte) []byte {
 	}
 }
 
-// What goes wrong once is noticed, whatever else there is in the load, and is called by its name.
+// Anything that goes wrong even once is noticed, whatever else is in the load, and named correctly.
 func TestLoadNamesWhatGoesWrong(t *testing.T) {
 	of := func(name, message string) bool {
 		return strings.HasPrefix(message, `{"action":"publish","event":"`+name+`"`)
 	}
 	for _, tt := range []struct {
 		name   string
-		change func(message string) []string // of some of publisher1
+		change func(message string) []string // for some subscribers of publisher1
 		always bool
 		found  func(r report) bool
 	}{
@@ -163,7 +163,7 @@ func TestLoadNamesAcksThatAreMissing(t *testing.T) {
 	}
 }
 
-// meddledWith is the report of a load in whose only step the meddling begins. Something is found.
+// meddledWith returns the report of a load whose only step begins the meddling. The load must find something.
 func meddledWith(t *testing.T, p plan, meddling *atomic.Bool) report {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -184,7 +184,7 @@ func meddledWith(t *testing.T, p plan, meddling *atomic.Bool) report {
 	return r
 }
 
-// The seed says what is done at random, and is printed.
+// The seed determines what is done at random, and is printed.
 func TestSeedIsTold(t *testing.T) {
 	addr, stop := serve(t, "127.0.0.1:0")
 	defer stop()
@@ -202,7 +202,7 @@ func TestSeedIsTold(t *testing.T) {
 	}
 }
 
-// Idlers come back to the connection that they have kept, and rest before the load is at its end.
+// Idlers go back to the connection that they have kept, and rest before the load ends.
 func TestIdlersKeepTheirConnection(t *testing.T) {
 	addr, stop := serve(t, "127.0.0.1:0")
 	defer stop()

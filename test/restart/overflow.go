@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// Of what a slow reader is sent, and of what is sent to it while the server restarts.
+// What a slow reader is sent, before and during a step.
 const (
 	floodBytes = 32 << 10
-	floodLeast = 30  // messages that fit into a queue of 1 MiB, and the kernel's buffers are beside it
-	floodMost  = 400 // that do not
+	floodLeast = 30  // messages that fit into a queue of 1 MiB, which has the kernel's buffers besides
+	floodMost  = 400 // messages that do not
 	floodShort = 6   // how many messages a reader is from its limit when a step begins
-	floodMore  = 16  // during the step
+	floodMore  = 16  // messages sent during the step
 )
 
-// A brink is a slow reader that is near its limit when a step begins, and past it when it has ended.
+// A brink is a slow reader that is near its limit when a step begins, and past it when the step has ended.
 type brink struct {
 	name    string
 	way     target
@@ -29,7 +29,7 @@ type brink struct {
 	n       int
 }
 
-// measure finds out how much a reader can be sent.
+// measure finds out how many messages a reader can be sent.
 func (l *load) measure(b *brink) error {
 	if err := l.approach(b, 0); err != nil {
 		return err
@@ -55,14 +55,14 @@ func (l *load) measure(b *brink) error {
 	}
 }
 
-// approach makes a reader that has so many messages waiting for it.
+// approach connects a reader and leaves that many messages waiting for it.
 func (l *load) approach(b *brink, messages int) error {
 	var err error
 	if b.reader, err = l.join(l.ctx, b.way, "subscribe", b.name, smallBuffer); err != nil {
 		return err
 	}
 	b.reader.slow, b.reader.mute = true,
-		true // what it writes to a server that has closed would be answered with a reset
+		true // a server that has closed would answer its pongs with a reset
 	if err := b.reader.subscribe(b.event); err != nil {
 		return err
 	}
@@ -90,8 +90,8 @@ func (l *load) send(b *brink, messages int) error {
 	return nil
 }
 
-// overflow sends more than fits, in most steps when nobody has served for a while, and has the reader read when that is
-// acked.
+// overflow sends more than fits, in most steps once nothing has been served for a while, and makes the reader read when
+// that is acked.
 func (l *load) overflow(b *brink) {
 	gap, longest := time.Duration(b.rand.Int64N(int64(gapLong))), time.Hour
 	if b.rand.IntN(4) == 0 {
@@ -109,7 +109,7 @@ func (l *load) overflow(b *brink) {
 	})
 }
 
-// unserved returns when nobody has served for so long, after the longest time, or when the step is over.
+// unserved returns when nothing has been served for gap, after longest, or when the step is over.
 func (l *load) unserved(gap, longest time.Duration) {
 	end := time.After(longest)
 	for {
@@ -128,17 +128,17 @@ func (l *load) unserved(gap, longest time.Duration) {
 	}
 }
 
-// retreat has the reader read what there is, up to its end if it has been closed, and closes both connections.
+// retreat makes the reader read what there is, up to the end if it was closed, and closes both connections.
 func (l *load) retreat(b *brink) error {
 	b.reader.widen()
-	l.reading.Go(b.reader.listen) // at once: a server that has let it go waits for 5 s
+	l.reading.Go(b.reader.listen) // at once: a server that is closing it waits for 5 s
 	b.flood.hearAll()
 	there, err := l.connected(b.name)
 	if err != nil {
 		return err
 	}
-	if there > 0 { // otherwise what it writes would be answered with a reset
-		b.reader.unsubscribeAll(lastOne) // an error shows where it reads
+	if there > 0 { // otherwise the server would answer what it writes with a reset
+		b.reader.unsubscribeAll(lastOne) // an error shows when it reads
 	}
 	<-b.reader.ended
 	return nil

@@ -17,15 +17,15 @@ import (
 	ws "picloud/test/peer"
 )
 
-// Codes of a connection's end, RFC 6455 §7.4.1 and 7.1.5.
+// Close codes, RFC 6455 §7.4.1 and 7.1.5.
 const (
 	normal        = 1000
 	goingAway     = 1001 // a server that stops says so when everything accepted has been delivered
-	abnormal      = 1006 // there was none
+	abnormal      = 1006 // there was no close frame
 	tryAgainLater = 1013 // to a client that reads too slowly
 )
 
-// A closeError is a connection that the server has ended.
+// A closeError says how the server ended a connection.
 type closeError struct {
 	code   int
 	reason error
@@ -34,7 +34,7 @@ type closeError struct {
 func (e *closeError) Error() string { return fmt.Sprintf("closed with %d: %v", e.code, e.reason) }
 func (e *closeError) Unwrap() error { return e.reason }
 
-// errRefused is a connection that could not be made: nobody listens.
+// errRefused means that a connection could not be made: nothing listens.
 var errRefused = errors.New("refused")
 
 func refusedNow(err error) bool { return errors.Is(err, errRefused) }
@@ -42,13 +42,13 @@ func refusedNow(err error) bool { return errors.Is(err, errRefused) }
 // A target is a way to the server.
 type target struct {
 	network, address string
-	moved            string // where it is to be found otherwise
-	secure           bool   // TLS, whoever the server is
+	moved            string // the address to try next
+	secure           bool   // TLS, without checking the certificate
 	key              string
 }
 
-// dial opens a connection, which ends with ctx. receiveBytes, when not 0, is what the kernel may keep of what has not
-// been read.
+// dial opens a connection, which ends with ctx. receiveBytes, when not 0, is how much unread data the kernel may
+// buffer.
 func (t target) dial(ctx context.Context, receiveBytes int) (net.Conn, error) {
 	d := &net.Dialer{}
 	if receiveBytes != 0 {
@@ -84,7 +84,7 @@ func (b *bound) Close() error {
 	return b.Conn.Close()
 }
 
-// reset ends the connection as a killed program's is ended: what is under way is thrown away, in both directions.
+// reset ends the connection as when a program is killed: data in transit is discarded, in both directions.
 func (p *peer) reset() {
 	if b, ok := p.nc.(*bound); ok {
 		if tcp, ok := b.Conn.(*net.TCPConn); ok {
@@ -94,7 +94,7 @@ func (p *peer) reset() {
 	p.nc.Close()
 }
 
-// widen lets the kernel keep more of what has not been read.
+// widen lets the kernel buffer more unread data.
 func (p *peer) widen() {
 	if b, ok := p.nc.(*bound); ok {
 		if c, ok := b.Conn.(interface{ SetReadBuffer(int) error }); ok {
@@ -103,7 +103,7 @@ func (p *peer) widen() {
 	}
 }
 
-// closeWrite says that nothing more will be sent.
+// closeWrite tells the server that nothing more will be sent.
 func (p *peer) closeWrite() {
 	if b, ok := p.nc.(*bound); ok {
 		if half, ok := b.Conn.(interface{ CloseWrite() error }); ok {
@@ -116,14 +116,14 @@ func (p *peer) closeWrite() {
 type peer struct {
 	name   string
 	secure bool
-	mute   bool // answers no pings: it is in the middle of a frame
+	mute   bool // answers no pings, as when in the middle of a frame
 
 	nc net.Conn
 	br *bufio.Reader
 	mu sync.Mutex // held while a frame is written
 }
 
-// open makes a WebSocket on a route.
+// open opens a WebSocket on a route.
 func (t target) open(ctx context.Context, route, name string, receiveBytes int) (*peer, error) {
 	nc, err := t.dial(ctx, receiveBytes)
 	if err != nil {
@@ -147,7 +147,7 @@ func (p *peer) switched() error {
 		return err
 	}
 	if res.StatusCode != http.StatusSwitchingProtocols {
-		body, _ := io.ReadAll(io.LimitReader(res.Body, 200)) // to say more than the status, if there is more
+		body, _ := io.ReadAll(io.LimitReader(res.Body, 200)) // says more than the status, if there is one
 		return fmt.Errorf("%s %s", res.Status, body)
 	}
 	return nil
@@ -184,7 +184,7 @@ func (p *peer) read() (op byte, payload []byte, err error) {
 	}
 }
 
-// ask sends a message that ends in an id and waits for the ack, past deliveries.
+// ask sends a message that ends in an id and waits for the ack, skipping deliveries.
 func (p *peer) ask(message string) error {
 	if err := p.text("%s", message); err != nil {
 		return err

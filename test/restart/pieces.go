@@ -7,15 +7,15 @@ import (
 	ws "picloud/test/peer"
 )
 
-// Pieces is a client that is in the middle of one message all the time: of a frame, of which it sends one byte in each
-// step, or between frames.
+// Pieces is a client that is always in the middle of one message: inside a frame, of which it sends one byte in each
+// step, or between fragments.
 type pieces struct {
 	peer  *peer
 	event *event
 	rest  []byte // of the frame; nil: it sends fragments
 	parts []string
 	pongs int
-	in    chan string // what comes, but for pings
+	in    chan string // what is received, except pings
 }
 
 func newPieces(l *load, p *peer, e *event, inFrame bool) *pieces {
@@ -41,7 +41,7 @@ func newPieces(l *load, p *peer, e *event, inFrame bool) *pieces {
 	return pc
 }
 
-// step sends the next byte or fragment, and behind a fragment a ping.
+// step sends the next byte or fragment, and a ping after a fragment.
 func (pc *pieces) step() error {
 	switch {
 	case len(pc.rest) > 1:

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// A caller is an HTTP connection for posts, kept or made anew for each.
+// A caller is an HTTP connection for posts, kept or opened anew for each.
 type caller struct {
 	way target
 	nc  net.Conn
@@ -32,7 +32,7 @@ func (c *caller) open(ctx context.Context) error {
 	return nil
 }
 
-// post posts one message and returns when it is answered, nil for a 201.
+// post posts one message and waits for the answer: nil for a 201.
 func (c *caller) post(e *event, n int, keep bool) error {
 	e.send(n)
 	_, err := c.nc.Write(request(c.way, e, n, keep))
@@ -72,7 +72,7 @@ func (l *load) post(way target, e *event, keep bool) {
 			n++
 		case l.passing.Err() != nil || l.toldAll():
 			return
-		case l.shut: // nobody had taken it
+		case l.shut: // it was not accepted
 		default:
 			if !l.mayEnd(true) {
 				l.tally.count(&l.tally.failed, 1, "%s, connection kept: %v: %v", e.name, keep, err)
@@ -82,7 +82,7 @@ func (l *load) post(way target, e *event, keep bool) {
 	}
 }
 
-// head is the head of a post, but for what tells the body's length and the empty line.
+// head is the head of a post, without the field for the body's length and the empty line.
 func head(way target, e *event, keep bool) string {
 	connection := "close"
 	if keep {
@@ -91,7 +91,7 @@ func head(way target, e *event, keep bool) string {
 	return fmt.Sprintf("POST /publish HTTP/1.1\r\nHost: picloud\r\nConnection: %s\r\nX-API-Key: %s\r\nX-API-Client-Name: %s\r\n", connection, way.key, e.name)
 }
 
-// request is the post of an event's message.
+// request is the whole post of an event's message.
 func request(way target, e *event, n int, keep bool) []byte {
 	body := fmt.Sprintf(`{"event":%q,"data":[%d]}`, e.name, n)
 	return fmt.Appendf(nil, "%sContent-Length: %d\r\n\r\n%s", head(way, e, keep), len(body), body)
@@ -111,7 +111,7 @@ func created(br *bufio.Reader) error {
 	return err
 }
 
-// A half is a post that is sent but for its end when a step begins; the end follows behind the step.
+// A half is a post of which all but the end is sent before a step; the end follows after the step.
 type half struct {
 	way   target
 	event *event
@@ -121,7 +121,8 @@ type half struct {
 	left  []byte
 }
 
-// halfKinds are the kinds of posts that are half in at each step. The plain one is short, the others have 20 to 60 KB.
+// halfKinds are the kinds of posts that are half sent at each step. The plain one is short, the others have 20 to 60
+// KB.
 var halfKinds = []string{"plain", "long", "chunked", "with a type", "chunked with a type", "in its head"}
 
 // first sends all but the end of a post.
@@ -189,7 +190,7 @@ func (l *load) beginHalves(short bool) {
 	}
 }
 
-// endHalves sends what is left of them, each when the one before is answered.
+// endHalves sends the rest of each, once the one before is answered.
 func (l *load) endHalves() {
 	for _, h := range l.half {
 		if err := h.second(); err != nil {

@@ -11,12 +11,12 @@ type publisher struct {
 	event *event
 	rand  *rand.Rand
 
-	under int  // messages that are under way at most
-	burst int  // messages that go out in one write at most
+	under int  // at most this many unanswered messages
+	burst int  // at most this many messages in one write
 	hears bool // it subscribes to its event itself
 }
 
-// publish is the life of a publisher: of one connection or, where the server may end it, of several.
+// publish is the life of a publisher: one connection or, where the server may end it, several.
 func (l *load) publish(p publisher) {
 	defer p.event.end()
 	for n := 0; !l.stopped(); {
@@ -26,7 +26,7 @@ func (l *load) publish(p publisher) {
 		}
 		c, err := l.join(l.ctx, p.way, route, p.event.name, 0)
 		switch {
-		case err != nil && l.ends: // there may be no room
+		case err != nil && l.ends: // the server may have no room
 			l.rest()
 			continue
 		case err != nil:
@@ -56,14 +56,14 @@ func (l *load) publishOver(c *client, p publisher, n int) (next int) {
 		}
 		var messages []message
 		for range burst {
-			if p.burst > 1 && p.rand.IntN(2) == 0 { // something that nobody wants is in front of it
+			if p.burst > 1 && p.rand.IntN(2) == 0 { // preceded by a message without subscribers
 				messages = append(messages, message{event: l.nobody})
 			}
 			messages = append(messages, message{event: p.event, n: n})
 			n++
 		}
 		if c.publish(messages...) != nil {
-			<-c.ended // and reading tells why
+			<-c.ended // the reader knows why
 			return n
 		}
 		l.rest()
@@ -74,7 +74,7 @@ func (l *load) publishOver(c *client, p publisher, n int) (next int) {
 	return n
 }
 
-// hearAll returns when the client has heard everything that it is to hear, and is closed. On /publish that is nothing.
+// hearAll returns when the client has heard everything that it must, and is closed. On /publish that is nothing.
 func (c *client) hearAll() {
 	if c.unsubscribeAll(lastOne) == nil {
 		c.answered(0)

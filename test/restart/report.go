@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Durations are those of one command, with long posts that are half in and without.
+// Durations are how long one command took, with and without long posts that are half sent.
 type durations struct{ with, without []time.Duration }
 
 func (d *durations) add(with bool, took time.Duration) {
@@ -21,14 +21,14 @@ func (d *durations) add(with bool, took time.Duration) {
 	}
 }
 
-// heldFor is how much longer a step may take with them at its best, of so many at least, whatever else there is on the
-// machine.
+// heldFor is how much longer a step may take with them, comparing the best of at least heldOf runs, since the machine
+// has other work.
 const (
 	heldFor = 1500 * time.Millisecond
 	heldOf  = 3
 )
 
-// held is by how much the posts have held up a command, 0 when they have not.
+// held is how long the posts have held up a command, or 0.
 func (d *durations) held() time.Duration {
 	if len(d.with) < heldOf || len(d.without) < heldOf {
 		return 0
@@ -57,7 +57,7 @@ type report struct {
 	Kept         int              `json:"wrongly_kept"`
 	Unacked      int              `json:"acks_missing"`
 	Failed       int              `json:"posts_failed"`
-	Held         int              `json:"held_up"` // commands, by posts that were half in
+	Held         int              `json:"held_up"` // commands, by posts that were half sent
 	Refused      int              `json:"refused"`
 	Strange      int              `json:"strange"`
 	Cut          int              `json:"cut_by_crash"`
@@ -71,7 +71,7 @@ type report struct {
 	SilentMedian int64            `json:"silent_ms_median"`
 	SilentWorst  int64            `json:"silent_ms_worst"`
 	SilentElse   int64            `json:"silent_ms_otherwise"`
-	CPU          float64          `json:"process_seconds"` // of the process that is looked at
+	CPU          float64          `json:"process_seconds"` // of the process that is watched
 }
 
 func (r *report) fill(l *load) {
@@ -102,7 +102,7 @@ func (r *report) fill(l *load) {
 	r.Cut, r.SlowClosed, r.Dropped, r.Full = t.cut, t.slow, t.dropped, t.full
 }
 
-// faults is how much is not as it should be.
+// faults counts what is not as it should be.
 func (r *report) faults() int {
 	n := r.Panics + r.Held + r.Lost + r.Doubled + r.Disordered + r.Deaf + r.Kept + r.Unacked + r.Failed + r.Refused +
 		r.Strange

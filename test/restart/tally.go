@@ -7,33 +7,33 @@ import (
 	"sync"
 )
 
-// A tally is what has gone wrong, and what has been told as it should be.
+// A tally counts what has gone wrong, and what has ended as it should.
 type tally struct {
-	log io.Writer // gets the first of what goes wrong
+	log io.Writer // receives the first faults
 
 	mu         sync.Mutex
 	notes      int
-	closed     map[int]int // connections that ended and should not have, or not so, by their code
-	told       int         // connections that ended with the code that was wanted
+	closed     map[int]int // connections that should not have ended, or not with that code
+	told       int         // connections that ended with the wanted code
 	lost       int
 	doubled    int
 	disordered int
-	deaf       int // subscriptions that were acked, and of which nothing comes any more
-	kept       int // messages and clients that are still there after they have been given up
+	deaf       int // subscriptions that were acked, but nothing comes any more
+	kept       int // deliveries after an unsubscribe, and clients still listed after leaving
 	unacked    int // messages without their ack
 	failed     int // posts
 	refused    int // newcomers
 	strange    int // anything else
 
-	cut     int // connections that ended as the server was killed, or had no room for them: no fault
+	cut     int // connections that ended because the server was killed or had no room: no fault
 	slow    int // slow readers that were told so: no fault
-	dropped int // slow readers that were being closed and were not told: no fault
-	full    int // subscriptions that were answered with an error, where there may be no room: no fault
+	dropped int // slow readers that were being closed but were not told: no fault
+	full    int // subscriptions refused where there may be no room: no fault
 }
 
 const maxNotes = 30
 
-// count adds n to a count of the tally and says why.
+// count adds n to one of the tally's counts and logs why.
 func (t *tally) count(of *int, n int, format string, args ...any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -41,7 +41,7 @@ func (t *tally) count(of *int, n int, format string, args ...any) {
 	t.note(format, args...)
 }
 
-// expected adds one to a count of what is no fault.
+// expected adds one to a count of something that is no fault.
 func (t *tally) expected(of *int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,7 +55,8 @@ func (t *tally) note(format string, args ...any) {
 	}
 }
 
-// closing counts the end of a connection; want is the code that it was to end with, 0 when it was to live.
+// closing counts the end of a connection; want is the code that it should have ended with, or 0 if it should have lived
+// on.
 func (t *tally) closing(name string, err error, want int) {
 	e, ok := errors.AsType[*closeError](err)
 	if !ok {
@@ -74,12 +75,12 @@ func (t *tally) closing(name string, err error, want int) {
 	t.note("%s: %v", name, e)
 }
 
-// deafness is how many messages a subscriber has to miss at the end, unless it has got none at all, to count as deaf
-// and not as one that has lost them.
+// deafness is how many messages a subscriber must miss at the end to count as deaf rather than as having lost them. One
+// that has received none at all is deaf in any case.
 const deafness = 3
 
-// page adds what a subscriber has got of an event of which it was to get [from, until); toTheEnd says that it was there
-// for all of it.
+// page adds what a subscriber has received of an event of which it should have received [from, until); toTheEnd means
+// that it stayed for all of it.
 func (t *tally) page(name string, e *event, s *sequence, from, until int, toTheEnd bool) {
 	lost, behind := e.misses(s, from, until)
 	deaf := 0

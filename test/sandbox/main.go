@@ -1,7 +1,7 @@
-// Command sandbox tries what a service must not be able to do, and says what it could: scripts/test-systemd puts it in
-// the daemon's place. Its arguments are addresses to connect to.
+// Command sandbox tries what a service must not be able to do, and prints what it could do: scripts/test-systemd runs
+// it in the daemon's place. Its arguments are addresses to connect to.
 //
-// Each trial is a line, "yes: trial" or "no: trial: reason". A file that is to be written is called probe.
+// Each trial prints a line, "yes: trial" or "no: trial: reason". A file that it tries to write is called probe.
 package main
 
 import (
@@ -35,10 +35,10 @@ func main() {
 	}
 }
 
-// idle as the only argument makes it do nothing.
+// idle, as the only argument, makes it do nothing.
 const idle = "idle"
 
-// ready is what lets the start of a service of Type=notify succeed, sd_notify(3).
+// ready makes the start of a Type=notify service succeed, sd_notify(3).
 func ready() error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
@@ -70,7 +70,7 @@ func trials(addresses []string) []trial {
 			return closing(syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_RAW, syscall.NETLINK_ROUTE))
 		}},
 	)
-	// All are there, and writable for everyone: nothing but the sandbox is in the way.
+	// All exist and are writable by everyone: only the sandbox is in the way.
 	for _, dir := range []string{"/var/lib/picloud", "/run/picloudd", "/etc/probe", "/var/lib/probe", "/usr/probe",
 		"/run/probe", "/home/probe",
 		"/opt/probe", "/tmp", "/var/tmp", "/dev/shm"} {
@@ -154,7 +154,7 @@ func seeProcesses() error {
 	return errors.New("there is only this one")
 }
 
-// seeOwner looks at a file that is neither root's nor its own.
+// seeOwner looks at a file that belongs to neither root nor the service's user.
 func seeOwner() error {
 	var s syscall.Stat_t
 	if err := syscall.Stat("/var/lib/probe", &s); err != nil {
@@ -167,7 +167,7 @@ func seeOwner() error {
 }
 
 func runOwn(dir string) error {
-	// A script would need a shell, and be refused for that.
+	// A script would need a shell, and be refused for that reason.
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		return err
@@ -204,7 +204,7 @@ func makeNamespace() error {
 	return cmd.Run()
 }
 
-// changePersonality asks for addresses that are not random: what an attacker wants of personality(2).
+// changePersonality turns address randomisation off, which is what an attacker wants from personality(2).
 func changePersonality() error {
 	const addrNoRandomize = 0x0040000
 	_, _, errno := syscall.RawSyscall(syscall.SYS_PERSONALITY, addrNoRandomize, 0, 0)
@@ -214,7 +214,7 @@ func changePersonality() error {
 	return nil
 }
 
-// status fails when the kernel says that the process is held back: a field of proc_pid_status(5) has this value.
+// status fails if a field of proc_pid_status(5) has the value that shows that the process is restricted.
 func status(field, held string) error {
 	p, err := os.ReadFile("/proc/self/status")
 	if err != nil {

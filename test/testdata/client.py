@@ -45,7 +45,7 @@ def message(want_data, want_name, event="temperature"):
     expect(m, {"action": "publish", "event": event, "data": want_data, "client_name": want_name})
 
 
-# by each way
+# in each way
 publisher.send(json.dumps({"action": "publish", "event": "temperature", "data": "76.5 F"}))
 message("76.5 F", "python-pub")
 post("temperature", {"celsius": 24.7, "where": "Küche ☕"})
@@ -53,7 +53,7 @@ message({"celsius": 24.7, "where": "Küche ☕"}, "python-post")
 subscriber.send(json.dumps({"action": "publish", "event": "temperature", "data": None}))
 message(None, "python-sub")
 
-# what was unsubscribed does not come; the fence would come behind it
+# after the unsubscribe nothing comes; the fence would come after it
 subscriber.send(json.dumps({"action": "unsubscribe", "event": "temperature", "id": 1}))
 expect(receive(subscriber), {"action": "ack", "id": 1})
 post("temperature", "nobody hears this")

@@ -8,14 +8,14 @@ trap 'rm -rf "$dir"' EXIT
 hostport=${url#http://}
 exec 3<>"/dev/tcp/${hostport%:*}/${hostport#*:}"
 : >"$dir/out"
-cat <&3 >"$dir/out" & # ends with the connection
+cat <&3 >"$dir/out" & # ends when the connection does
 
-# frame TEXT: one masked text frame of up to 125 bytes; the mask is 0.
+# frame TEXT: prints a masked text frame of up to 125 bytes; the mask is 0.
 frame() {
 	printf "\\201\\$(printf %o $((128 + ${#1})))\\000\\000\\000\\000%s" "$1"
 }
 
-# wait_for TEXT: until the server has sent it.
+# wait_for TEXT: waits until the server has sent it.
 wait_for() {
 	n=0
 	until grep -aqF "$1" "$dir/out"; do

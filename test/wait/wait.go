@@ -1,4 +1,4 @@
-// Package wait lets a test wait for what has to happen: long enough for any machine, and no longer than it takes.
+// Package wait lets a test wait for what must happen: long enough for any machine, and no longer than it takes.
 package wait
 
 import (
@@ -11,7 +11,7 @@ import (
 // passes does not use it up.
 const Patience = 2 * time.Minute
 
-// For returns what comes from ch, or the zero value once it is closed.
+// For returns what it receives from ch, or the zero value once it is closed.
 func For[T any](t testing.TB, ch <-chan T, what string) T {
 	t.Helper()
 	select {
@@ -34,8 +34,8 @@ func Within(t testing.TB, what string, f func()) {
 	For(t, done, what)
 }
 
-// Until returns when something is so that no channel tells of. It returns as soon as it is so, and fails if it never
-// is.
+// Until polls for a condition that no channel reports. It returns as soon as so returns true, and fails the test if it
+// never does.
 func Until(t testing.TB, what string, so func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(Patience); !so(); runtime.Gosched() {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A failure is a test that writes down why it fails, and ends its goroutine as a test does.
+// A failure is a test that records why it fails, and ends its goroutine as a test does.
 type failure struct {
 	testing.TB
 	why string
@@ -21,7 +21,7 @@ func (f *failure) Fatalf(format string, args ...any) {
 	panic(f)
 }
 
-// fails returns why a wait ends the test, and after how long by the bubble's clock.
+// fails returns why a wait fails the test, and after how long by the bubble's clock.
 func fails(t *testing.T, wait func(testing.TB)) (why string, after time.Duration) {
 	t.Helper()
 	synctest.Test(t, func(*testing.T) {

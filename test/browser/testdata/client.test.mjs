@@ -1,4 +1,4 @@
-// The browser client under Node, with Node's ws for the browser's WebSocket, against the real server and, for what that
+// The browser client under Node, with Node's ws as the browser's WebSocket, against the real server and, for what that
 // cannot be made to do, against one that misbehaves. CLIENT is the module to test, PICLOUDD the daemon.
 
 import assert from 'node:assert/strict';
@@ -16,7 +16,7 @@ globalThis.WebSocket ??= ws;
 const {Line, PiCloud, PiCloudError, socketAddress} = await import(process.env.CLIENT);
 const key = 'a-key-for-tests';
 
-/** Starts picloudd; it ends with the test. */
+/** Starts picloudd, until the test ends. */
 async function start(t, settings = {}) {
   const daemon = spawn(process.env.PICLOUDD, {
     env: {...process.env, PORT: '0', API_KEY: key, ...settings},
@@ -33,14 +33,14 @@ async function start(t, settings = {}) {
   return {url, stop, port: new URL(url).port};
 }
 
-/** Makes a client; it is closed with the test. */
+/** Makes a client, which is closed when the test ends. */
 function connect(t, url, options = {}) {
   const cloud = new PiCloud(url, {key, name: 'Node', ...options});
   t.after(() => cloud.close());
   return cloud;
 }
 
-/** Waits until the client has that state; what has passed meanwhile is not missed. */
+/** Waits until the client has that state, which it may have already. */
 async function until(cloud, state) {
   while (cloud.state !== state) await once(cloud, 'state');
 }
@@ -184,7 +184,7 @@ test('it comes back to a server that was away, with its subscriptions and what w
   const before = await start(t);
   const cloud = connect(t, before.url);
   const states = [];
-  cloud.addEventListener('state', () => states.at(-1) === cloud.state || states.push(cloud.state)); // the reason changes too
+  cloud.addEventListener('state', () => states.at(-1) === cloud.state || states.push(cloud.state)); // a new reason fires it too
   const box = inbox();
   await cloud.subscribe('door', box.take).ready;
   await before.stop();
@@ -242,7 +242,7 @@ test('a closed client is closed', async (t) => {
   await assert.rejects(cloud.publish('door', 1), fails('closed'));
 });
 
-/** A server that does with each connection what talk says; asked without an upgrade it answers status. */
+/** A server that handles each connection with talk; a request without an upgrade is answered with status. */
 async function pretend(t, talk, {status = 426, headers = {}} = {}) {
   const server = createServer((request, response) => response.writeHead(status, headers).end('{"error":"no"}'));
   const sockets = new ws.WebSocketServer({noServer: true});
@@ -264,7 +264,7 @@ async function pretend(t, talk, {status = 426, headers = {}} = {}) {
   return {url: `http://127.0.0.1:${server.address().port}`, attempts: () => attempts};
 }
 
-/** Acknowledges what peer sends. */
+/** Acks what peer sends. */
 function acknowledge(peer) {
   peer.on('message', (text) => peer.send(JSON.stringify({action: 'ack', id: JSON.parse(text).id})));
 }
@@ -314,7 +314,7 @@ test('it does not ask again before the server says so', async (t) => {
   const cloud = connect(t, url);
   await until(cloud, 'away');
   assert.match(cloud.reason, /full or stopping/);
-  // A pause that did not heed it would be 500 ms at most.
+  // A pause that ignored it would be at most 500 ms.
   await new Promise((resolve) => setTimeout(resolve, 700));
   assert.equal(attempts(), 1);
 });
@@ -356,7 +356,7 @@ test('a line that hears nothing asks, and then takes the server for dead', async
       if (state === 'open' && attempts() === 2) again();
     },
     poke: () => 'there?',
-    silence: 1500, // it looks once a second
+    silence: 1500, // it is checked once a second
   });
   t.after(() => line.close());
   line.open();

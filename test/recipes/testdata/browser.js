@@ -1,5 +1,5 @@
-// Runs a page's script with as much of a browser around it as it uses: node browser.js SCRIPT
-// What the page shows is printed; SIGUSR2 clicks its button. Its origin is another machine's.
+// Runs a page's script with as much of a browser as it uses: node browser.js SCRIPT
+// What the page shows is printed; SIGUSR2 clicks its button. Its origin is another machine.
 const fs = require('fs')
 const vm = require('vm')
 const WS = require('ws')
