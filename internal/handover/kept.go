@@ -22,7 +22,7 @@ type Kept struct {
 //
 // A mark is only worth what is noted in it. An older version notes nothing there, but leaves this record alone, since
 // it does not know its kind. So no connection that such a version may serve has one: Unmark deletes it before anything
-// is recorded from which the connection can be carried on without its mark, and a mark that is taken for an opened
+// is recorded from which the connection can be kept without its mark, and a mark that is taken for an opened
 // connection is recorded by Retain, when nothing of that sort is left.
 const kindMark = 'm'
 
@@ -164,7 +164,7 @@ type Connection struct {
 	Records []Record
 }
 
-// Discard ends a connection that cannot be carried on: it is shut down, its descriptor closed and its records deleted.
+// Discard ends a connection that cannot be kept: it is shut down, its descriptor closed and its records deleted.
 func (c Connection) Discard() {
 	unix.Shutdown(c.FD, unix.SHUT_RDWR)
 	c.Kept.End() // an error has made the journal void, and Set will say so

@@ -41,7 +41,7 @@ const (
 	marksHeader  = 64
 	markSize     = int(unsafe.Sizeof(Mark{}))
 	maxMarks     = 1 << 16
-	marksBytes   = marksHeader + maxMarks*markSize // memory is used for those that are in use
+	marksBytes   = marksHeader + maxMarks*markSize // allocated at once, so that no write to a mark can fail
 )
 
 var marksMagic = [8]byte{'P', 'i', 'C', 'l', 'o', 'u', 'd', 'M'}

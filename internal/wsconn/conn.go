@@ -102,7 +102,7 @@ const Local = "local"
 func (c *Conn) Addr() string { return c.addr }
 
 // Queue appends a frame from an Arena to what is to be sent, and reports whether the caller owes a Flush for its batch:
-// see hub.Sink. A connection whose queue is full and which takes nothing is let go; nothing is queued for one that is
+// see hub.Sink. A connection whose queue is full and which takes nothing is closed; nothing is queued for one that is
 // being closed.
 func (c *Conn) Queue(frame []byte, batch uint64) bool {
 	c.mu.Lock()
@@ -111,7 +111,7 @@ func (c *Conn) Queue(frame []byte, batch uint64) bool {
 		return false
 	}
 	if c.stalled && c.out.size > 0 && c.out.size+len(frame) > c.set.limits.QueueBytes {
-		c.letGo(ErrTooSlow)
+		c.closeSlow(ErrTooSlow)
 		return false
 	}
 	refers := c.push(frame)
@@ -124,7 +124,7 @@ func (c *Conn) Queue(frame []byte, batch uint64) bool {
 
 // push appends a frame to what is to be sent. From now until everything is written, the mark says that something is
 // owed: the publisher may get its ack before the frame is written, and if the process is killed in between, the
-// connection must not be carried on. mu must be held.
+// connection must not be kept over a restart. mu must be held.
 func (c *Conn) push(frame []byte) (refers bool) {
 	if c.out.size == 0 {
 		c.ends(markWritten, c.taken, false)
@@ -204,7 +204,7 @@ func (c *Conn) write() {
 			c.out.took(n)
 			c.taken += uint32(n)
 		}
-		c.ends(markWritten, c.taken, c.out.size == 0 && c.ending == nil) // after a goodbye it must not be carried on
+		c.ends(markWritten, c.taken, c.out.size == 0 && c.ending == nil) // after a goodbye it must not be kept
 		if c.cut {
 			c.cut = false
 			c.out.cut()
@@ -218,7 +218,7 @@ func (c *Conn) write() {
 			c.patient(true)
 			c.out.own()
 			if c.out.behind() > c.set.limits.QueueBytes && c.ending == nil {
-				c.letGo(ErrTooSlow)
+				c.closeSlow(ErrTooSlow)
 			}
 			c.leave()
 			return
@@ -275,14 +275,14 @@ func (c *Conn) ready(read, write bool) {
 	c.mu.Unlock()
 }
 
-// ping queues a ping, so that the peer's kernel has something to acknowledge, and lets go of a connection that has
+// ping queues a ping, so that the peer's kernel has something to acknowledge, and closes a connection that has
 // taken nothing since the last ping although something was waiting.
 func (c *Conn) ping() {
 	c.mu.Lock()
 	switch {
 	case c.ending != nil:
 	case c.stalled && c.stuck && c.taken == c.pinged:
-		c.letGo(ErrStalled)
+		c.closeSlow(ErrStalled)
 	default:
 		c.push(pingFrame)
 	}
@@ -318,8 +318,8 @@ func (c *Conn) sayGoodbye(frame []byte, why error) {
 	c.push(c.ending.frame)
 }
 
-// letGo drops what is queued, except the rest of a half-written frame, and closes with 1013. mu must be held.
-func (c *Conn) letGo(why error) {
+// closeSlow drops what is queued, except the rest of a half-written frame, and closes with 1013. mu must be held.
+func (c *Conn) closeSlow(why error) {
 	c.closing(appendFrame(nil, opClose, websocket.FormatCloseMessage(websocket.CloseTryAgainLater, "reads too slowly")),
 		why)
 	if c.writing {

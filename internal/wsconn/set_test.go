@@ -567,7 +567,7 @@ func TestReasonIsTheFirst(t *testing.T) {
 }
 
 // A stall is given a whole interval, from one ping to the next.
-func TestStallThatHasJustBegunIsNotLetGo(t *testing.T) {
+func TestStallThatHasJustBegunIsNotClosed(t *testing.T) {
 	s := lines(t, 1000)
 	full := false
 	sock := &scripted{t: t, onWrite: func(bufs [][]byte) (int, error) {

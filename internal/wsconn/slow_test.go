@@ -38,7 +38,7 @@ func (p *peer) wantNumbered(n int) (next int, end received) {
 	}
 }
 
-func TestSlowReaderIsLetGo(t *testing.T) {
+func TestSlowReaderIsClosed(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		const queue = 128 << 10
 		r := newRig(t, network, narrow, func(p *plan) { p.QueueBytes = queue })
@@ -68,8 +68,8 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 
 		// The others read each frame while this one reads none.
 		var pub publisher
-		n, most, letGoAt := 0, 0, 0
-		for ; letGoAt == 0 || n < letGoAt+50; n++ {
+		n, most, closedAt := 0, 0, 0
+		for ; closedAt == 0 || n < closedAt+50; n++ {
 			pub.publish(numbered(n), to...)
 			for range fastOnes {
 				wait.For(t, read, "another client reads on")
@@ -81,7 +81,7 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 				if why != ErrTooSlow {
 					t.Fatalf("closed with %v, want %v", why, ErrTooSlow)
 				}
-				letGoAt = n
+				closedAt = n
 			default:
 			}
 		}
@@ -90,7 +90,7 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 		}
 		if network != "tls" { // a TLS write may have whole frames under way
 			if size := locked(s.Conn, func(c *Conn) int { return c.out.size }); size > 4000 {
-				t.Errorf("%d bytes are still queued for a client that has been let go", size)
+				t.Errorf("%d bytes are still queued for a client that has been closed", size)
 			}
 		}
 
@@ -99,8 +99,8 @@ func TestSlowReaderIsLetGo(t *testing.T) {
 		if want := (received{opClose, closePayload(1013, "reads too slowly")}); end != want {
 			t.Errorf("after %d frames: got %+v, want %+v", got, end, want)
 		}
-		if got > letGoAt {
-			t.Errorf("got %d frames, though it was let go at the %dth", got, letGoAt)
+		if got > closedAt {
+			t.Errorf("got %d frames, though it was closed at the %dth", got, closedAt)
 		}
 		slow.send(masked(closeByte, closePayload(1013, "")))
 		slow.wantEOF()
@@ -188,7 +188,7 @@ func TestLargeFrameGoesToAnIdleClient(t *testing.T) {
 }
 
 // A queue that looks full may just not have been flushed yet.
-func TestUnflushedBurstIsNotLetGo(t *testing.T) {
+func TestUnflushedBurstIsNotClosed(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		const queue, frames = 16 << 10, 150
 		r := newRig(t, network, func(p *plan) {
@@ -214,7 +214,7 @@ func TestUnflushedBurstIsNotLetGo(t *testing.T) {
 }
 
 // But what is left of a burst when the socket takes no more does count.
-func TestBurstThatIsNotTakenIsLetGo(t *testing.T) {
+func TestBurstThatIsNotTakenIsClosed(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -248,7 +248,7 @@ func TestPingsArrive(t *testing.T) {
 	})
 }
 
-func TestStalledClientIsLetGoByPings(t *testing.T) {
+func TestStalledClientIsClosedByPings(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		r := newRig(t, network, narrow, func(p *plan) { p.PingEvery = 50 * time.Millisecond })
 		p, s := r.connect()
@@ -296,7 +296,7 @@ func TestSlowButSteadyReaderIsNotTakenForStalled(t *testing.T) {
 			}
 			s.ping()
 			if why := s.closed(); why != nil {
-				t.Fatalf("a client that reads was let go: %v", why)
+				t.Fatalf("a client that reads was closed: %v", why)
 			}
 			r.pause() // or what the kernel still takes would count
 			s.ping()
