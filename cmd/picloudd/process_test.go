@@ -161,6 +161,9 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 }
 
 func TestHangUpIsAReload(t *testing.T) {
+	caught := make(chan os.Signal, 1) // so that it is not ignored in the child, even if nohup(1) started the tests
+	signal.Notify(caught, syscall.SIGHUP)
+	defer signal.Stop(caught)
 	pair := newPair(t, "localhost")
 	d, process := spawn(t, pair.env())
 	d.trust(t, pair.cert)
