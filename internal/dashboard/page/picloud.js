@@ -505,7 +505,7 @@ const goodbyes = {
   1008: 'The server has ended the connection: a limit was passed.',
   1009: 'The server has ended the connection: a message was over its limit.',
   1012: 'The server is restarting.',
-  1013: 'This client reads too slowly; the server let it go.',
+  1013: 'This client reads too slowly; the server closed it.',
 };
 
 /**
