@@ -232,3 +232,10 @@ func TestNothingIsLeftOfConnections(t *testing.T) {
 		})
 	}
 }
+
+// The local socket's connections need no key: nothing else may look as if it came from there.
+func TestRelayIsNoUnixSocket(t *testing.T) {
+	if addr := new(relay).Addr(); addr.Network() == "unix" {
+		t.Errorf("its address is %#v", addr)
+	}
+}

@@ -312,4 +312,11 @@ func (r *relay) Close() error {
 	return nil
 }
 
-func (r *relay) Addr() net.Addr { return &net.UnixAddr{Name: "relay", Net: "unix"} }
+// Addr is no address of anything: above all not a Unix socket's, which means that no key is needed.
+func (r *relay) Addr() net.Addr { return relayed{} }
+
+// relayed stands where a listener's address would.
+type relayed struct{}
+
+func (relayed) Network() string { return "relay" }
+func (relayed) String() string  { return "relay" }
