@@ -23,8 +23,7 @@ func (s *Server) infoEither(w http.ResponseWriter, r *http.Request) {
 	if !s.admitted(w, r) {
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
+	unstored(w.Header(), "application/json")
 	w.Write(append(s.snapshot(), '\n'))
 }
 

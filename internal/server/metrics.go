@@ -61,7 +61,7 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 		float64(mem.HeapReleased))
 	e.add("go_memstats_heap_alloc_bytes", gauge, "Memory of the heap that is in use.", float64(mem.HeapAlloc))
 
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	unstored(w.Header(), "text/plain; version=0.0.4; charset=utf-8")
 	w.Write([]byte(e.String()))
 }
 

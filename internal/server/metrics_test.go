@@ -54,6 +54,17 @@ func parseFamilies(text string) (map[string]*dto.MetricFamily, error) {
 	return families, nil
 }
 
+// What only the owner of the key may see stays in no cache, and is taken for nothing but what it is.
+func TestInfoAndMetricsAreNotStored(t *testing.T) {
+	sv := start(t)
+	for _, path := range []string{"/info", "/metrics"} {
+		h := sv.request(t, "GET", path, "", "X-API-Key", testKey).header
+		if h.Get("Cache-Control") != "no-store" || h.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: headers %v", path, h)
+		}
+	}
+}
+
 func TestMetricsArePrometheusText(t *testing.T) {
 	sv := start(t)
 	p := sv.subscriber(t, "A")

@@ -378,6 +378,14 @@ func refuse(w http.ResponseWriter, status int, reason string) {
 	w.Write(append(body, '}', '\n'))
 }
 
+// unstored sets the headers of an answer that is for the owner of the key, and only true now: nobody is to keep it, or
+// to take it for something else.
+func unstored(h http.Header, contentType string) {
+	h.Set("Content-Type", contentType)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+}
+
 // unavailable is refuse for a temporary condition.
 func unavailable(w http.ResponseWriter, reason string) {
 	w.Header().Set("Retry-After", "5")
