@@ -219,7 +219,7 @@ func (c *Conn) answerAll(b *buffer, in []byte) error {
 			f.kind == framed && !whole && size <= restBytes:
 			c.keep(in, f.kind == framed)
 			return nil
-		case whole && plain:
+		case whole && plain && f.head <= c.set.cfg.HeadBytes:
 			r.Body = in[f.head:size]
 			r.Remote = c.remote
 			_, r.Local = c.local.(*net.UnixAddr)

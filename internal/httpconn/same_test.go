@@ -178,6 +178,8 @@ var talks = func() []talk {
 		whole("a plain long head", strings.Replace(plainPost(1), "Host", "User-Agent: "+body(3<<10)+"\r\nHost", 1),
 			plainPost(2)),
 		half("a head that is too long", with("X-Other: "+body(12<<10))),
+		half("a plain head that is too long",
+			strings.Replace(plainPost(1), "Host", "User-Agent: "+body(13<<10)+"\r\nHost", 1)),
 		half("a line that never ends", body(12<<10)),
 
 		half("nothing, and its end", ""),
