@@ -48,8 +48,9 @@ type Handler interface {
 
 // A Conn is one WebSocket connection. All exported methods are safe for concurrent use, and none of them blocks.
 type Conn struct {
-	// What a delivery touches lies in the first two cache lines, up to the descriptor in sock, and a test keeps it
-	// there: with many subscribers, fetching those lines is most of what a delivery costs outside the kernel.
+	// What a delivery touches lies in the first two cache lines, up to the word in sock that says whether there is a
+	// stream, and a test keeps it there: with many subscribers, fetching those lines is most of what a delivery costs
+	// outside the kernel.
 	mu        sync.Mutex
 	writing   bool    // a goroutine is in write: it alone takes from out
 	stalled   bool    // the socket takes no more; the poller (TLS: the writer) resumes
@@ -57,7 +58,6 @@ type Conn struct {
 	cut       bool    // the queue is to be cut when the write under way returns
 	dead      bool    // sock must not be used any more; it is closed when users is 0
 	lenient   bool    // the kernel does not watch over the peer
-	waits     bool    // calls to sock block, each in a goroutine of its own
 	uncounted bool    // kept with a mark, but the kernel does not count its bytes
 	users     int32   // calls to sock under way, plus one until Start returns and one until Closed has been called
 	taken     uint32  // bytes that the socket has taken in total; if kept, as the kernel counts them
@@ -85,7 +85,7 @@ type Conn struct {
 	gather  gather
 	partial []byte // what was read of an unfinished message, from its first byte
 
-	_ [16]byte // pads to a size that the allocator aligns to a cache line
+	_ [24]byte // pads to a size that the allocator aligns to a cache line
 }
 
 // An ending is the state of a connection that is being closed.
@@ -149,7 +149,7 @@ func (c *Conn) flush() {
 	}
 	c.writing = true
 	c.users++
-	if !c.waits {
+	if !c.sock.waits() {
 		c.write()
 		return
 	}
@@ -275,8 +275,8 @@ func (c *Conn) ready(read, write bool) {
 	c.mu.Unlock()
 }
 
-// ping queues a ping, so that the peer's kernel has something to acknowledge, and closes a connection that has
-// taken nothing since the last ping although something was waiting.
+// ping queues a ping, so that the peer's kernel has something to acknowledge, and closes a connection that has taken
+// nothing since the last ping although something was waiting.
 func (c *Conn) ping() {
 	c.mu.Lock()
 	switch {
@@ -384,7 +384,7 @@ func (c *Conn) stopTimer() {
 func (c *Conn) kick() {
 	switch {
 	case c.dead && c.users == 0:
-	case !c.waits:
+	case !c.sock.waits():
 		c.set.crew.Wake(&c.turn, (*reading)(c))
 	case c.turn.Wake(): // in a frozen Set too: it has to be ended
 		c.set.crew.Go((*reading)(c))

@@ -18,7 +18,7 @@ type outbox struct {
 	first []byte   // in place, so that one run of frames costs no allocation
 	rest  [][]byte // what follows it
 	size  int      // bytes in total
-	left  int      // bytes left of a half-written frame at the beginning
+	left  int32    // bytes left of a half-written frame at the beginning; small, so that Conn.sock lies where it does
 	owned bool     // the last slice is a chunk of this outbox's own
 	lent  bool     // something may lie in arenas
 }
@@ -72,7 +72,7 @@ func (o *outbox) behind() int {
 	case o.size == 0:
 		return 0
 	case o.left > 0:
-		return o.size - o.left
+		return o.size - int(o.left)
 	default:
 		return o.size - frameLen(o.first)
 	}
@@ -92,10 +92,10 @@ func (o *outbox) took(n int) {
 	o.size -= n
 	for n > 0 {
 		if o.left == 0 {
-			o.left = frameLen(o.first)
+			o.left = int32(frameLen(o.first))
 		}
-		k := min(n, o.left)
-		o.left -= k
+		k := min(n, int(o.left))
+		o.left -= int32(k)
 		n -= k
 		o.first = o.first[k:]
 		if len(o.first) == 0 {
@@ -129,5 +129,5 @@ func (o *outbox) cut() {
 		*o = outbox{}
 		return
 	}
-	*o = outbox{first: slices.Clone(o.first[:o.left]), size: o.left, left: o.left}
+	*o = outbox{first: slices.Clone(o.first[:o.left]), size: int(o.left), left: o.left}
 }

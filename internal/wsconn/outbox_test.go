@@ -350,7 +350,7 @@ func (m *model) compare(o *outbox) error {
 	if len(frames) > 0 {
 		return fmt.Errorf("frame %d is missing", len(m.frames)-len(frames))
 	}
-	if m.half && o.left != len(m.frames[0]) || !m.half && o.left != 0 {
+	if m.half && int(o.left) != len(m.frames[0]) || !m.half && o.left != 0 {
 		return fmt.Errorf("%d bytes of a half-written frame", o.left)
 	}
 	return nil

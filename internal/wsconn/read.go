@@ -75,7 +75,7 @@ type buffer [32 << 10]byte
 
 // receive handles all input that is at hand and returns nil, or what ended the connection.
 func (c *Conn) receive() error {
-	if c.waits {
+	if c.sock.waits() {
 		return c.receiveWaiting()
 	}
 	if err := c.closed(); err != nil {
@@ -186,7 +186,7 @@ func (c *Conn) handle(in []byte) error {
 
 // keep makes rest the partial message. rest may lie in partial or in a borrowed buffer.
 func (c *Conn) keep(rest []byte) {
-	if len(rest) == 0 && !c.waits {
+	if len(rest) == 0 && !c.sock.waits() {
 		c.partial = nil
 		return
 	}
@@ -204,7 +204,7 @@ func (c *Conn) discard() {
 	for {
 		c.mu.Lock()
 		dead := c.dead
-		if c.waits && !dead {
+		if c.sock.waits() && !dead {
 			c.sock.stream.resume(flushGrace + answerGrace)
 		}
 		c.mu.Unlock()

@@ -64,7 +64,8 @@ func (c *Conn) Save() (Saved, bool) {
 		return Saved{}, false
 	}
 	c.ending = &ending{why: ErrSaved}
-	sv := Saved{Addr: c.addr, Partial: c.partial, Frames: c.gather.pos, Payload: c.gather.payload, Left: c.out.left}
+	sv := Saved{Addr: c.addr, Partial: c.partial, Frames: c.gather.pos, Payload: c.gather.payload,
+		Left: int(c.out.left)}
 	if c.out.size > 0 {
 		sv.Queued = slices.Concat(append([][]byte{c.out.first}, c.out.rest...)...)
 	}
@@ -86,7 +87,7 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 		users: 2}
 	c.gather = gather{pos: sv.Frames, payload: sv.Payload}
 	if len(sv.Queued) > 0 {
-		c.out = outbox{first: slices.Clip(sv.Queued), size: len(sv.Queued), left: sv.Left}
+		c.out = outbox{first: slices.Clip(sv.Queued), size: len(sv.Queued), left: int32(sv.Left)}
 	}
 	if c.addr != Local {
 		// Another process has set the timeout, perhaps under another setting, or has suspended it for a client that had

@@ -140,8 +140,7 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 		nc.Close()
 		return nil, err
 	}
-	return &Conn{set: s, sock: sock, waits: sock.waits(), place: place, addr: addr, partial: append(hs.early, ahead...),
-		users: 2}, nil
+	return &Conn{set: s, sock: sock, place: place, addr: addr, partial: append(hs.early, ahead...), users: 2}, nil
 }
 
 // Start lets c receive. It is called once: by Upgrade for a new connection, by the caller of Restore for a restored
