@@ -258,19 +258,9 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 		t.Fatal(err)
 	}
 	r.Set = New(cfg)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() {
-		var rest sync.WaitGroup
-		rest.Go(func() { r.Run(ctx) })
-		defer rest.Wait()
-		ended <- cfg.Poller.Run(ctx)
-	}()
-	r.endRun = sync.OnceFunc(func() {
-		cancel()
-		if err := wait.For(t, ended, "Run returns"); err != nil {
-			t.Errorf("Run: %v", err)
-		}
+	r.endRun = wait.Running(t, cfg.Poller.Run, func(ctx context.Context) error {
+		r.Run(ctx)
+		return nil
 	})
 	l := listen(t, network, r.kernel)
 	r.addr = l.Addr()

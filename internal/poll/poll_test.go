@@ -45,15 +45,8 @@ func newRig(t testing.TB) *rig {
 }
 
 func (r *rig) run() {
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(ctx) }()
-	r.pause = sync.OnceFunc(func() {
-		cancel()
-		if err := wait.For(r.t, ended, "Run ends with its context"); err != nil {
-			r.t.Errorf("Run: %v", err)
-		}
-	})
+	r.t.Helper()
+	r.pause = wait.Running(r.t, r.Run)
 }
 
 // settle returns when Run has reported everything that had happened before: epoll keeps what is ready in the order in

@@ -180,19 +180,9 @@ func (r *rig) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // resume starts the poller and the pings.
 func (r *rig) resume() {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() {
-		var pings sync.WaitGroup
-		pings.Go(func() { r.Run(ctx) })
-		defer pings.Wait()
-		done <- r.poller.Run(ctx)
-	}()
-	r.pause = sync.OnceFunc(func() {
-		cancel()
-		if err := wait.For(r.t, done, "Run returns"); err != nil {
-			r.t.Errorf("Run: %v", err)
-		}
+	r.pause = wait.Running(r.t, r.poller.Run, func(ctx context.Context) error {
+		r.Run(ctx)
+		return nil
 	})
 }
 

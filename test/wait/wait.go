@@ -2,7 +2,9 @@
 package wait
 
 import (
+	"context"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 )
@@ -43,6 +45,25 @@ func Until(t testing.TB, what string, so func() bool) {
 			t.Fatalf("never: %s", what)
 		}
 	}
+}
+
+// Running runs parts that live as long as their context, such as a Run, and returns how to stop them: stop ends the
+// context and returns when all parts have, and the test fails if one returns an error. Calling stop again does nothing.
+func Running(t testing.TB, parts ...func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, len(parts))
+	for _, run := range parts {
+		go func() { ended <- run(ctx) }()
+	}
+	return sync.OnceFunc(func() {
+		t.Helper()
+		cancel()
+		for range parts {
+			if err := For(t, ended, "what runs ends with its context"); err != nil {
+				t.Errorf("what ran: %v", err)
+			}
+		}
+	})
 }
 
 // Stacks returns the stacks of all goroutines, the caller's first, with an empty line between them.

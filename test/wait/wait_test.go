@@ -1,8 +1,11 @@
 package wait
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +23,8 @@ func (f *failure) Fatalf(format string, args ...any) {
 	f.why = fmt.Sprintf(format, args...)
 	panic(f)
 }
+
+func (f *failure) Errorf(format string, args ...any) { f.why += fmt.Sprintf(format, args...) }
 
 // fails returns why a wait fails the test, and after how long by the bubble's clock.
 func fails(t *testing.T, wait func(testing.TB)) (why string, after time.Duration) {
@@ -73,5 +78,27 @@ func TestWaitEndsWithWhatItWaitsFor(t *testing.T) {
 	Until(t, "it is so at the third look", func() bool { calls++; return calls == 3 })
 	if calls != 3 {
 		t.Errorf("it looked %d times, want 3", calls)
+	}
+}
+
+func TestWhatRunsIsStoppedAndItsErrorsAreTheTests(t *testing.T) {
+	f := new(failure)
+	var ended atomic.Int32
+	part := func(err error) func(context.Context) error {
+		return func(ctx context.Context) error {
+			<-ctx.Done()
+			ended.Add(1)
+			return err
+		}
+	}
+	stop := Running(f, part(nil), part(errors.New("broken")), part(nil))
+	if ended.Load() != 0 {
+		t.Error("it ends before it is stopped")
+	}
+	for range 2 {
+		stop()
+	}
+	if ended.Load() != 3 || f.why != "what ran: broken" {
+		t.Errorf("%d of 3 parts have ended, and the test fails with %q", ended.Load(), f.why)
 	}
 }
