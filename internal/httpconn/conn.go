@@ -221,8 +221,7 @@ func (c *Conn) answerAll(b *buffer, in []byte) error {
 			return nil
 		case whole && plain && f.head <= c.set.cfg.HeadBytes:
 			r.Body = in[f.head:size]
-			r.Remote = c.remote
-			_, r.Local = c.local.(*net.UnixAddr)
+			r.Remote, r.Local = c.remote, c.local
 			if !c.set.draining.Load() {
 				if answer, ok := c.set.cfg.Short(r); ok {
 					if err := c.send(answer); err != nil {

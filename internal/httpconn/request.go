@@ -10,8 +10,7 @@ import (
 type Request struct {
 	Method, Path, Query []byte // Query is what follows the ?
 	Body                []byte
-	Remote              net.Addr
-	Local               bool // it came over a Unix socket
+	Remote, Local       net.Addr // Local as http.LocalAddrContextKey has it
 
 	headers [len(plainHeaders)]header
 	count   int

@@ -164,7 +164,8 @@ func (s *Set) admit(fd int, remote, local net.Addr) {
 // adopt makes a Conn from a connected, non-blocking socket, for which a place has been taken, and from what has come of
 // its next request. used tells whether a request has been answered on it.
 func (s *Set) adopt(fd int, remote, local net.Addr, in []byte, used bool) {
-	c := &Conn{set: s, fd: fd, remote: remote, local: local, in: in, used: used, since: time.Now()}
+	c := &Conn{set: s, fd: fd, remote: remote, local: localAddr(fd, remote, local), in: in, used: used,
+		since: time.Now()}
 	c.turn.Take()
 	s.mu.Lock()
 	s.conns[c] = struct{}{}

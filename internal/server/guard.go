@@ -193,9 +193,17 @@ func remote(r *http.Request) netip.Addr {
 }
 
 // isLocal reports whether a request came over a Unix socket: that socket's permissions are its key.
-func isLocal(r *http.Request) bool {
-	_, ok := r.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr)
+func isLocal(r *http.Request) bool { return isUnix(local(r)) }
+
+func isUnix(a net.Addr) bool {
+	_, ok := a.(*net.UnixAddr)
 	return ok
+}
+
+// local returns this side's address of the connection that a request came over.
+func local(r *http.Request) net.Addr {
+	a, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return a
 }
 
 // admitted answers a request without a valid key and reports whether it has one.
