@@ -44,19 +44,21 @@ func (s stuck) Ready(bool, bool) {
 	<-s.leave
 }
 
-func few(n int) func(*plan) { return func(p *plan) { p.places = n } }
+func few(n int) func(*plan) { return func(p *plan) { p.Bounds = Bounds{n, n, n} } }
 
-// hold begins a request and returns when it is being answered.
+// hold begins a request that shows the key, and returns when it is being answered.
 func (r *rig) hold(behind string) *client {
 	r.t.Helper()
 	c := r.dial()
-	c.send("GET /hold HTTP/1.1\r\nHost: pi\r\n\r\n%s", behind)
+	c.send("GET /hold HTTP/1.1\r\nHost: pi\r\nX-Key: 1\r\n\r\n%s", behind)
 	wait.For(r.t, r.held, "the request is being answered")
 	return c
 }
 
-func TestWhoHasRestedLongestMakesRoom(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
+// Room is made by who has not shown the key, then by who is at rest, in the order in which they have become silent. On
+// a Unix socket there is no key.
+func TestWhoHasBeenSilentLongestMakesRoom(t *testing.T) {
+	for network, order := range map[string][]int{"tcp": {1, 3, 0, 2}, "unix": {0, 1, 2, 3}} {
 		t.Run(network, func(t *testing.T) {
 			r := newRig(t, network, few(5))
 			busy := r.hold("")
@@ -74,11 +76,11 @@ func TestWhoHasRestedLongestMakesRoom(t *testing.T) {
 					wait.Until(t, "what it has sent is known", func() bool { return r.count((*Conn).begun) == 1 })
 				}
 			}
-			for _, c := range resting {
+			for _, i := range order {
 				next := r.dial()
 				next.send("%s", plainPost(2))
 				next.want("POST", 201, "2")
-				c.wantEnd()
+				resting[i].wantEnd()
 			}
 			r.release <- struct{}{}
 			busy.want("GET", 200, "held")
@@ -91,14 +93,14 @@ func TestWhoHasRestedLongestMakesRoom(t *testing.T) {
 func TestNewcomerWaitsForWhoComesToRest(t *testing.T) {
 	for name, behind := range map[string]string{"idle": "", "in a head": get[:9], "in a body": postHead} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, "tcp", few(2))
+			r := newRig(t, "tcp", few(2)) // who is busy on a Unix socket does make room
 			busy := []*client{r.hold(behind), r.hold(behind)}
 			late := r.dial()
 			late.send("%s", plainPost(1))
-			wait.Until(t, "the newcomer waits", func() bool { return r.waiting.Load() == 1 })
+			wait.Until(t, "the newcomer waits", func() bool { return r.Usage().Waited == 1 })
 			r.release <- struct{}{}
 			late.want("POST", 201, "1")
-			if n := r.left.Load(); n != 1 {
+			if n := r.left(); n != 1 {
 				t.Errorf("%d connections made room, want one", n)
 			}
 			r.release <- struct{}{}
@@ -128,8 +130,8 @@ func TestWhoHasSentSomethingDoesNotMakeRoom(t *testing.T) {
 	late.want("POST", 201, "3")
 }
 
-// A place is given up once, whatever ends a connection; dismantle counts, too.
-func TestPlaceIsGivenUpOnce(t *testing.T) {
+// A slot is given up once, whatever ends a connection; dismantle counts, too.
+func TestSlotIsGivenUpOnce(t *testing.T) {
 	for name, story := range map[string]func(t *testing.T, r *rig){
 		"by the client at rest": func(t *testing.T, r *rig) { r.dial().Close() },
 		"by a reset":            func(t *testing.T, r *rig) { r.dial().vanish() },
@@ -142,7 +144,7 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 		"taken": func(t *testing.T, r *rig) {
 			c := r.dial()
 			c.send("GET /hijack?n=3 HTTP/1.1\r\nHost: pi\r\n\r\n")
-			wait.Until(t, "its place is free, and it lives on", func() bool { return r.left.Load() == 1 })
+			wait.Until(t, "its slot is free, and it lives on", func() bool { return r.left() == 1 })
 			c.send("abc")
 			if said, err := io.ReadAll(c); err != nil || string(said) != `behind: "abc"` {
 				t.Errorf("got %q, error %v", said, err)
@@ -159,8 +161,7 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.tryEnter()
-			r.adopt(fd, &net.UnixAddr{}, r.addr, nil, false)
+			r.admit(fd, &net.UnixAddr{}, r.addr)
 		},
 		"to no http.Server": func(t *testing.T, r *rig) {
 			r.http.Close()
@@ -179,8 +180,9 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.tryEnter()
-			r.adopt(fds[0], &net.UnixAddr{}, r.addr, []byte(plainPost(1)+get[:9]), false)
+			if err := r.Restore(Saved{FD: fds[0], Local: true, In: []byte(plainPost(1) + get[:9])}); err != nil {
+				t.Fatal(err)
+			}
 			f := os.NewFile(uintptr(fds[1]), "peer")
 			defer f.Close()
 			io.WriteString(f, get[9:]+lastOne)
@@ -194,17 +196,17 @@ func TestPlaceIsGivenUpOnce(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, "tcp")
 			story(t, r)
-			wait.Until(t, "a place is given up", func() bool { return r.left.Load() == 1 })
+			wait.Until(t, "a slot is given up", func() bool { return r.left() == 1 })
 			r.gone()
-			if entered, left := r.entered.Load(), r.left.Load(); entered != 1 || left != 1 {
-				t.Errorf("entered %d times, left %d times", entered, left)
+			if n := r.entered(); n != 1 {
+				t.Errorf("%d connections", n)
 			}
 		})
 	}
 }
 
-// Many more clients than places, all the time: no client waits forever, and there are never more than the bound.
-func TestMoreClientsThanPlaces(t *testing.T) {
+// Many more clients than slots, all the time: no client waits forever, and there are never more than the bound.
+func TestMoreClientsThanSlots(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -250,8 +252,8 @@ func TestMoreClientsThanPlaces(t *testing.T) {
 				default:
 				}
 			}
-			if n := most.Load(); n > bound {
-				t.Errorf("%d connections at a time, want %d at most", n, bound)
+			if n := most.Load(); n > bound+mostEnding {
+				t.Errorf("%d connections at a time, want %d at most", n, bound+mostEnding)
 			}
 		})
 	}

@@ -3,6 +3,7 @@ package httpconn
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -19,6 +20,7 @@ type Conn struct {
 	set           *Set
 	remote, local net.Addr
 	turn          poll.Turn
+	slot          *slot
 
 	mu    sync.Mutex
 	fd    int // -1: closed, or given away
@@ -26,6 +28,8 @@ type Conn struct {
 	used  bool      // a request has been answered on it
 	since time.Time // when the rest began, or the first byte of in came
 	head  bool      // in has a whole head
+	key   bool      // the slot knows that it has been shown
+	rests bool      // it is lent for good, and between two requests
 
 	in   []byte // what has been read and not yet answered; owned by whoever has the turn
 	loan *loan  // what it is lent to, while it is lent
@@ -117,8 +121,43 @@ func (c *Conn) release() (fd int, place poll.Place) {
 	c.set.mu.Lock()
 	delete(c.set.conns, c)
 	c.set.mu.Unlock()
-	c.set.cfg.Leave()
+	c.set.slots.leave(c.slot)
 	return fd, place
+}
+
+// network is what counts as the client's address.
+func (c *Conn) network() netip.Addr { return Network(addr(c.remote), addr(c.local)) }
+
+// shown notes that a request of the connection has shown the key.
+func (c *Conn) shown() {
+	c.mu.Lock()
+	known := c.key
+	c.key = true
+	c.mu.Unlock()
+	if !known && c.slot.network.IsValid() { // on a Unix socket there is none
+		c.set.slots.show(c.slot)
+	}
+}
+
+// yield is holder's.
+func (c *Conn) yield(since time.Time, d demand) (ended bool, active time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.fd < 0: // and its slot is free
+		return false, since
+	case d != always && c.since.After(since):
+		return false, c.since
+	case d != always && c.turn.Rests() && !c.quiet():
+		return false, time.Now()
+	case c.turn.Take():
+		c.close()
+		return true, since
+	case d == ifResting && !c.rests:
+		return false, time.Now()
+	}
+	unix.Shutdown(c.fd, unix.SHUT_RDWR) // whoever has the turn will see it
+	return true, since
 }
 
 // Run is the goroutine of a Conn that is awake, a poll.Runner: it answers what is at hand.
@@ -141,14 +180,14 @@ func (c *Conn) Run() {
 }
 
 // rest gives the turn back unless there is more to look at, and reports whether it has. A connection that comes to rest
-// while others wait for a place, or idle while the Set drains, is closed.
+// while others wait for a slot, or idle while the Set drains, is closed.
 func (c *Conn) rest() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.turn.Done() {
 		return false
 	}
-	if (c.set.crowded.Load() > 0 || c.idle() && c.set.draining.Load()) && c.turn.Take() {
+	if (c.slot.pool.waiting.Load() > 0 || c.idle() && c.set.draining.Load()) && c.turn.Take() {
 		c.close()
 	}
 	return true
@@ -224,6 +263,7 @@ func (c *Conn) answerAll(b *buffer, in []byte) error {
 			r.Remote, r.Local = c.remote, c.local
 			if !c.set.draining.Load() {
 				if answer, ok := c.set.cfg.Short(r); ok {
+					c.shown()
 					if err := c.send(answer); err != nil {
 						return err
 					}

@@ -202,8 +202,8 @@ func TestIdleConnectionIsIdleForTheNextProcess(t *testing.T) {
 	}
 }
 
-// There are more connections than places: the surplus is ended, and newcomers are served.
-func TestRestoreWaitsForNoPlace(t *testing.T) {
+// There are more connections than slots: the surplus is ended, and newcomers are served.
+func TestRestoreWaitsForNoSlot(t *testing.T) {
 	r := newRig(t, "tcp")
 	var clients []*client
 	for range 5 {

@@ -59,19 +59,24 @@ func newLoan(c *Conn, in []byte, missing int) *loan {
 	return l
 }
 
-// Note is to be called by the http.Server's ConnState. It reports whether the connection belongs to a Set.
-func Note(nc net.Conn, state http.ConnState) bool {
-	l, ok := nc.(*loan)
-	if ok {
-		l.mu.Lock()
-		l.resting = state == http.StateIdle
-		if l.resting && l.missing != unbounded {
-			l.idle = true
-			l.wake.Broadcast()
+// note is Set.Note for a loan.
+func (l *loan) note(state http.ConnState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.resting = state == http.StateIdle
+	switch {
+	case l.missing == unbounded && !l.closed:
+		c := l.conn
+		c.mu.Lock()
+		c.since, c.rests = time.Now(), l.resting
+		c.mu.Unlock()
+		if l.resting && c.slot.pool.waiting.Load() > 0 {
+			unix.Shutdown(c.fd, unix.SHUT_RDWR)
 		}
-		l.mu.Unlock()
+	case l.resting:
+		l.idle = true
+		l.wake.Broadcast()
 	}
-	return ok
 }
 
 // Read returns the request's bytes, and then blocks until the answer has been given or the deadline is set to the past.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -158,9 +159,8 @@ func TestReadyWhileAwake(t *testing.T) {
 	}
 	peer := os.NewFile(uintptr(fds[1]), "peer")
 	defer peer.Close()
-	r.tryEnter()
-	c := &Conn{set: r.Set, fd: fds[0], local: r.addr} // and not watched
-	c.turn.Take()
+	c := r.newConn(fds[0], &net.UnixAddr{}, r.addr) // and not watched
+	c.slot = r.slots.tryEnter(c, c.network())
 	r.mu.Lock()
 	r.conns[c] = struct{}{}
 	r.mu.Unlock()
@@ -226,7 +226,7 @@ func TestNothingIsLeftOfConnections(t *testing.T) {
 			}
 			lives.Wait()
 			wait.Until(t, "all are let in",
-				func() bool { return r.entered.Load() == n+1 }) // a client that has left may still be in the backlog
+				func() bool { return r.entered() == n+1 }) // a client that has left may still be in the backlog
 			r.gone()
 			wait.Until(t, "all descriptors are closed", func() bool { return len(leak.Descriptors()) <= before })
 		})

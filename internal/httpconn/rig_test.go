@@ -33,21 +33,27 @@ import (
 //	/hold       says so on held and answers when it gets something from release
 //	/plain?n=   POST answers with the body as a header, and n bytes; a Set does this by itself
 //
+// A request with the header X-Key has shown the key.
 // A Set also hijacks a connection to /hijack by itself, when it asks for a WebSocket.
 type site struct {
 	held    chan struct{}
 	release chan struct{}
-	plain   atomic.Int64 // answered in the short way
-	joined  atomic.Int64 // hijacked in the short way
-	general atomic.Int64 // by the handler
+	told    chan Crowding
+	shown   func(context.Context) // Set.Shown, if there is a Set
+	plain   atomic.Int64          // answered in the short way
+	joined  atomic.Int64          // hijacked in the short way
+	general atomic.Int64          // by the handler
 }
 
 func newSite() *site {
-	return &site{held: make(chan struct{}, 1<<12), release: make(chan struct{}, 1<<12)}
+	return &site{held: make(chan struct{}, 1<<12), release: make(chan struct{}, 1<<12), told: make(chan Crowding, 1<<4)}
 }
 
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.general.Add(1)
+	if r.Header.Get("X-Key") != "" && s.shown != nil {
+		s.shown(r.Context())
+	}
 	n, _ := strconv.Atoi(r.URL.Query().Get("n"))
 	switch r.URL.Path {
 	case "/echo":
@@ -128,53 +134,9 @@ func hijack(w http.ResponseWriter, n int) {
 	fmt.Fprintf(f, "behind: %q", behind)
 }
 
-// places bounds the number of connections, and counts them.
-type places struct {
-	free    chan struct{}
-	opened  chan struct{}
-	entered atomic.Int64
-	left    atomic.Int64
-	waiting atomic.Int64
-}
-
-func newPlaces(n int) *places {
-	return &places{free: make(chan struct{}, n), opened: make(chan struct{})}
-}
-
-func (p *places) tryEnter() bool {
-	select {
-	case p.free <- struct{}{}:
-		p.entered.Add(1)
-		return true
-	default:
-		return false
-	}
-}
-
-func (p *places) enter() {
-	p.waiting.Add(1)
-	defer p.waiting.Add(-1)
-	p.entered.Add(1)
-	select {
-	case p.free <- struct{}{}:
-	case <-p.opened:
-	}
-}
-
-func (p *places) leave() {
-	p.left.Add(1) // first, so that whoever gets the place finds it counted
-	select {
-	case <-p.free:
-	default:
-	}
-}
-
-func (p *places) taken() int64 { return p.entered.Load() - p.left.Load() }
-
 // A plan says how a rig is to be made.
 type plan struct {
 	Config
-	places int
 	kernel int // roughly what the kernel buffers at each end of a connection; 0 leaves it to the kernel
 }
 
@@ -182,7 +144,6 @@ type plan struct {
 type rig struct {
 	*Set
 	*site
-	*places
 	plan
 	t       testing.TB
 	network string
@@ -202,13 +163,13 @@ func httpServer(cfg *Config, h http.Handler) *http.Server {
 		WriteTimeout:      cfg.SendTimeout,
 		IdleTimeout:       cfg.IdleTimeout,
 		MaxHeaderBytes:    cfg.HeadBytes,
-		ConnState:         func(nc net.Conn, state http.ConnState) { Note(nc, state) },
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
 }
 
 func defaults() plan {
-	return plan{places: 1 << 12, Config: Config{
+	return plan{Config: Config{
+		Bounds: Bounds{1 << 12, 1 << 12, 1 << 12},
 		// No test passes only because a timeout cuts a connection off, unless it is about that.
 		HeadTimeout: time.Hour, BodyTimeout: time.Hour, IdleTimeout: time.Hour, SendTimeout: time.Hour,
 		HeadBytes: 4 << 10, RecallBytes: 256 << 10,
@@ -248,16 +209,16 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	for _, f := range edit {
 		f(&r.plan)
 	}
-	r.places = newPlaces(r.plan.places)
 	r.http = httpServer(&r.Config, r.site)
 	cfg := r.Config
 	cfg.HTTP, cfg.Short, cfg.Join = r.http, r.short, r.join
-	cfg.TryEnter, cfg.Enter, cfg.Leave = r.tryEnter, r.enter, r.leave
+	cfg.Crowded = func(c Crowding) { r.told <- c }
 	var err error
 	if cfg.Poller, err = poll.New(); err != nil {
 		t.Fatal(err)
 	}
 	r.Set = New(cfg)
+	r.http.ConnState, r.http.ConnContext, r.site.shown = r.Note, r.ConnContext, r.Shown
 	r.endRun = wait.Running(t, cfg.Poller.Run, func(ctx context.Context) error {
 		r.Run(ctx)
 		return nil
@@ -270,7 +231,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	r.endAccept = sync.OnceFunc(func() {
 		refuse()
 		l.Close()
-		close(r.opened)
+		r.Unbind()
 		if err := wait.For(t, accepted, "Serve returns"); err != nil &&
 			!errors.Is(err, net.ErrClosed) { // before it began
 			t.Errorf("Serve: %v", err)
@@ -295,19 +256,20 @@ func (r *rig) dismantle() {
 	if n := len(r.all()); n != 0 {
 		r.t.Errorf("%d connections are still known", n)
 	}
-	if n := len(r.free); n != 0 {
-		r.t.Errorf("%d places are still taken", n)
+}
+
+// gone waits until each connection is gone and has given up its slot.
+func (r *rig) gone() {
+	r.t.Helper()
+	wait.For(r.t, r.None(), "all connections are gone")
+	if u := r.Usage(); u.Open != 0 {
+		r.t.Errorf("%+v when all are gone", u)
 	}
 }
 
-// gone waits until each connection has given up its place, and checks that none did twice.
-func (r *rig) gone() {
-	r.t.Helper()
-	wait.Until(r.t, "all places are free", func() bool { return r.taken() <= 0 })
-	if n := r.taken(); n != 0 {
-		r.t.Errorf("%d connections entered, %d left", r.entered.Load(), r.left.Load())
-	}
-}
+// entered is how many connections have got a slot, left how many of them have given it up.
+func (r *rig) entered() int { return int(r.Usage().Entered) }
+func (r *rig) left() int    { u := r.Usage(); return int(u.Entered) - u.Open }
 
 // count counts the connections for which so holds.
 func (r *rig) count(so func(*Conn) bool) (n int) {
@@ -327,7 +289,7 @@ func (c *Conn) begun() bool { return c.turn.Rests() && len(c.in) > 0 }
 // atRest waits until each connection is.
 func (r *rig) atRest() {
 	r.t.Helper()
-	wait.Until(r.t, "all are at rest", func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == int(r.taken()) })
+	wait.Until(r.t, "all are at rest", func() bool { return r.count(func(c *Conn) bool { return c.turn.Rests() }) == r.Usage().Open })
 }
 
 // A client is one connection.

@@ -61,27 +61,31 @@ func (s *Set) Save() []Saved {
 	return all
 }
 
-// ErrCrowded is returned by Restore when there is no place.
-var ErrCrowded = errors.New("there is no place for one more HTTP connection")
+// ErrCrowded is returned by Restore when there is no slot.
+var ErrCrowded = errors.New("there is no room for one more HTTP connection")
 
 // Restore makes a connection from what Save has returned. It takes over saved.FD, and closes it on an error. The
-// connection is lent only once Run runs. Restore does not wait for a place, since newcomers wait behind it.
+// connection is lent only once Run runs. Restore does not wait for a slot, since newcomers wait behind it.
 func (s *Set) Restore(saved Saved) error {
+	var c *Conn
 	sa, err := unix.Getpeername(saved.FD)
-	if err == nil && !s.cfg.TryEnter() {
-		err = ErrCrowded
+	if err == nil {
+		var local net.Addr = &net.TCPAddr{}
+		if saved.Local {
+			local = &net.UnixAddr{Net: "unix"}
+		}
+		c = s.newConn(saved.FD, address(sa), local)
+		c.in, c.used = saved.In, saved.Used
+		if c.slot = s.slots.tryEnter(c, c.network()); c.slot == nil {
+			err = ErrCrowded
+		}
 	}
 	if err != nil {
 		unix.Shutdown(saved.FD, unix.SHUT_RDWR)
 		unix.Close(saved.FD)
 		return err
 	}
-	remote := address(sa)
-	var local net.Addr = &net.TCPAddr{}
-	if saved.Local {
-		local = &net.UnixAddr{Net: "unix"}
-	}
-	s.adopt(saved.FD, remote, local, saved.In, saved.Used)
+	s.adopt(c)
 	return nil
 }
 

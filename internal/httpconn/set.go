@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,19 +27,20 @@ import (
 type Config struct {
 	// Poller wakes the connections. It runs from before the first Serve or Restore until all connections are gone.
 	Poller *poll.Poller
-	// HTTP answers what Short does not. Its ConnState must call Note; its timeouts apply to a request under way.
+	// HTTP answers what Short does not. Its ConnState and ConnContext must be the Set's Note and ConnContext; its
+	// timeouts apply to a request under way. The connections that it accepts itself have slots like the others.
 	HTTP *http.Server
-	// Short answers a plain request, or reports false: then HTTP answers the same bytes. The answer is a whole response
-	// that keeps the connection open. Short must not block, and may be called by many goroutines at once.
+	// Short answers a plain request that has shown the key, or reports false: then HTTP answers the same bytes. The
+	// answer is a whole response that keeps the connection open. Short must not block, and may be called by many
+	// goroutines at once.
 	Short func(*Request) (answer []byte, ok bool)
 	// Join may take over the connection of a request that asks for a WebSocket: it hijacks w, and calls Take on the
 	// net.Conn. If it does not, HTTP answers the same bytes, and what has been written to w is dropped. The request's
 	// context has http.LocalAddrContextKey. It is called as Short is.
-	Join func(w http.ResponseWriter, r *http.Request)
-	// Enter waits for a place for one more connection, Leave gives it up. TryEnter is Enter without waiting, and
-	// reports whether there was a place.
-	TryEnter     func() bool
-	Enter, Leave func()
+	Join   func(w http.ResponseWriter, r *http.Request)
+	Bounds Bounds
+	// Crowded is told when a bound has been reached, each kind at most once a minute. It must not block.
+	Crowded func(Crowding)
 
 	HeadTimeout time.Duration // from a request's first byte, or the connection's beginning, to the end of its head
 	BodyTimeout time.Duration // and from there to the end of its body
@@ -57,13 +57,14 @@ type Set struct {
 	bufs    sync.Pool // of *buffer
 	crew    poll.Crew // goroutines in Conn.Run
 	loans   sync.WaitGroup
+	slots   *slots
 
-	crowded  atomic.Int32 // newcomers that wait for a connection to come to rest
-	draining atomic.Bool  // each answer is its connection's last
-	closed   atomic.Bool  // no connection goes on
+	draining atomic.Bool // each answer is its connection's last
+	closed   atomic.Bool // no connection goes on
 
-	mu    sync.Mutex
-	conns map[*Conn]struct{}
+	mu        sync.Mutex
+	conns     map[*Conn]struct{}
+	strangers map[net.Conn]*stranger
 }
 
 // A buffer is what a connection borrows while it is awake.
@@ -80,7 +81,8 @@ const restBytes = 16 << 10
 // New makes a Set.
 func New(cfg Config) *Set {
 	s := &Set{cfg: cfg, lending: relay{conns: make(chan net.Conn), done: make(chan struct{})},
-		conns: make(map[*Conn]struct{})}
+		slots: newSlots(cfg.Bounds, cfg.Crowded), conns: make(map[*Conn]struct{}),
+		strangers: make(map[net.Conn]*stranger)}
 	s.bufs.New = func() any { return new(buffer) }
 	return s
 }
@@ -145,28 +147,22 @@ func (s *Set) Serve(ctx context.Context, l Listener) error {
 	}
 }
 
-// admit makes a Conn from an accepted socket. When there is no place for it, the connection that has been at rest the
-// longest has to make room or, when all are busy, the first that comes to rest.
+// admit makes a Conn from an accepted socket, once there is a slot for it.
 func (s *Set) admit(fd int, remote, local net.Addr) {
-	for !s.cfg.TryEnter() {
-		if s.evict() {
-			continue // for that place, which may have been taken meanwhile
-		}
-		s.crowded.Add(1)
-		s.evict() // one that came to rest before it could see that
-		s.cfg.Enter()
-		s.crowded.Add(-1)
-		break
-	}
-	s.adopt(fd, remote, local, nil, false)
+	c := s.newConn(fd, remote, local)
+	c.slot = s.slots.enter(c, c.network())
+	s.adopt(c)
 }
 
-// adopt makes a Conn from a connected, non-blocking socket, for which a place has been taken, and from what has come of
-// its next request. used tells whether a request has been answered on it.
-func (s *Set) adopt(fd int, remote, local net.Addr, in []byte, used bool) {
-	c := &Conn{set: s, fd: fd, remote: remote, local: localAddr(fd, remote, local), in: in, used: used,
-		since: time.Now()}
+// newConn makes a Conn, which has no slot yet, from a connected, non-blocking socket.
+func (s *Set) newConn(fd int, remote, local net.Addr) *Conn {
+	c := &Conn{set: s, fd: fd, remote: remote, local: localAddr(fd, remote, local), since: time.Now()}
 	c.turn.Take()
+	return c
+}
+
+// adopt lets a Conn with a slot receive.
+func (s *Set) adopt(c *Conn) {
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
@@ -176,7 +172,7 @@ func (s *Set) adopt(fd int, remote, local net.Addr, in []byte, used bool) {
 		c.close()
 		return
 	}
-	place, err := s.cfg.Poller.Add(fd, (*watched)(c))
+	place, err := s.cfg.Poller.Add(c.fd, (*watched)(c))
 	if err != nil {
 		c.close()
 		return
@@ -185,27 +181,21 @@ func (s *Set) adopt(fd int, remote, local net.Addr, in []byte, used bool) {
 	c.goOn()
 }
 
-// evict closes the connection that has been at rest the longest, and reports whether there was one.
-func (s *Set) evict() bool {
-	conns := s.all()
-	for {
-		oldest, since := -1, time.Time{}
-		for i, c := range conns {
-			c.mu.Lock()
-			if c.turn.Rests() && (oldest < 0 || c.since.Before(since)) {
-				oldest, since = i, c.since
-			}
-			c.mu.Unlock()
-		}
-		if oldest < 0 {
-			return false
-		}
-		if conns[oldest].closeIf((*Conn).quiet) {
-			return true
-		}
-		conns = slices.Delete(conns, oldest, oldest+1)
-	}
+// Unbind ends the bounds, so that no newcomer waits while the server stops.
+func (s *Set) Unbind() { s.slots.unbind() }
+
+// None returns a channel that is closed when no connection is open. It is called once nothing accepts any more.
+func (s *Set) None() <-chan struct{} {
+	none := make(chan struct{})
+	go func() {
+		s.slots.present.Wait()
+		close(none)
+	}()
+	return none
 }
+
+// Usage returns how many connections there are.
+func (s *Set) Usage() Usage { return s.slots.usage() }
 
 func (s *Set) all() []*Conn {
 	s.mu.Lock()

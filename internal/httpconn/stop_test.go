@@ -117,7 +117,7 @@ func TestCloseEndsEveryConnection(t *testing.T) {
 			say("GET /echo HTTP/1.1\nHost: pi\n\n")
 			say("POST /plain?n=10000000 HTTP/1.1\r\nHost: pi\r\n\r\n") // and does not read it
 			say("GET /large?n=10000000 HTTP/1.1\r\nHost: pi\r\n\r\n")
-			wait.Until(t, "all are known", func() bool { return r.entered.Load() == int64(len(clients)) })
+			wait.Until(t, "all are known", func() bool { return r.entered() == len(clients) })
 			wait.Until(t, "one sends", func() bool { return len(leak.Goroutines("picloud/internal/httpconn.(*Conn).send")) == 1 })
 			wait.Until(t, "two read and one writes in net/http", func() bool {
 				return len(leak.Goroutines("picloud/internal/httpconn.(*loan).Read")) >= 2 &&
@@ -163,7 +163,7 @@ func TestAdoptedAfterCloseIsClosed(t *testing.T) {
 	r.gone()
 }
 
-// Serve says why it cannot, and ends with its context, even while it waits for a place.
+// Serve says why it cannot, and ends with its context, even while it waits for a slot.
 func TestServe(t *testing.T) {
 	r := newRig(t, "tcp", few(1))
 	l := listen(t, "tcp", 0).(*net.TCPListener)
@@ -174,7 +174,7 @@ func TestServe(t *testing.T) {
 	r.hold("")
 	late := r.dial()
 	late.send(get)
-	wait.Until(t, "the newcomer waits", func() bool { return r.waiting.Load() == 1 })
+	wait.Until(t, "the newcomer waits", func() bool { return r.Usage().Waited == 1 })
 	var ending sync.WaitGroup
 	ending.Go(r.endAccept)
 	wait.Within(t, "Serve returns", ending.Wait)

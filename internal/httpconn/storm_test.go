@@ -35,7 +35,7 @@ func TestStorm(t *testing.T) {
 			t.Run(network+" "+name, func(t *testing.T) {
 				t.Parallel()
 				const clients, lives = 100, 6
-				r := newRig(t, network, func(p *plan) { p.kernel, p.places = 32<<10, 80 })
+				r := newRig(t, network, func(p *plan) { p.kernel, p.Bounds = 32<<10, Bounds{80, 80, 80} })
 				st := &storm{rig: r}
 				half := make(chan struct{})
 				var living sync.WaitGroup

@@ -184,7 +184,7 @@ func TestWhoNeverReadsIsCutOff(t *testing.T) {
 			if !ended(end) {
 				t.Errorf("the flood ends with %v, want the connection's end", end)
 			}
-			wait.Until(t, "the flood's place is free", func() bool { return r.taken() == 1 })
+			wait.Until(t, "the flood's slot is free", func() bool { return r.Usage().Open == 1 })
 		})
 	}
 }

@@ -214,6 +214,7 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request) bool {
 	from := remote(r)
 	v := s.guard.check(credentialsOf(r).key(), from, time.Now())
 	if v.status == 0 {
+		s.httpConns.Shown(r.Context())
 		return true
 	}
 	if v.first {

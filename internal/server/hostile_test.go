@@ -800,7 +800,7 @@ func TestPanicIsOneAnswerAndOneLogLine(t *testing.T) {
 }
 
 func TestHTTPConnectionsAreBounded(t *testing.T) {
-	sv := start(t, func(c *Config) { c.Requests = 2 })
+	sv := start(t, func(c *Config) { c.Requests = 3 }) // two over TCP
 	const head = "POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey + "\r\n"
 	body := `{"event":"e","data":1}`
 	post := fmt.Appendf(nil, "%sContent-Length: %d\r\n\r\n%s", head, len(body), body)

@@ -32,7 +32,7 @@ type Config struct {
 	Subscriptions int           // of one connection
 	HeaderTimeout time.Duration // for a request's headers
 	WrongKeys     int           // from one address, then one a minute
-	Requests      int           // HTTP connections at the same time, before they become WebSockets
+	Requests      int           // HTTP connections at the same time, before they become WebSockets; at least 2
 	Reload        func() error  // what POST /reload on the local socket does
 
 	About func() About // called for each info; may be nil
@@ -83,7 +83,6 @@ type Server struct {
 	guard     *guard
 	httpConns *httpconn.Set // the connections of plain listeners, until they are WebSockets
 	http      *http.Server  // answers requests, and has the connections of TLS listeners
-	open      *bound        // for connections that are still HTTP
 	info      snapshots
 	began     time.Time
 
@@ -125,7 +124,6 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		hub:   hub.New(),
 		guard: newGuard(cfg.Key, cfg.WrongKeys),
 		began: time.Now(),
-		open:  newBound(cfg.Requests),
 
 		infoEvery:    InfoEvery,
 		requestGrace: requestGrace,
@@ -148,7 +146,8 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headBytes,
-		ConnState:         s.connState,
+		ConnState:         func(nc net.Conn, state http.ConnState) { s.httpConns.Note(nc, state) },
+		ConnContext:       func(ctx context.Context, nc net.Conn) context.Context { return s.httpConns.ConnContext(ctx, nc) },
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	s.httpConns = httpconn.New(httpconn.Config{
@@ -156,9 +155,8 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		HTTP:        s.http,
 		Short:       s.publishPlain,
 		Join:        s.join,
-		TryEnter:    s.open.tryEnter,
-		Enter:       s.open.enter,
-		Leave:       s.open.leave,
+		Bounds:      bounds(cfg.Requests),
+		Crowded:     s.crowded,
 		HeadTimeout: cfg.HeaderTimeout,
 		BodyTimeout: bodyTimeout,
 		IdleTimeout: idleTimeout,
@@ -212,7 +210,7 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	for _, l := range listeners {
 		l.Close()
 	}
-	s.open.unbind()
+	s.httpConns.Unbind()
 	accepting.Wait()
 	stopped := func() {
 		endServing()
@@ -245,7 +243,7 @@ func (s *Server) stop(code int, reason string) {
 	defer cancel()
 	s.http.SetKeepAlivesEnabled(false) // closes idle connections, and others after their answer
 	s.httpConns.Drain()
-	none := s.open.none()
+	none := s.httpConns.None()
 	select {
 	case <-none:
 	case <-time.After(s.requestGrace):
@@ -268,15 +266,27 @@ func (s *Server) stop(code int, reason string) {
 	requests.Wait()
 }
 
-// connState is http's hook. A new connection is announced before the next is accepted; those that httpconn lends
-// already have their place.
-func (s *Server) connState(nc net.Conn, state http.ConnState) {
-	switch {
-	case httpconn.Note(nc, state):
-	case state == http.StateNew:
-		s.open.enter()
-	case state == http.StateHijacked, state == http.StateClosed:
-		s.open.leave()
+// bounds divides a number of HTTP connections.
+func bounds(n int) httpconn.Bounds {
+	local := max(n/16, 1)
+	return httpconn.Bounds{TCP: max(n-local, 1), Network: max((n-local)/4, 1), Local: local}
+}
+
+// crowded says that HTTP connections are closed, or have to wait, because there are as many as there may be.
+func (s *Server) crowded(c httpconn.Crowding) {
+	from := "local"
+	if c.From.IsValid() {
+		from = c.From.String()
+	}
+	switch c.Kind {
+	case httpconn.NetworkFull:
+		s.log.Warn("an address has as many connections without the key as it may have: its oldest are closed",
+			"address", from, "connections", c.Bound)
+	case httpconn.Full:
+		s.log.Warn("all HTTP connections are taken: the oldest that has not shown the key is closed for each new one",
+			"connections", c.Bound, "most_from", from, "theirs", c.Holds)
+	case httpconn.Waiting:
+		s.log.Warn("all HTTP connections are busy: new ones wait", "connections", c.Bound)
 	}
 }
 
@@ -413,56 +423,4 @@ func preflight(w http.ResponseWriter, r *http.Request) {
 		h.Set("Access-Control-Allow-Private-Network", "true")
 	}
 	w.WriteHeader(http.StatusNoContent)
-}
-
-// A bound limits the connections that are still HTTP: past it new ones wait in the listener's backlog.
-type bound struct {
-	places chan struct{}
-	opened chan struct{}
-	count  sync.WaitGroup
-}
-
-func newBound(n int) *bound {
-	return &bound{places: make(chan struct{}, n), opened: make(chan struct{})}
-}
-
-// enter takes a place, and waits until there is one.
-func (b *bound) enter() {
-	b.count.Add(1)
-	select {
-	case b.places <- struct{}{}:
-	case <-b.opened:
-	}
-}
-
-// tryEnter takes a place if there is one.
-func (b *bound) tryEnter() bool {
-	select {
-	case b.places <- struct{}{}:
-		b.count.Add(1)
-		return true
-	default:
-		return false
-	}
-}
-
-func (b *bound) leave() {
-	select {
-	case <-b.places:
-	default: // it entered after unbind
-	}
-	b.count.Done()
-}
-
-// unbind ends the bound, so that no accept waits while the server stops. It is called once.
-func (b *bound) unbind() { close(b.opened) }
-
-// none returns a channel that is closed when no connection is open. It is called once nothing accepts any more.
-func (b *bound) none() <-chan struct{} {
-	none := make(chan struct{})
-	go func() {
-		b.count.Wait()
-		close(none)
-	}()
-	return none
 }
