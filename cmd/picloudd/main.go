@@ -156,6 +156,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Version:       version,
 		Limits:        limits,
 		Subscriptions: cfg.MaxSubscriptions,
+
+		SubscriptionBytes: subscriptionBytes(memory()),
+		WaitingBytes:      waitingBytes(memory()),
+
 		HeaderTimeout: cfg.HeaderTimeout,
 		WrongKeys:     cfg.MaxWrongKeys,
 		Requests:      requests(files),
@@ -263,6 +267,7 @@ func secure(listeners []net.Listener, pair *certs.Pair) (ports []int) {
 // listen listens on all addresses, IPv4 and IPv6.
 func listen(ctx context.Context, port int) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: false}} // pings do that
+	lc.SetMultipathTCP(false)                                                   // as systemd's: its options are TCP's
 	l, err := lc.Listen(ctx, "tcp", ":"+strconv.Itoa(port))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):

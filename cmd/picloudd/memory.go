@@ -6,6 +6,24 @@ import (
 	"syscall"
 )
 
+// assumedMemory is that of the machine where the kernel does not tell.
+const assumedMemory = 512 << 20
+
+// memory is how many bytes the machine has, sysinfo(2).
+func memory() int64 {
+	var info syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&info); err != nil {
+		return assumedMemory
+	}
+	return int64(min(uint64(info.Totalram)*uint64(info.Unit), math.MaxInt64))
+}
+
+// waitingBytes is what may wait in all connections together on a machine with ram bytes. A hand-over carries that much.
+func waitingBytes(ram int64) int { return int(min(ram/8, 64<<20)) }
+
+// subscriptionBytes is what all subscriptions together may take.
+func subscriptionBytes(ram int64) int { return int(min(ram/16, 64<<20)) }
+
 // limitMemory makes the garbage collector work harder before the process has half of the machine's memory, so that a Pi
 // with 512 MB does not swap: a burst of handshakes leaves garbage that could otherwise grow to the size of what is in
 // use. It is a soft limit, runtime/debug.SetMemoryLimit, and far above what the server usually needs, so that it costs
@@ -16,12 +34,8 @@ func limitMemory(getenv func(string) string) {
 	if getenv("GOMEMLIMIT") != "" {
 		return // the runtime has read it
 	}
-	var info syscall.Sysinfo_t
-	if err := syscall.Sysinfo(&info); err != nil {
-		return // the kernel does not say
-	}
-	debug.SetMemoryLimit(memoryLimit(uint64(info.Totalram) * uint64(info.Unit)))
+	debug.SetMemoryLimit(memoryLimit(memory()))
 }
 
 // memoryLimit is half of ram bytes.
-func memoryLimit(ram uint64) int64 { return int64(min(ram/2, math.MaxInt64)) }
+func memoryLimit(ram int64) int64 { return ram / 2 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"picloud/internal/poll"
 
@@ -30,6 +31,8 @@ type Conn struct {
 	head  bool      // in has a whole head
 	key   bool      // the slot knows that it has been shown
 	rests bool      // it is lent for good, and between two requests
+	lent  int       // what a call that blocks costs, as long as it may: bytes
+	load  load      // what all of it counts for
 
 	in   []byte // what has been read and not yet answered; owned by whoever has the turn
 	loan *loan  // what it is lent to, while it is lent
@@ -118,6 +121,7 @@ func (c *Conn) close() {
 func (c *Conn) release() (fd int, place poll.Place) {
 	fd, place = c.fd, c.place
 	c.fd, c.place, c.loan = -1, poll.Place{}, nil
+	c.load.set(c.set, 0)
 	c.set.mu.Lock()
 	delete(c.set.conns, c)
 	c.set.mu.Unlock()
@@ -131,12 +135,30 @@ func (c *Conn) network() netip.Addr { return Network(addr(c.remote), addr(c.loca
 // shown notes that a request of the connection has shown the key.
 func (c *Conn) shown() {
 	c.mu.Lock()
-	known := c.key
-	c.key = true
+	known := c.key || c.slot.isLocal() // where there is no key
+	if !known {
+		c.key = true
+		c.load.shown(c.set)
+	}
 	c.mu.Unlock()
-	if !known && c.slot.network.IsValid() { // on a Unix socket there is none
+	if !known {
 		c.set.slots.show(c.slot)
 	}
+}
+
+// settle brings up to date what the connection counts for. mu must be held.
+func (c *Conn) settle() {
+	if c.fd >= 0 {
+		c.load.set(c.set, cap(c.in)+c.lent)
+	}
+}
+
+// blocks notes what the call costs that may block now: 0 when it has ended.
+func (c *Conn) blocks(bytes int) {
+	c.mu.Lock()
+	c.lent = bytes
+	c.settle()
+	c.mu.Unlock()
 }
 
 // yield is holder's.
@@ -307,6 +329,7 @@ func (c *Conn) keep(in []byte, head bool) {
 	} else {
 		c.in = append(c.in[:0], in...)
 	}
+	c.settle()
 }
 
 // send writes an answer, and waits for a client that takes it slowly.
@@ -323,6 +346,8 @@ func (c *Conn) send(p []byte) error {
 		return err
 	}
 	defer nc.Close()
+	c.blocks(int(unsafe.Sizeof(buffer{})))
+	defer c.blocks(0)
 	nc.SetWriteDeadline(time.Now().Add(c.set.cfg.SendTimeout))
 	_, err = nc.Write(p[n:])
 	return err
@@ -363,7 +388,7 @@ func (c *Conn) borrowed(request, behind []byte, missing int) *loan {
 // returned ends a loan: the connection goes on after an answer, or with what has come of an unfinished request. mu must
 // be held.
 func (c *Conn) returned(unfinished []byte) {
-	c.loan = nil
+	c.loan, c.lent = nil, 0
 	if c.set.closed.Load() {
 		c.close()
 		return
@@ -374,5 +399,6 @@ func (c *Conn) returned(unfinished []byte) {
 		c.used, c.head = true, false
 	}
 	c.since = time.Now()
+	c.settle()
 	c.goOn()
 }

@@ -40,6 +40,9 @@ type loan struct {
 	closed  bool      // the descriptor is not this loan's any more
 }
 
+// loanBytes is what net/http takes for a connection: a goroutine, two buffers of 4 KiB and a request.
+const loanBytes = 20 << 10
+
 const (
 	unbounded = -1 // missing where nobody knows the request's end: the loan is for good
 	inChunks  = -2 // missing where chunks will tell
@@ -144,8 +147,9 @@ func (l *loan) readMore(p []byte) (int, error) {
 	}
 	if l.taken != nil {
 		if l.taken = append(l.taken, p[:n]...); len(l.taken) > l.conn.set.cfg.RecallBytes {
-			l.taken = nil
+			l.taken = nil // and whoever reads it keeps it no longer, either
 		}
+		l.conn.blocks(l.cost())
 	}
 	if len(behind) > 0 {
 		l.conn.keep(behind, false)
@@ -228,9 +232,14 @@ func (l *loan) waiting() (net.Conn, error) {
 		nc.SetReadDeadline(l.read)
 		nc.SetWriteDeadline(l.write)
 		l.file = nc
+		l.conn.blocks(l.cost())
 	}
 	return l.file, nil
 }
+
+// cost is what a loan takes that may last: net/http's part of it, and a request both here and where it is read. mu must
+// be held.
+func (l *loan) cost() int { return loanBytes + 2*cap(l.taken) }
 
 // Close gives the connection back, or ends it. Closing again does nothing.
 func (l *loan) Close() error {

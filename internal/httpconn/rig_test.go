@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"picloud/internal/poll"
+	"picloud/internal/quota"
 	ws "picloud/test/peer"
 	"picloud/test/wait"
 )
@@ -137,7 +138,8 @@ func hijack(w http.ResponseWriter, n int) {
 // A plan says how a rig is to be made.
 type plan struct {
 	Config
-	kernel int // roughly what the kernel buffers at each end of a connection; 0 leaves it to the kernel
+	waiting int // the quota, bytes
+	kernel  int // roughly what the kernel buffers at each end of a connection; 0 leaves it to the kernel
 }
 
 // A rig is a Set on a real listener.
@@ -168,8 +170,9 @@ func httpServer(cfg *Config, h http.Handler) *http.Server {
 }
 
 func defaults() plan {
-	return plan{Config: Config{
-		Bounds: Bounds{1 << 12, 1 << 12, 1 << 12},
+	return plan{waiting: 1 << 30, Config: Config{
+		KeylessBytes: 1 << 30,
+		Bounds:       Bounds{1 << 12, 1 << 12, 1 << 12},
 		// No test passes only because a timeout cuts a connection off, unless it is about that.
 		HeadTimeout: time.Hour, BodyTimeout: time.Hour, IdleTimeout: time.Hour, SendTimeout: time.Hour,
 		HeadBytes: 4 << 10, RecallBytes: 256 << 10,
@@ -212,6 +215,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	r.http = httpServer(&r.Config, r.site)
 	cfg := r.Config
 	cfg.HTTP, cfg.Short, cfg.Join = r.http, r.short, r.join
+	cfg.Waiting = quota.New(r.waiting)
 	cfg.Crowded = func(c Crowding) { r.told <- c }
 	var err error
 	if cfg.Poller, err = poll.New(); err != nil {
@@ -264,6 +268,9 @@ func (r *rig) gone() {
 	wait.For(r.t, r.None(), "all connections are gone")
 	if u := r.Usage(); u.Open != 0 {
 		r.t.Errorf("%+v when all are gone", u)
+	}
+	if all, keyless := r.cfg.Waiting.Used(), r.keyless.Used(); all != 0 || keyless != 0 {
+		r.t.Errorf("%d bytes are counted when all are gone, %d of them without the key", all, keyless)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"picloud/internal/poll"
+	"picloud/internal/quota"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,6 +40,11 @@ type Config struct {
 	// context has http.LocalAddrContextKey. It is called as Short is.
 	Join   func(w http.ResponseWriter, r *http.Request)
 	Bounds Bounds
+	// Waiting counts the memory that is held for connections: parts of requests, and answers that are not taken. When
+	// it is too much, somebody ends those for which Waiting of the Set says that most is held.
+	Waiting *quota.Quota
+	// KeylessBytes is how much of it those may take that have not shown the key; past it those go that take most.
+	KeylessBytes int
 	// Crowded is told when a bound has been reached, each kind at most once a minute. It must not block.
 	Crowded func(Crowding)
 
@@ -58,6 +64,7 @@ type Set struct {
 	crew    poll.Crew // goroutines in Conn.Run
 	loans   sync.WaitGroup
 	slots   *slots
+	keyless *quota.Quota
 
 	draining atomic.Bool // each answer is its connection's last
 	closed   atomic.Bool // no connection goes on
@@ -81,7 +88,7 @@ const restBytes = 16 << 10
 // New makes a Set.
 func New(cfg Config) *Set {
 	s := &Set{cfg: cfg, lending: relay{conns: make(chan net.Conn), done: make(chan struct{})},
-		slots: newSlots(cfg.Bounds, cfg.Crowded), conns: make(map[*Conn]struct{}),
+		slots: newSlots(cfg.Bounds, cfg.Crowded), keyless: quota.New(cfg.KeylessBytes), conns: make(map[*Conn]struct{}),
 		strangers: make(map[net.Conn]*stranger)}
 	s.bufs.New = func() any { return new(buffer) }
 	return s
@@ -92,6 +99,7 @@ func (s *Set) Run(ctx context.Context) {
 	var lending sync.WaitGroup
 	defer lending.Wait()
 	lending.Go(func() { s.cfg.HTTP.Serve(&s.lending) })
+	lending.Go(func() { s.relieve(ctx) })
 	defer s.lending.Close()
 	s.sweep(ctx)
 }
@@ -115,7 +123,11 @@ func (s *Set) Serve(ctx context.Context, l Listener) error {
 	}
 	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	_, isTCP := l.Addr().(*net.TCPAddr)
+	if _, ok := l.Addr().(*net.TCPAddr); ok {
+		if err := raw.Control(func(fd uintptr) { s.tune(int(fd)) }); err != nil {
+			return err
+		}
+	}
 	for pause := time.Duration(0); ; {
 		var fd int
 		var sa unix.Sockaddr
@@ -140,11 +152,17 @@ func (s *Set) Serve(ctx context.Context, l Listener) error {
 			continue
 		}
 		pause = 0
-		if isTCP {
-			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		}
 		s.admit(fd, address(sa), l.Addr())
 	}
+}
+
+// tune sets the options of a TCP socket, or of a listener for those that it accepts, tcp(7): nothing is delayed, little
+// is kept in the kernel, and a client that acknowledges nothing is gone after as long as it may take for an answer,
+// even if the connection has been closed here.
+func (s *Set) tune(fd int) {
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(s.cfg.SendTimeout.Milliseconds()))
+	poll.LimitUnsent(fd)
 }
 
 // admit makes a Conn from an accepted socket, once there is a slot for it.
@@ -168,6 +186,8 @@ func (s *Set) adopt(c *Conn) {
 	s.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.load.known = c.slot.isLocal()
+	c.settle()
 	if s.closed.Load() {
 		c.close()
 		return

@@ -88,6 +88,8 @@ type slot struct {
 	within     *list.Element // in that of its network
 }
 
+func (sl *slot) isLocal() bool { return !sl.network.IsValid() }
+
 // A holder has a slot.
 type holder interface {
 	// yield ends the connection as far as d allows, and reports whether it did; if not, it returns when the client was
@@ -153,7 +155,7 @@ func (s *slots) tryEnter(h holder, network netip.Addr) *slot {
 
 func (s *slots) newSlot(h holder, network netip.Addr) *slot {
 	sl := &slot{holder: h, network: network, pool: &s.local, active: time.Now()}
-	if network.IsValid() {
+	if !sl.isLocal() {
 		sl.pool = &s.tcp
 	}
 	return sl
@@ -231,7 +233,7 @@ func (s *slots) list(sl *slot) {
 		return
 	}
 	sl.everywhere = insert(&sl.pool.without, sl)
-	if sl.network.IsValid() {
+	if !sl.isLocal() {
 		own := s.networks[sl.network]
 		if own == nil {
 			own = list.New()

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -76,7 +77,7 @@ func TestWhoHasNoKeyKeepsNobodyOut(t *testing.T) {
 					c.want("GET", 200, "/echo")
 				}
 				var held []*client
-				for range 2 * n {
+				for range n + mostEnding/2 { // handlers that nothing ends may not be more than mostEnding
 					c := r.dial
 					if theirs != "own" {
 						c = strange
@@ -156,6 +157,39 @@ func TestWaitingIsTold(t *testing.T) {
 	r.release <- struct{}{}
 	for _, c := range busy {
 		c.want("GET", 200, "held")
+	}
+}
+
+// Whoever has no key has a small part of the memory, in whatever way it is taken: those who take most of it go, and
+// nobody who has the key.
+func TestWhoHasNoKeyTakesLittleMemory(t *testing.T) {
+	const n, room = 40, 10 * loanBytes
+	for _, name := range []string{"in a body, lent", "in a body, unread", "to be asked", "answered by net/http",
+		"not taking an answer"} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "tcp", func(p *plan) { p.KeylessBytes, p.kernel = room, 16<<10 })
+			var known []*client
+			for range n {
+				c := r.dial()
+				known = append(known, c)
+				c.send("POST /echo HTTP/1.1\r\nHost: pi\r\nX-Key: 1\r\nContent-Length: %d\r\n\r\na", restBytes+4)
+			}
+			wait.Until(t, "those with the key are known", func() bool { return r.cfg.Waiting.Used() >= n*loanBytes && r.keyless.Used() == 0 })
+			idle := r.dial()
+			idle.send(get)
+			idle.want("GET", 200, "/echo")
+			for range n {
+				r.dial().send("%s", quiet[name])
+			}
+			wait.Until(t, "most have gone", func() bool { return r.entered() == 2*n+1 && r.left() >= n-room/loanBytes })
+			wait.Until(t, "they take little", func() bool { return !r.keyless.Over() })
+			idle.send(get)
+			idle.want("GET", 200, "/echo")
+			for _, c := range known {
+				c.send("%s", strings.Repeat("b", restBytes+3))
+				c.want("POST", 200, `bb"`)
+			}
+		})
 	}
 }
 

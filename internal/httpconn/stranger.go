@@ -18,7 +18,12 @@ type stranger struct {
 	mu    sync.Mutex
 	since time.Time // when it was accepted, its request began, or its last answer was given
 	rests bool      // between two requests
+	key   bool      // it has been shown
+	load  load
 }
+
+// strangerBytes is what a connection with TLS takes: that of a loan and its keys, buffers and records.
+const strangerBytes = 48 << 10
 
 // Note is the http.Server's ConnState. For a new connection that is not the Set's own it waits for a slot, and keeps
 // the server from accepting another meanwhile.
@@ -30,6 +35,10 @@ func (s *Set) Note(nc net.Conn, state http.ConnState) {
 	if state == http.StateNew {
 		st := &stranger{nc: nc, since: time.Now()}
 		st.slot = s.slots.enter(st, Network(addr(nc.RemoteAddr()), addr(nc.LocalAddr())))
+		st.tune(s)
+		st.mu.Lock()
+		st.load.set(s, strangerBytes)
+		st.mu.Unlock()
 		s.mu.Lock()
 		s.strangers[nc] = st
 		s.mu.Unlock()
@@ -44,6 +53,9 @@ func (s *Set) Note(nc net.Conn, state http.ConnState) {
 	switch {
 	case st == nil:
 	case state == http.StateHijacked, state == http.StateClosed:
+		st.mu.Lock()
+		st.load.set(s, 0)
+		st.mu.Unlock()
 		s.slots.leave(st.slot)
 	default:
 		st.note(state == http.StateIdle)
@@ -56,6 +68,19 @@ func (st *stranger) note(rests bool) {
 	st.mu.Unlock()
 	if rests && st.slot.pool.waiting.Load() > 0 {
 		st.close()
+	}
+}
+
+func (st *stranger) shown(s *Set) {
+	st.mu.Lock()
+	known := st.key
+	if !known {
+		st.key = true
+		st.load.shown(s)
+	}
+	st.mu.Unlock()
+	if !known {
+		s.slots.show(st.slot)
 	}
 }
 
@@ -74,12 +99,23 @@ func (st *stranger) yield(since time.Time, d demand) (ended bool, active time.Ti
 }
 
 // close ends the connection without a word: crypto/tls would wait for the client to take one.
-func (st *stranger) close() {
+func (st *stranger) close() { st.below().Close() }
+
+// below is the connection without TLS.
+func (st *stranger) below() net.Conn {
 	if t, ok := st.nc.(*tls.Conn); ok {
-		t.NetConn().Close()
-		return
+		return t.NetConn()
 	}
-	st.nc.Close()
+	return st.nc
+}
+
+// tune is Set.tune.
+func (st *stranger) tune(s *Set) {
+	if tcp, ok := st.below().(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			raw.Control(func(fd uintptr) { s.tune(int(fd)) })
+		}
+	}
 }
 
 // connKey is the key of a request's connection in its context.
@@ -101,7 +137,7 @@ func (s *Set) Shown(ctx context.Context) {
 		st := s.strangers[nc]
 		s.mu.Unlock()
 		if st != nil {
-			s.slots.show(st.slot)
+			st.shown(s)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 func TestBatchListsEachSinkOnce(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	a, ra := join(h, "porch")
 	b, rb := join(h, "attic")
 	for _, e := range []string{"heat", "rain"} {
@@ -44,7 +44,7 @@ func TestBatchListsEachSinkOnce(t *testing.T) {
 }
 
 func TestTwoPublishersOnTheSameSinksBothFlush(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	sinks := listeners(t, h, 3, "heat")
 	var first, second Batch
 	for range 4 {
@@ -70,7 +70,7 @@ func TestTwoPublishersOnTheSameSinksBothFlush(t *testing.T) {
 
 // A frame's memory may be used again only when nothing refers to it any more.
 func TestFramesAreFreeWhenNoSinkHoldsOne(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	sinks := listeners(t, h, 3, "heat")
 	var b Batch
 	for i := range 4 {
@@ -135,7 +135,7 @@ func TestBatchHoldsNobodyAfterFlush(t *testing.T) {
 
 // What is queued for the publishing client, acks included, goes out after the messages that the acks are for.
 func TestLastIsFlushedBehindAllOthers(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	var order []string
 	var b Batch
 	note := func(name string) *noted { return &noted{name, &order} }

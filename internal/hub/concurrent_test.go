@@ -12,7 +12,7 @@ import (
 // events, and the subscribers of an event agree on the order of its frames.
 func TestOrder(t *testing.T) {
 	const publishers, events, subscribers, each = 8, 5, 24, 400
-	h := New()
+	h := New(1 << 30)
 	wanted := make([][]bool, subscribers) // by event
 	sinks := make([]*recorder, subscribers)
 	for i := range sinks {
@@ -149,7 +149,7 @@ func at(numbers [][]atomic.Uint32, event uint16) []uint32 {
 // events disappear with their last subscriber and are created again, over and over.
 func TestSubscriptionHasNoGapsAndNoAftermath(t *testing.T) {
 	const publishers, events, clients, rounds = 3, 3, 5, 40
-	h := New()
+	h := New(1 << 30)
 	p := start(h, publishers, events)
 	var wg sync.WaitGroup
 	for n := range clients {
@@ -236,7 +236,7 @@ func complete(t *testing.T, got []stamp, event uint16, from, to []uint32) bool {
 // events.
 func TestStormOfSubscriptions(t *testing.T) {
 	const clients, events, steps, limit = 12, 8, 600, 5
-	h := New()
+	h := New(1 << 30)
 	p := start(h, 2, 2)
 	var wg sync.WaitGroup
 	for n := range clients {

@@ -16,6 +16,9 @@ import (
 // ErrTooManySubscriptions is what Subscribe returns at the limit of one client.
 var ErrTooManySubscriptions = errors.New("too many subscriptions on this connection")
 
+// ErrNoRoom is what Subscribe returns when all subscriptions together take as much memory as they may.
+var ErrNoRoom = errors.New("no room for more subscriptions")
+
 // ErrGone is what Subscribe returns for a client that has left.
 var ErrGone = errors.New("client has left")
 
@@ -111,14 +114,24 @@ type Hub struct {
 	clients   map[*Client]struct{}
 	lastSeq   uint64
 
+	room          int64        // bytes
+	taken         atomic.Int64 // of the room
 	subscriptions atomic.Int64
 	published     atomic.Uint64
 	delivered     atomic.Uint64
 }
 
-// New makes an empty hub.
-func New() *Hub {
-	return &Hub{events: make(map[string]*event), clients: make(map[*Client]struct{})}
+// What counts for a subscription and for an event, besides the length of the name: a little more than the memory that
+// they take here, slices that have grown for more included. With a subscription's name, which is not kept here once
+// more, it is also what others keep of it.
+const (
+	subscriptionBytes = 128
+	eventBytes        = 384
+)
+
+// New makes an empty hub, in which the subscriptions of all clients may take that many bytes.
+func New(room int) *Hub {
+	return &Hub{room: int64(room), events: make(map[string]*event), clients: make(map[*Client]struct{})}
 }
 
 // Join lists a client. Clients are listed in the order of at, which carries a monotonic clock's reading, and of
@@ -166,19 +179,36 @@ func (h *Hub) Leave(c *Client) {
 }
 
 // Subscribe makes c receive what is published to the event from now on, and reports whether that is new: subscribing
-// twice is the same as subscribing once. It returns ErrTooManySubscriptions when c has max subscriptions already.
+// twice is the same as subscribing once. It returns ErrTooManySubscriptions when c has max subscriptions already, and
+// ErrNoRoom when there is no room for one more, and perhaps its event.
 func (h *Hub) Subscribe(c *Client, name []byte, max int) (added bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.left {
+	switch {
+	case c.left:
 		return false, ErrGone
-	}
-	if c.find(name) >= 0 {
+	case c.find(name) >= 0:
 		return false, nil
-	}
-	if len(c.subs) >= max {
+	case len(c.subs) >= max:
 		return false, ErrTooManySubscriptions
+	case h.taken.Load()+subscriptionBytes+eventBytes+2*int64(len(name)) > h.room:
+		return false, ErrNoRoom
 	}
+	h.subscribe(c, name)
+	return true, nil
+}
+
+// Resubscribe is Subscribe for what a client that rejoins had in another process's hub: nothing is too much.
+func (h *Hub) Resubscribe(c *Client, name []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.left && c.find(name) < 0 {
+		h.subscribe(c, name)
+	}
+}
+
+// subscribe adds a subscription that c does not have. c.mu must be held.
+func (h *Hub) subscribe(c *Client, name []byte) {
 	s := &subscription{client: c}
 	for {
 		ev := h.lookupOrCreate(name)
@@ -195,7 +225,7 @@ func (h *Hub) Subscribe(c *Client, name []byte, max int) (added bool, err error)
 	}
 	c.subs = append(c.subs, s)
 	h.subscriptions.Add(1)
-	return true, nil
+	h.taken.Add(subscriptionBytes + int64(len(name)))
 }
 
 // Unsubscribe ends one subscription, if c has it, and reports whether it had. After it returns no frame of that event
@@ -290,6 +320,7 @@ func (h *Hub) lookupOrCreate(name []byte) *event {
 		ev = &event{name: string(name)}
 		ev.subs = ev.one[:0]
 		h.events[ev.name] = ev
+		h.taken.Add(eventBytes + int64(len(name)))
 	}
 	return ev
 }
@@ -324,6 +355,7 @@ func (h *Hub) drop(s *subscription) {
 	dead := ev.dead
 	ev.mu.Unlock()
 	h.subscriptions.Add(-1)
+	h.taken.Add(-subscriptionBytes - int64(len(ev.name)))
 	if dead {
 		h.forget(ev)
 	}
@@ -334,6 +366,7 @@ func (h *Hub) forget(ev *event) {
 	h.mu.Lock()
 	if h.events[ev.name] == ev {
 		delete(h.events, ev.name)
+		h.taken.Add(-eventBytes - int64(len(ev.name)))
 	}
 	h.mu.Unlock()
 }

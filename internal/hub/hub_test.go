@@ -126,7 +126,7 @@ func seqs(stamps []stamp) []uint32 {
 }
 
 func TestOnlySubscribersReceive(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	porch, onPorch := join(h, "porch")
 	attic, onAttic := join(h, "attic")
 	subscribe(t, h, porch, "heat")
@@ -147,7 +147,7 @@ func TestOnlySubscribersReceive(t *testing.T) {
 }
 
 func TestSubscribingTwiceIsSubscribingOnce(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	c, r := join(h, "porch")
 	for range 3 {
 		subscribe(t, h, c, "heat")
@@ -166,7 +166,7 @@ func TestSubscribingTwiceIsSubscribingOnce(t *testing.T) {
 }
 
 func TestUnsubscribeEndsOneSubscription(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	c, r := join(h, "porch")
 	events := []string{"heat", "rain", "wind", "snow"}
 	for _, e := range events {
@@ -196,7 +196,7 @@ func TestUnsubscribeEndsOneSubscription(t *testing.T) {
 }
 
 func TestClientThatHasLeft(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	c, r := join(h, "porch")
 	other, _ := join(h, "attic")
 	subscribe(t, h, c, "heat")
@@ -220,7 +220,7 @@ func TestClientThatHasLeft(t *testing.T) {
 }
 
 func TestSubscriptionLimitOfOneClient(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	c, _ := join(h, "porch")
 	try := func(event string, want error) {
 		t.Helper()
@@ -247,7 +247,7 @@ func TestSubscriptionLimitOfOneClient(t *testing.T) {
 }
 
 func TestSnapshotListsInOrder(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	if events, clients := h.Snapshot(); events == nil || clients == nil || len(events)+len(clients) != 0 {
 		t.Errorf("of an empty hub: got %#v, %#v, want empty lists", events, clients)
 	}
@@ -291,7 +291,7 @@ func names(clients []*Client) string {
 }
 
 func TestCountsReturnToZero(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	a, _ := join(h, "porch")
 	b, _ := join(h, "attic")
 	subscribe(t, h, a, "heat")
@@ -318,7 +318,7 @@ func TestCountsReturnToZero(t *testing.T) {
 
 // Between the death of an event and its removal from the map, somebody may look it up.
 func TestSubscribeMeetsADeadEvent(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	h.events["heat"] = &event{name: "heat", dead: true}
 	c, r := join(h, "porch")
 	subscribe(t, h, c, "heat")
@@ -330,7 +330,7 @@ func TestSubscribeMeetsADeadEvent(t *testing.T) {
 
 // Removing a dead event must not remove the one that has come in its place.
 func TestDeadEventIsForgottenOnce(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	c, r := join(h, "porch")
 	subscribe(t, h, c, "heat")
 	h.forget(&event{name: "heat", dead: true})
@@ -346,7 +346,7 @@ func (g gate) Queue([]byte, uint64) bool { g.entered <- struct{}{}; <-g.open; re
 func (gate) Flush() bool                 { return true }
 
 func TestLongFanOutDelaysNobodyElse(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	g := gate{make(chan struct{}), make(chan struct{})}
 	slow := h.Join(g, "slow", "", time.Time{})
 	subscribe(t, h, slow, "heat")

@@ -29,7 +29,7 @@ func allReleased[T any](t *testing.T, pointers []weak.Pointer[T]) {
 }
 
 func TestGoneClientIsReleased(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	stays, _ := join(h, "stays")
 	subscribe(t, h, stays, "heat")
 	var batch Batch
@@ -68,7 +68,7 @@ func TestGoneClientIsReleased(t *testing.T) {
 }
 
 func TestEventIsReleasedWithItsLastSubscriber(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	c, _ := join(h, "stays")
 	var events []weak.Pointer[event]
 	for e := range uint16(100) {
@@ -84,7 +84,7 @@ func TestEventIsReleasedWithItsLastSubscriber(t *testing.T) {
 }
 
 func TestListOfACrowdIsReleasedWithIt(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	var all []*Client
 	for range 4096 {
 		c, _ := join(h, "porch")
@@ -137,7 +137,7 @@ func (l *listed) Queue(_ []byte, batch uint64) bool {
 func (*listed) Flush() bool { return true }
 
 func TestDeliveryAllocatesNothing(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	event, frame, data, at := []byte("heat"), stamp{}.frame(), bytes.Repeat([]byte("7"), 2*PreviewBytes), time.Now()
 	for i := range 100 {
 		var s Sink = silent{}

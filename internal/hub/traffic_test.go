@@ -15,7 +15,7 @@ func traffic(t *testing.T, c *Client, published, delivered uint64) {
 }
 
 func TestClientIsCountedWhatItGetsWhileSubscribed(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	early, _ := join(h, "early")
 	subscribe(t, h, early, "heat")
 	subscribe(t, h, early, "rain")
@@ -42,7 +42,7 @@ func TestClientIsCountedWhatItGetsWhileSubscribed(t *testing.T) {
 }
 
 func TestCountsOfClientsAddUp(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	const clients, messages = 4, 500
 	var all []*Client
 	var wg sync.WaitGroup
@@ -74,7 +74,7 @@ func TestCountsOfClientsAddUp(t *testing.T) {
 }
 
 func TestEventKeepsItsCountsAndItsLastMessage(t *testing.T) {
-	h := New()
+	h := New(1 << 30)
 	porch, _ := join(h, "porch")
 	attic, _ := join(h, "attic")
 	subscribe(t, h, porch, "heat")

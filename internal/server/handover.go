@@ -121,9 +121,8 @@ func keepClient(k *handover.Kept, within int, who clientRecord) error {
 // keepSubscription records a subscription of a connection, if the connection is kept.
 func (s *Server) keepSubscription(c *wsconn.Conn, event string) error {
 	err := c.Kept().SetWithin(s.budget.subscriptions, recordSubscription, event, nil)
-	if err != nil && s.roomWarning.due() {
-		s.log.Warn("a subscription is refused: there is no room to keep it for the next process", "address", c.Addr(),
-			"error", err)
+	if err != nil {
+		s.warnNoRoom(c, err)
 	}
 	return err
 }
@@ -426,7 +425,7 @@ func (s *Server) restore(l leftBehind, handedOver bool) error {
 		ss := &session{server: s, conn: c, publishOnly: client.Route == routePublish}
 		ss.client = s.hub.Rejoin(c, client.Name, client.Addr, client.At)
 		for _, event := range l.events {
-			s.hub.Subscribe(ss.client, []byte(event), len(l.events)) // no limit applies
+			s.hub.Resubscribe(ss.client, []byte(event))
 		}
 		return ss
 	})

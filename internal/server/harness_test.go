@@ -81,6 +81,10 @@ func newServer(t testing.TB, set ...func(*Config)) (*Server, *book) {
 			PeerTimeout:  30 * time.Second,
 		},
 		Subscriptions: 1024,
+		WaitingBytes:  64 << 20,
+
+		SubscriptionBytes: 64 << 20,
+
 		HeaderTimeout: 10 * time.Second,
 		WrongKeys:     30,
 		Requests:      4096,

@@ -44,6 +44,7 @@ func (s *Server) publish(p *publisher, m *wire.Message, from string) error {
 	if stopping {
 		return errStopping
 	}
+	s.relieve()
 	p.sent(len(frame))
 	return nil
 }

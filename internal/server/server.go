@@ -18,6 +18,7 @@ import (
 	"picloud/internal/httpconn"
 	"picloud/internal/hub"
 	"picloud/internal/poll"
+	"picloud/internal/quota"
 	"picloud/internal/wire"
 	"picloud/internal/wsconn"
 
@@ -26,14 +27,16 @@ import (
 
 // Config is what a Server is made from. All fields but the last three must be set.
 type Config struct {
-	Key           string // never empty
-	Version       string
-	Limits        wsconn.Limits
-	Subscriptions int           // of one connection
-	HeaderTimeout time.Duration // for a request's headers
-	WrongKeys     int           // from one address, then one a minute
-	Requests      int           // HTTP connections at the same time, before they become WebSockets; at least 2
-	Reload        func() error  // what POST /reload on the local socket does
+	Key               string // never empty
+	Version           string
+	Limits            wsconn.Limits
+	Subscriptions     int           // of one connection
+	SubscriptionBytes int           // of all connections
+	WaitingBytes      int           // that wait in all connections: for slow clients, and for the rest of messages and requests
+	HeaderTimeout     time.Duration // for a request's headers
+	WrongKeys         int           // from one address, then one a minute
+	Requests          int           // HTTP connections at the same time, before they become WebSockets; at least 2
+	Reload            func() error  // what POST /reload on the local socket does
 
 	About func() About // called for each info; may be nil
 
@@ -80,6 +83,7 @@ type Server struct {
 	hub       *hub.Hub
 	poll      *poll.Poller // wakes all plain sockets
 	wsConns   *wsconn.Set
+	waiting   *quota.Quota // of bytes, in wsConns and httpConns
 	guard     *guard
 	httpConns *httpconn.Set // the connections of plain listeners, until they are WebSockets
 	http      *http.Server  // answers requests, and has the connections of TLS listeners
@@ -106,6 +110,8 @@ type Server struct {
 
 	keptOverRestart, lostOverRestart int
 
+	relieving sync.Mutex // held by whoever ends the longest queues
+
 	slow        slowClients
 	fullWarning warning // connections
 	roomWarning warning // subscriptions
@@ -121,9 +127,11 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	s := &Server{
 		cfg:   cfg,
 		log:   log,
-		hub:   hub.New(),
+		hub:   hub.New(cfg.SubscriptionBytes),
 		guard: newGuard(cfg.Key, cfg.WrongKeys),
 		began: time.Now(),
+
+		waiting: quota.New(min(cfg.WaitingBytes, waitingBytes)),
 
 		infoEvery:    InfoEvery,
 		requestGrace: requestGrace,
@@ -136,7 +144,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if s.poll, err = poll.New(); err != nil {
 		return nil, err
 	}
-	s.wsConns = wsconn.New(cfg.Limits, s.poll, cfg.Store, func(w http.ResponseWriter, status int, reason error) {
+	s.wsConns = wsconn.New(cfg.Limits, s.poll, cfg.Store, s.waiting, func(w http.ResponseWriter, status int, reason error) {
 		refuse(w, status, reason.Error())
 	})
 	s.http = &http.Server{
@@ -151,18 +159,20 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	s.httpConns = httpconn.New(httpconn.Config{
-		Poller:      s.poll,
-		HTTP:        s.http,
-		Short:       s.publishPlain,
-		Join:        s.join,
-		Bounds:      bounds(cfg.Requests),
-		Crowded:     s.crowded,
-		HeadTimeout: cfg.HeaderTimeout,
-		BodyTimeout: bodyTimeout,
-		IdleTimeout: idleTimeout,
-		SendTimeout: answerTimeout,
-		HeadBytes:   headBytes,
-		RecallBytes: headBytes + 2*cfg.Limits.MessageBytes, // a chunked body can be longer than its message
+		Poller:       s.poll,
+		HTTP:         s.http,
+		Short:        s.publishPlain,
+		Join:         s.join,
+		Bounds:       bounds(cfg.Requests),
+		Waiting:      s.waiting,
+		KeylessBytes: s.waiting.Limit() / keylessShare,
+		Crowded:      s.crowded,
+		HeadTimeout:  cfg.HeaderTimeout,
+		BodyTimeout:  bodyTimeout,
+		IdleTimeout:  idleTimeout,
+		SendTimeout:  answerTimeout,
+		HeadBytes:    headBytes,
+		RecallBytes:  headBytes + 2*cfg.Limits.MessageBytes, // a chunked body can be longer than its message
 	})
 	return s, nil
 }
@@ -180,6 +190,7 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 			failed <- err
 		}
 	})
+	parts.Go(func() { s.relieveAlways(serving) })
 	parts.Go(func() { s.wsConns.Run(serving) })
 	parts.Go(func() { s.httpConns.Run(serving) })
 	s.beginRestored()

@@ -100,6 +100,14 @@ func (s *Server) warnFull() {
 	}
 }
 
+// warnNoRoom warns that a client's subscription is refused.
+func (s *Server) warnNoRoom(c *wsconn.Conn, why error) {
+	if s.roomWarning.due() {
+		s.log.Warn("a subscription is refused: those of all clients together take what they may", "address", c.Addr(),
+			"error", why, "bytes", s.cfg.SubscriptionBytes)
+	}
+}
+
 // A warning is given at most once a minute, however often there is a reason.
 type warning struct{ last atomic.Pointer[time.Time] }
 
@@ -157,7 +165,11 @@ func (ss *session) do(m *wire.Message) error {
 		return errOnlyPublishes
 	case m.Action == wire.Subscribe:
 		added, err := h.Subscribe(ss.client, m.Event, ss.server.cfg.Subscriptions)
-		if err != nil || !added {
+		switch {
+		case err == hub.ErrNoRoom:
+			ss.server.warnNoRoom(ss.conn, err)
+			return errUnrecorded
+		case err != nil || !added:
 			return err
 		}
 		if err := ss.server.keepSubscription(ss.conn, string(m.Event)); err != nil {
@@ -203,7 +215,7 @@ func (s *Server) closed(c *wsconn.Conn, name string, why error) {
 	addr := c.Addr()
 	s.forgotten(c.Kept().End())
 	switch {
-	case errors.Is(why, wsconn.ErrTooSlow), errors.Is(why, wsconn.ErrStalled):
+	case errors.Is(why, wsconn.ErrTooSlow), errors.Is(why, wsconn.ErrStalled), errors.Is(why, wsconn.ErrLongest):
 		s.slow.note(name, addr, why)
 		s.log.Warn("slow client closed", "client_name", name, "address", addr, "reason", why)
 	case errors.Is(why, wsconn.ErrGoodbye), errors.Is(why, wsconn.ErrClosed), errors.Is(why, io.EOF):

@@ -24,6 +24,7 @@ var (
 	ErrGoodbye  = errors.New("closed by the client")
 	ErrTooSlow  = errors.New("reads too slowly: its queue is full")
 	ErrStalled  = errors.New("reads too slowly: it took nothing for a whole ping interval")
+	ErrLongest  = errors.New("reads too slowly: all that waits is too much, and most of it waits for this client")
 	ErrProtocol = errors.New("broke the WebSocket protocol")
 	ErrClosed   = errors.New("closed by the server")
 	ErrSaved    = errors.New("saved for the next process")
@@ -59,6 +60,7 @@ type Conn struct {
 	dead      bool    // sock must not be used any more; it is closed when users is 0
 	lenient   bool    // the kernel does not watch over the peer
 	uncounted bool    // kept with a mark, but the kernel does not count its bytes
+	charged   bool    // charge is not 0
 	users     int32   // calls to sock under way, plus one until Start returns and one until Closed has been called
 	taken     uint32  // bytes that the socket has taken in total; if kept, as the kernel counts them
 	batch     uint64  // the last batch number seen, see hub.Sink
@@ -76,6 +78,7 @@ type Conn struct {
 	pinged  uint32 // taken, at the last ping
 	stuck   bool   // stalled, at the last ping
 	held    int    // len(partial), when the reading side last rested
+	charge  int    // what the connection counts for in the Set's quota
 
 	turn poll.Turn // of the reading side: held by a goroutine in reading.Run
 
@@ -115,7 +118,13 @@ func (c *Conn) Queue(frame []byte, batch uint64) bool {
 		return false
 	}
 	refers := c.push(frame)
-	if c.stalled && !refers || c.batch == batch {
+	if c.stalled {
+		c.settle()
+		if !refers {
+			return false
+		}
+	}
+	if c.batch == batch {
 		return false
 	}
 	c.batch = batch
@@ -130,6 +139,19 @@ func (c *Conn) push(frame []byte) (refers bool) {
 		c.ends(markWritten, c.taken, false)
 	}
 	return c.out.push(frame, c.stalled)
+}
+
+// settle brings up to date what the connection counts for in the Set's quota: what is kept of an unfinished message
+// and, while it is stalled, its queue. What is queued for others is written in a moment. mu must be held.
+func (c *Conn) settle() {
+	n := c.held
+	if c.stalled {
+		n += c.out.size
+	}
+	if n != c.charge {
+		c.set.waiting.Add(n - c.charge)
+		c.charge, c.charged = n, n != 0
+	}
 }
 
 // Flush writes what is queued, as far as the socket takes it now; the rest follows by itself. It reports whether the
@@ -220,6 +242,7 @@ func (c *Conn) write() {
 			if c.out.behind() > c.set.limits.QueueBytes && c.ending == nil {
 				c.closeSlow(ErrTooSlow)
 			}
+			c.settle()
 			c.leave()
 			return
 		}
@@ -230,6 +253,9 @@ func (c *Conn) write() {
 	}
 	c.writing, c.stalled = false, false
 	c.patient(false)
+	if c.charged {
+		c.settle()
+	}
 	if e := c.ending; e != nil && e.frame != nil && c.out.size == 0 && !c.dead {
 		e.timer.Reset(answerGrace)
 		c.mu.Unlock()
@@ -243,7 +269,7 @@ func (c *Conn) write() {
 // acknowledges nothing new, however alive it is, and the kernel would take it for dead, tcp(7): ping judges whether it
 // still reads. mu must be held.
 func (c *Conn) patient(on bool) {
-	if c.lenient == on || c.sock.fd < 0 || c.addr == Local || c.dead {
+	if c.lenient == on || c.sock.fd < 0 || c.addr == Local {
 		return
 	}
 	c.lenient = on
@@ -327,6 +353,7 @@ func (c *Conn) closeSlow(why error) {
 	} else {
 		c.out.cut()
 		c.out.push(c.ending.frame, false)
+		c.settle()
 	}
 	c.kick()
 }
@@ -345,6 +372,8 @@ func (c *Conn) fail(err error) {
 	c.ending.frame = nil
 	c.out = outbox{}
 	c.dead = true
+	c.settle()
+	c.patient(false) // or the kernel would keep what it has for the peer as long as the peer's answers to its probes
 	c.sock.abort()
 	c.kick()
 }
@@ -365,6 +394,8 @@ func (c *Conn) kill() {
 func (c *Conn) leave() {
 	c.users--
 	if c.users == 0 && c.dead {
+		c.held = 0
+		c.settle()
 		c.stopTimer()
 		c.set.remove(c)
 		c.sock.close()

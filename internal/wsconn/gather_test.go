@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"picloud/internal/poll"
+	"picloud/internal/quota"
 	ws "picloud/test/peer"
 
 	"github.com/gorilla/websocket"
@@ -79,7 +80,7 @@ func newPoller(t testing.TB) *poll.Poller {
 func lines(t testing.TB, messageBytes int) *Set {
 	t.Helper()
 	s := New(Limits{Connections: 1000, MessageBytes: messageBytes, QueueBytes: 1 << 20, PingEvery: time.Hour,
-		PeerTimeout: time.Hour}, newPoller(t), nil, nil)
+		PeerTimeout: time.Hour}, newPoller(t), nil, quota.New(1<<30), nil)
 	t.Cleanup(func() {
 		s.crew.Wait()
 		if n := s.Len(); n != 0 {

@@ -46,7 +46,10 @@ func (c *Conn) look() {
 	}
 
 	c.mu.Lock()
-	c.held = len(c.partial)
+	if c.held != cap(c.partial) {
+		c.held = cap(c.partial)
+		c.settle()
+	}
 	c.leave()
 	c.mu.Unlock()
 }

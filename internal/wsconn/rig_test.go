@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"picloud/internal/poll"
+	"picloud/internal/quota"
 	ws "picloud/test/peer"
 	"picloud/test/wait"
 
@@ -71,7 +72,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	for _, f := range edit {
 		f(&r.plan)
 	}
-	r.Set = New(r.plan.Limits, newPoller(t), nil,
+	r.Set = New(r.plan.Limits, newPoller(t), nil, quota.New(1<<30),
 		func(w http.ResponseWriter, status int, reason error) { http.Error(w, reason.Error(), status) })
 	r.resume()
 
@@ -217,6 +218,9 @@ func (r *rig) dismantle() {
 		if e := s.ending; e.timer != nil && e.timer.Stop() {
 			r.t.Error("the timer of a connection that is gone still runs")
 		}
+	}
+	if n := r.waiting.Used(); n != 0 {
+		r.t.Errorf("%d bytes are counted when all are gone", n)
 	}
 	free := make(map[int32]bool)
 	for _, slot := range r.free {

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"picloud/internal/handover"
+	"picloud/internal/poll"
 )
 
 // Saved is what a connection at rest consists of, besides its descriptor and its handler.
@@ -42,8 +43,8 @@ func (s *Set) All() []*Conn {
 	return s.conns()
 }
 
-// Holds is how many bytes Save would return: of an unfinished message, as of when the connection last rested, and of
-// what is still to be sent.
+// Holds is how many bytes Save would return at most: of an unfinished message, as of when the connection last rested,
+// and of what is still to be sent.
 func (c *Conn) Holds() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,7 +84,7 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 	s.mu.Lock()
 	s.open++
 	s.mu.Unlock()
-	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, kept: kept, partial: sv.Partial, held: len(sv.Partial),
+	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, kept: kept, partial: sv.Partial, held: cap(sv.Partial),
 		users: 2}
 	c.gather = gather{pos: sv.Frames, payload: sv.Payload}
 	if len(sv.Queued) > 0 {
@@ -94,6 +95,7 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 		// stalled. A client that is still owed something may have stalled, until a write shows that it has not.
 		c.lenient = c.out.size > 0
 		c.watchPeer()
+		poll.LimitUnsent(fd)
 	}
 	if err := c.count(); err != nil {
 		s.mu.Lock()
@@ -101,6 +103,9 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 		s.mu.Unlock()
 		return nil, err
 	}
+	c.mu.Lock()
+	c.settle()
+	c.mu.Unlock()
 	s.admit(c, meet)
 	return c, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"picloud/internal/handover"
 	"picloud/internal/poll"
+	"picloud/internal/quota"
 
 	"github.com/gorilla/websocket"
 )
@@ -30,6 +31,7 @@ type Limits struct {
 // A Set holds all connections of a server.
 type Set struct {
 	limits   Limits
+	waiting  *quota.Quota    // of bytes that wait: for slow clients, and for the rest of messages
 	store    *handover.Store // nil: none
 	upgrader websocket.Upgrader
 	bufs     sync.Pool // of *buffer
@@ -48,10 +50,11 @@ type Set struct {
 
 // New makes a Set, which keeps plain connections in store unless that is nil. onError answers a request that is not a
 // WebSocket handshake, with a status and a reason for the client. poller wakes the connections: it must run from before
-// the first one comes until all are gone.
-func New(limits Limits, poller *poll.Poller, store *handover.Store,
+// the first one comes until all are gone. What waits in the connections is counted in waiting; when it is too much,
+// somebody ends those for which Waiting says that most waits.
+func New(limits Limits, poller *poll.Poller, store *handover.Store, waiting *quota.Quota,
 	onError func(w http.ResponseWriter, status int, reason error)) *Set {
-	s := &Set{limits: limits, store: store, poller: poller, watch: poller.Add}
+	s := &Set{limits: limits, waiting: waiting, store: store, poller: poller, watch: poller.Add}
 	s.bufs.New = func() any { return new(buffer) }
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 10 * time.Second,
@@ -303,6 +306,31 @@ func (s *Set) conns() []*Conn {
 		}
 	}
 	return conns
+}
+
+// Waiting calls add for each connection that counts in the quota, with how much it counts for, and with what ends it as
+// the one that holds most.
+func (s *Set) Waiting(add func(bytes int, end func())) {
+	for _, c := range s.All() {
+		c.mu.Lock()
+		n := c.charge
+		c.mu.Unlock()
+		if n > 0 {
+			add(n, c.closeLongest)
+		}
+	}
+}
+
+// closeLongest closes the connection because what waits for it is more than what waits for any other.
+func (c *Conn) closeLongest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.ending == nil:
+		c.closeSlow(ErrLongest)
+	case !c.dead:
+		c.fail(c.ending.why)
+	}
 }
 
 // Probe returns when it has held every connection's lock once: it hangs if a connection does.

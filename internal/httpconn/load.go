@@ -1,0 +1,95 @@
+package httpconn
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+)
+
+// A load is the memory that a connection counts for. Its owner's lock guards it.
+type load struct {
+	bytes int
+	known bool // it counts among those of connections that have shown the key, or need not
+}
+
+// set makes it count for n bytes.
+func (l *load) set(s *Set, n int) {
+	if n == l.bytes {
+		return
+	}
+	s.cfg.Waiting.Add(n - l.bytes)
+	if !l.known {
+		s.keyless.Add(n - l.bytes)
+	}
+	l.bytes = n
+}
+
+// shown makes it count among those that have shown the key.
+func (l *load) shown(s *Set) {
+	if !l.known {
+		l.known = true
+		s.keyless.Add(-l.bytes)
+	}
+}
+
+// Waiting calls add for each connection for which memory is held, with how much that is, and with what ends it as the
+// one that holds most.
+func (s *Set) Waiting(add func(bytes int, end func())) {
+	s.loads(func(l load, h holder) {
+		if l.bytes > 0 {
+			add(l.bytes, func() { h.yield(time.Time{}, always) })
+		}
+	})
+}
+
+func (s *Set) loads(add func(load, holder)) {
+	for _, c := range s.all() {
+		c.mu.Lock()
+		l := c.load
+		c.mu.Unlock()
+		add(l, c)
+	}
+	s.mu.Lock()
+	strangers := make([]*stranger, 0, len(s.strangers))
+	for _, st := range s.strangers {
+		strangers = append(strangers, st)
+	}
+	s.mu.Unlock()
+	for _, st := range strangers {
+		st.mu.Lock()
+		l := st.load
+		st.mu.Unlock()
+		add(l, st)
+	}
+}
+
+// relieve ends those who hold most without having shown the key, whenever all of them hold too much, until ctx ends.
+func (s *Set) relieve(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.keyless.Exceeded():
+		}
+		type held struct {
+			bytes int
+			holder
+		}
+		var all []held
+		s.loads(func(l load, h holder) {
+			if l.bytes > 0 && !l.known {
+				all = append(all, held{l.bytes, h})
+			}
+		})
+		slices.SortFunc(all, func(a, b held) int { return cmp.Compare(b.bytes, a.bytes) })
+		excess := s.keyless.Used() - s.keyless.Limit() // what is ended gives its memory back a moment later
+		for _, h := range all {
+			if excess <= 0 {
+				break
+			}
+			h.yield(time.Time{}, always)
+			excess -= h.bytes
+		}
+	}
+}
