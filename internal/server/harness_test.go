@@ -63,7 +63,7 @@ func startTight(t testing.TB, set ...func(*Config)) *service {
 			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, 16<<10)
 		})
 		return errors.Join(cerr, err)
-	}})
+	}}, "127.0.0.1:0")
 }
 
 // newServer makes a server with the protocol's defaults, except that it shows info often, and pings so rarely that no
@@ -103,10 +103,10 @@ func newServer(t testing.TB, set ...func(*Config)) (*Server, *book) {
 
 func serve(t testing.TB, s *Server, log *book) *service {
 	t.Helper()
-	return serveOn(t, s, log, net.ListenConfig{})
+	return serveOn(t, s, log, net.ListenConfig{}, "127.0.0.1:0")
 }
 
-func serveOn(t testing.TB, s *Server, log *book, lc net.ListenConfig) *service {
+func serveOn(t testing.TB, s *Server, log *book, lc net.ListenConfig, addr string) *service {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "picloud") // t.TempDir's paths can be too long for a socket
 	if err != nil {
@@ -114,7 +114,7 @@ func serveOn(t testing.TB, s *Server, log *book, lc net.ListenConfig) *service {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	sv := &service{Server: s, path: filepath.Join(dir, "sock"), log: log}
-	tcp, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	tcp, err := lc.Listen(t.Context(), "tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}

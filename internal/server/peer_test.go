@@ -44,6 +44,17 @@ func (sv *service) dial(t testing.TB, network string) *peer {
 	return dial(t, "tcp", sv.addr)
 }
 
+// dialFrom opens a connection from another address of this machine.
+func (sv *service) dialFrom(t testing.TB, from string) *peer {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	nc, err := d.DialContext(t.Context(), "tcp", sv.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newPeer(t, nc)
+}
+
 // connect makes a WebSocket; header is name, value, name, value.
 func (sv *service) connect(t testing.TB, target string, header ...string) *peer {
 	t.Helper()
