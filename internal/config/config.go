@@ -87,7 +87,7 @@ var settings = []row{
 		duration(func(c *Config) *time.Duration { return &c.PingInterval }, time.Second, 10*time.Minute)},
 	{"PEER_TIMEOUT", "30s", "time in which a peer's kernel acknowledges what was sent",
 		duration(func(c *Config) *time.Duration { return &c.PeerTimeout }, time.Second, 10*time.Minute)},
-	{"MAX_WRONG_KEYS", "30", "wrong keys from one address before it must wait; then one a minute",
+	{"MAX_WRONG_KEYS", "30", "different wrong keys from one address before it must wait; then one a minute",
 		count(func(c *Config) *int { return &c.MaxWrongKeys }, 1, 1_000_000)},
 	{"LED", "", "status LED that shows how many clients are connected; without it there is none",
 		led(func(c *Config) *LED { return &c.LED })},

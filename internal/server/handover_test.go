@@ -496,6 +496,18 @@ func TestNewKeyEndsWhoCameInWithTheOldOne(t *testing.T) {
 }
 
 // A client that does not read gets everything that waited for it, over several restarts.
+func TestClientKeptOverARestartStillSpeaksForItsAddress(t *testing.T) {
+	l := found(t)
+	l.subscriber(t, "Early")
+	l.restart()
+	for range 40 { // and 30 are what any address has
+		l.request(t, "GET", "/info", "", "X-API-Key", another()).refuses(t, http.StatusUnauthorized, "wrong key")
+	}
+	if a := l.request(t, "GET", "/info", "", "X-API-Key", testKey); a.status != http.StatusOK {
+		t.Errorf("with the right key: status %d %q", a.status, a.body)
+	}
+}
+
 func TestWhatWaitsForASlowReaderIsHandedOver(t *testing.T) {
 	l := found(t, func(c *Config) { c.Limits.QueueBytes = 16 << 20 })
 	slow := l.subscriber(t, "Slow")

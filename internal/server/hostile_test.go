@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -642,14 +641,15 @@ func TestRequestsThatAreNoHTTP(t *testing.T) {
 
 func TestWrongKeysFromOneAddress(t *testing.T) {
 	sv := start(t)
-	connected := sv.subscriber(t, "Early")
+	connected := sv.dialFrom(t, "127.0.0.2")
+	connected.upgrade("/subscribe?clientName=Early", "X-API-Key", testKey)
 	for i := range 30 {
 		route := guarded[i%len(guarded)]
 		header := []string{"X-API-Key", wrongKey + strconv.Itoa(i), "X-API-Client-Name", "a"}
 		sv.call(t, route.method, route.path, route.socket, "", "", header...).refuses(t, http.StatusUnauthorized,
 			"wrong key")
 	}
-	for _, key := range []string{wrongKey, testKey, ""} {
+	for _, key := range []string{wrongKey + "0", wrongKey, testKey, ""} {
 		for _, route := range guarded {
 			a := sv.call(t, route.method, route.path, route.socket, "", "", "X-API-Key", key, "X-API-Client-Name", "a")
 			a.refuses(t, http.StatusTooManyRequests, "too many wrong keys")
@@ -658,17 +658,12 @@ func TestWrongKeysFromOneAddress(t *testing.T) {
 			}
 		}
 	}
-	// Connected clients stay, open routes stay open, and other addresses are not affected.
-	connected.ask(`{"action":"subscribe","event":"e","id":1}`)
+	// Open routes stay open, and other addresses are not affected.
 	if a := sv.request(t, "GET", "/healthz", ""); a.status != http.StatusOK {
 		t.Errorf("GET /healthz: status %d", a.status)
 	}
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
-	nc, err := d.DialContext(t.Context(), "tcp", sv.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	elsewhere := newPeer(t, nc)
+	connected.ask(`{"action":"subscribe","event":"e","id":1}`)
+	elsewhere := sv.dialFrom(t, "127.0.0.2")
 	elsewhere.Raw([]byte("POST /publish?clientName=Neighbour HTTP/1.1\r\nHost: test\r\nX-API-Key: " + testKey +
 		"\r\nContent-Length: 13\r\n\r\n" + `{"event":"e"}`))
 	if a := elsewhere.response("POST"); a.status != http.StatusCreated {
@@ -681,9 +676,71 @@ func TestWrongKeysFromOneAddress(t *testing.T) {
 	if a := elsewhere.response("GET"); !strings.Contains(a.body, `"wrong_keys":30,`) {
 		t.Errorf("info says %s, want 30 wrong keys", a.body)
 	}
-	lines := sv.log.lines(t, "an address has sent too many wrong keys and may try one a minute from now on")
-	if len(lines) != 1 || lines[0]["address"] != netip.MustParseAddr("127.0.0.1").String() {
+	lines := sv.log.lines(t, addressRefused)
+	if len(lines) != 1 || lines[0]["address"] != "127.0.0.1" {
 		t.Errorf("logged %v, want it once with the address", lines)
+	}
+}
+
+// What a page from elsewhere can do in the browser of somebody who has the dashboard open.
+func TestPageThatGuessesDoesNotLockItsReaderOut(t *testing.T) {
+	sv := start(t)
+	dashboard := sv.watch(t)
+	dashboard.info() // the server has it among its WebSockets
+	guesses := func(n, status int, reason string) {
+		t.Helper()
+		for range n {
+			sv.request(t, "GET", "/info", "", "Origin", "http://elsewhere.example", "X-API-Key", another()).refuses(t,
+				status, reason)
+		}
+	}
+	guesses(40, http.StatusUnauthorized, "wrong key")
+	sub := sv.subscriber(t, "Later")
+	sub.ask(`{"action":"subscribe","event":"e","id":1}`)
+	if a := sv.post(t, `{"event":"e"}`); a.status != http.StatusCreated {
+		t.Errorf("POST: status %d %q", a.status, a.body)
+	}
+	sub.delivery()
+	if a := sv.request(t, "GET", "/info", "", "X-API-Key", testKey); a.status != http.StatusOK {
+		t.Errorf("GET /info: status %d %q", a.status, a.body)
+	}
+	if lines := sv.log.lines(t, addressRefused); len(lines) != 0 {
+		t.Errorf("logged %v, and nobody is refused", lines)
+	}
+
+	// It cannot go on forever. Who is connected stays.
+	guesses(30+moreGuesses-40, http.StatusUnauthorized, "wrong key")
+	wait.Until(t, "all is refused", func() bool { // a guess may have come back meanwhile
+		for _, key := range []string{another(), testKey, ""} {
+			a := sv.request(t, "GET", "/info", "", "X-API-Key", key)
+			if a.status != http.StatusTooManyRequests {
+				return false
+			}
+			if s, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || s < 1 || s > 6 {
+				t.Errorf("Retry-After %q, want 1 to 6 seconds", a.header.Get("Retry-After"))
+			}
+		}
+		return true
+	})
+	sub.ask(`{"action":"publish","event":"other","id":2}`)
+	dashboard.untilClients(1)
+	if lines := sv.log.lines(t, sharedRefused); len(lines) != 1 || lines[0]["address"] != "127.0.0.1" {
+		t.Errorf("logged %v, want it once with the address", lines)
+	}
+}
+
+func TestDeviceWithAnOldKeyLocksNobodyOut(t *testing.T) {
+	sv := start(t, func(c *Config) { c.WrongKeys = 3 })
+	for i := range 200 {
+		route := guarded[i%len(guarded)]
+		sv.call(t, route.method, route.path, route.socket, "", "", "X-API-Key", wrongKey, "X-API-Client-Name",
+			"a").refuses(t, http.StatusUnauthorized, "wrong key")
+		if a := sv.post(t, `{"event":"e"}`); a.status != http.StatusCreated {
+			t.Fatalf("beside it: status %d %q", a.status, a.body)
+		}
+	}
+	if got := sv.guard.wrong.Load(); got != 200 {
+		t.Errorf("%d wrong keys are counted, want all 200", got)
 	}
 }
 
@@ -766,15 +823,21 @@ func TestNeitherKeyNorPayloadIsLogged(t *testing.T) {
 	}
 	slow.Close()
 	// Wrong keys, in each place.
-	sv.request(t, "GET", "/info?apiKey="+wrongKey, "")
-	sv.request(t, "GET", "/info", "", "Authorization", "Bearer "+wrongKey)
-	sv.request(t, "GET", "/info", "", "X-API-Key", wrongKey).refuses(t, http.StatusUnauthorized, "key")
-	sv.request(t, "GET", "/info", "", "X-API-Key", testKey).refuses(t, http.StatusTooManyRequests, "key")
+	x = sv.dialFrom(t, "127.0.0.2")
+	for _, wrong := range []string{
+		"/info?apiKey=" + wrongKey + " HTTP/1.1\r\nHost: test",
+		"/info HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer " + wrongKey + "1",
+		"/info HTTP/1.1\r\nHost: test\r\nX-API-Key: " + wrongKey + "2",
+	} {
+		x.Raw([]byte("GET " + wrong + "\r\n\r\n"))
+		x.response("GET").refuses(t, http.StatusUnauthorized, "key")
+	}
+	x.Raw([]byte("GET /info?apiKey=" + testKey + " HTTP/1.1\r\nHost: test\r\n\r\n"))
+	x.response("GET").refuses(t, http.StatusTooManyRequests, "key")
 	sv.stop()
 	for _, msg := range []string{"client connected", "client disconnected", "client lost", "slow client closed",
 		"handshake failed",
-		"connection limit reached, new clients are refused",
-		"an address has sent too many wrong keys and may try one a minute from now on"} {
+		"connection limit reached, new clients are refused", addressRefused} {
 		if len(sv.log.lines(t, msg)) == 0 {
 			t.Errorf("no line says %q: this test does not see what it is for", msg)
 		}

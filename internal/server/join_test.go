@@ -10,6 +10,7 @@ import (
 
 	"picloud/internal/wsconn"
 	ws "picloud/test/peer"
+	"picloud/test/wait"
 )
 
 // A handshake that succeeds is answered without net/http's server. It gets the same answer and does the same as one
@@ -96,10 +97,12 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 		{what: "a longer path", target: "/subscribe/", header: key, status: 404},
 		{what: "no key", header: []string{name, "Porch"}, status: 401},
 		{what: "wrong key", header: []string{"X-API-Key", wrongKey, name, "Porch"}, status: 401},
-		{what: "wrong key, no name", header: []string{"X-API-Key", wrongKey}, status: 401},
-		{what: "wrong key in the query", target: "/subscribe?clientName=a&apiKey=" + wrongKey, status: 401},
+		{what: "wrong key, no name", header: []string{"X-API-Key", wrongKey + "y"}, status: 401},
+		{what: "wrong key in the query", target: "/subscribe?clientName=a&apiKey=" + wrongKey + "z", status: 401},
 		{what: "another wrong key", header: []string{"X-API-Key", wrongKey + "x", name, "Porch"}, status: 401},
-		{what: "right key, address blocked", header: key, status: 429},
+		{what: "right key, address blocked", header: key, status: 429, then: func(s *Server) {
+			wait.Until(t, "those before have left", func() bool { return s.wsConns.Len() == 0 })
+		}},
 		{what: "stopping", network: "unix", header: key, status: 503, then: (*Server).refuseAll},
 	} {
 		if a.target == "" {

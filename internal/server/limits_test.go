@@ -7,7 +7,9 @@ package server
 //	subscriptions                                                    TestSubscriptionLimit, TestSubscribingTo100000Events
 //	queue                                                            TestSlowReaderIsClosed
 //	time to send request headers                                     TestHalfSentHeadersAreCutOff
-//	wrong keys                                                       TestWrongKeysFromOneAddress, TestGuard…
+//	wrong keys                                                       TestWrongKeysFromOneAddress, TestGuard…,
+//	                                                                     TestPageThatGuessesDoesNotLockItsReaderOut,
+//	                                                                     TestAddressesOfTheHouseCountOneByOne
 //	ping                                                             TestPingsAreSent, TestPeerWhoseKernelIsSilentIsGone
 //	permessage-deflate is off                                        TestPermessageDeflateIsOff
 //

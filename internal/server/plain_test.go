@@ -20,7 +20,8 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 	plain, other := start(t, limited), start(t, limited)
 	subscribers := make(map[*service]*peer)
 	for _, sv := range []*service{plain, other} {
-		p := sv.subscriber(t, "S")
+		p := sv.dial(t, "unix") // a WebSocket over TCP would give its address more guesses
+		p.upgrade("/subscribe?clientName=S")
 		p.ask(`{"action":"subscribe","event":"e","id":1}`)
 		p.ask(`{"action":"subscribe","event":"end","id":1}`)
 		subscribers[sv] = p
@@ -128,8 +129,8 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 			status: 401},
 		{what: "another scheme", headers: "Authorization: Basic " + testKey + "\n" + name, status: 401},
 		{what: "wrong key", headers: wrong + "\n" + name, status: 401},
-		{what: "wrong key, no name, no body", headers: wrong, body: "none", status: 401},
-		{what: "wrong key in the query", target: "/publish?apiKey=" + wrongKey, headers: name, status: 401},
+		{what: "wrong key, no name, no body", headers: wrong + "y", body: "none", status: 401},
+		{what: "wrong key in the query", target: "/publish?apiKey=" + wrongKey + "z", headers: name, status: 401},
 		{what: "right key, address blocked", headers: right + "\n" + name, status: 429},
 		{what: "wrong key, address blocked", headers: wrong + "\n" + name, status: 429},
 		{what: "local, address of others blocked", network: "unix", headers: name, status: 201},

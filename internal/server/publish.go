@@ -109,7 +109,7 @@ func (s *Server) publishPlain(r *httpconn.Request) (answer []byte, ok bool) {
 		return nil, false
 	}
 	c := plainCredentials(r)
-	if !isUnix(r.Local) && !s.guard.admits(c.key(), address(r.Remote), time.Now()) {
+	if !isUnix(r.Local) && !s.guard.admits(c.key(), plainOrigin(r), time.Now()) {
 		return nil, false
 	}
 	name := c.name()

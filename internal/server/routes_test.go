@@ -282,7 +282,7 @@ func TestUnixSocketNeedsNoKey(t *testing.T) {
 
 	// An address that has no guesses left is refused over TCP only.
 	for range sv.cfg.WrongKeys {
-		sv.request(t, "GET", "/info", "", "X-API-Key", wrongKey)
+		sv.request(t, "GET", "/info", "", "X-API-Key", another())
 	}
 	sv.request(t, "GET", "/info", "", "X-API-Key", testKey).refuses(t, http.StatusTooManyRequests, "wrong keys")
 	local("/subscribe?clientName=Late").ask(`{"action":"subscribe","event":"e","id":1}`)

@@ -128,7 +128,6 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		cfg:   cfg,
 		log:   log,
 		hub:   hub.New(cfg.SubscriptionBytes),
-		guard: newGuard(cfg.Key, cfg.WrongKeys),
 		began: time.Now(),
 
 		waiting: quota.New(min(cfg.WaitingBytes, waitingBytes)),
@@ -136,6 +135,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		infoEvery:    InfoEvery,
 		requestGrace: requestGrace,
 	}
+	s.guard = newGuard(cfg.Key, cfg.WrongKeys, log, s.peers)
 	if cfg.Store != nil {
 		s.budget = newBudget(cfg.Store.Limit(), cfg.Limits, cfg.Requests)
 	}

@@ -32,7 +32,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := credentialsOf(r)
-	if !isLocal(r) && !s.guard.admits(c.key(), remote(r), time.Now()) {
+	if !isLocal(r) && !s.guard.admits(c.key(), origin(r), time.Now()) {
 		return
 	}
 	if name := c.name(); wire.CheckName(name) == nil {
