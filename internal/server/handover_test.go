@@ -41,10 +41,11 @@ func found(t *testing.T, set ...func(*Config)) *lineage {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	unix, err := net.Listen("unix", dir+"/sock")
+	unix, err := net.ListenUnix("unix", &net.UnixAddr{Name: dir + "/sock"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	unix.SetUnlinkOnClose(false)
 	for _, from := range []net.Listener{tcp, unix} {
 		f, err := from.(interface{ File() (*os.File, error) }).File()
 		if err != nil {
@@ -56,6 +57,7 @@ func found(t *testing.T, set ...func(*Config)) *lineage {
 	l.service = &service{addr: tcp.Addr().String(), path: dir + "/sock", log: new(book),
 		http: &http.Client{Transport: &http.Transport{}, Timeout: wait.Patience}}
 	tcp.Close()
+	unix.Close()
 	if l.store, err = handover.New(16 << 20); err != nil {
 		t.Fatal(err)
 	}
