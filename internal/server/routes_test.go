@@ -7,6 +7,7 @@ package server
 //	POST /publish: 201 and an empty body                             TestPostPublishes
 //	GET /socket/info, GET /info                                      info_test.go
 //	GET /metrics: Prometheus text format                             TestMetricsArePrometheusText
+//	POST /sign-in/codes, POST /sign-in                               signin_test.go
 //	GET /healthz, GET / and its files: anyone                        TestOpenRoutesNeedNoKey
 //	who: key, key + client name                                      TestKeyIsRequired, TestClientNameIsRequired
 //	The key: header, query, Bearer                                   TestKeyIsRequired
@@ -56,6 +57,7 @@ var guarded = []struct {
 	{"GET", "/info", true, false, 101},
 	{"GET", "/info", false, false, 200},
 	{"GET", "/metrics", false, false, 200},
+	{"POST", "/sign-in/codes", false, false, 201},
 }
 
 // call makes a request for one of the guarded routes: query without ?, header as name, value.
@@ -389,6 +391,8 @@ func TestUnknownRoutesAndMethods(t *testing.T) {
 		{"POST", "/socket/info", "GET"},
 		{"POST", "/info", "GET"},
 		{"POST", "/metrics", "GET"},
+		{"GET", "/sign-in", "OPTIONS POST"},
+		{"GET", "/sign-in/codes", "OPTIONS POST"},
 		{"POST", "/healthz", "GET HEAD"},
 		{"PATCH", "/", "GET HEAD"},
 		{"TRACE", "/info", "GET"},

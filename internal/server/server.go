@@ -85,6 +85,7 @@ type Server struct {
 	wsConns   *wsconn.Set
 	waiting   *quota.Quota // of bytes, in wsConns and httpConns
 	guard     *guard
+	codes     codes         // that sign browsers in
 	httpConns *httpconn.Set // the connections of plain listeners, until they are WebSockets
 	http      *http.Server  // answers requests, and has the connections of TLS listeners
 	info      snapshots
@@ -312,6 +313,8 @@ func (s *Server) routes() http.Handler {
 	r.HandlerFunc(http.MethodGet, "/info", s.infoEither)
 	r.HandlerFunc(http.MethodGet, "/metrics", s.metrics)
 	r.HandlerFunc(http.MethodPost, "/reload", s.reload)
+	r.HandlerFunc(http.MethodPost, "/sign-in", s.signIn)
+	r.HandlerFunc(http.MethodPost, "/sign-in/codes", s.signInCode)
 	page, paths := dashboard.Handler(), dashboard.Paths()
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		r.HandlerFunc(method, "/healthz", s.healthz)
