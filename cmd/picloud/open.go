@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"picloud/internal/client"
 
@@ -21,15 +23,16 @@ import (
 
 var openCommand = command{
 	name:    "open",
-	line:    "print the link that opens the dashboard, and a QR code",
+	line:    "print a link that opens the dashboard, and a QR code",
 	general: []option{urlFlag, keyFlag},
-	help: `Prints the link that opens the dashboard and signs in, and on a terminal the same as a QR
-code for a phone's camera. The address is one that works from the network: if --url is
-not given, or is localhost, it is this machine's own. Without --key and API_KEY it takes the
-key of this machine's service, which root and the group picloud may see.
+	help: `Prints a link that opens the dashboard and signs in, and on a terminal the same as a QR
+code for a phone's camera. It is good once, for five minutes. The address is one that works
+from the network: if --url is not given, or is localhost, it is this machine's own.
 
-The link has the key in it, after a #, which browsers do not send to servers. Whoever has
-the link can do everything that a client can.
+The link has a code in it, after a #, which browsers do not send to servers. Whoever opens it
+first gets the key, and can do everything that a client can. The code is from the local
+socket of this machine's service, which root and the group picloud may use. For the server
+at a --url it takes the key: --key, API_KEY or, on this machine, that of its service.
 
   sudo picloud open
   picloud open --url http://raspberrypi.local:9000 --key THE_KEY
@@ -40,18 +43,60 @@ the link can do everything that a client can.
 	},
 }
 
-// openPage prints the link that signs a browser in, its key included, once the server has answered there.
+// openPage prints a link that signs a browser in, once the server has answered there.
 func openPage(ctx context.Context, s settings, screen *screen, stdout, stderr io.Writer) error {
 	page, own, err := dashboard(ctx, s)
 	if err != nil {
 		return err
 	}
-	if s.key == "" && own {
-		if s.key, err = ownKey(); err != nil {
+	s.url = cmp.Or(own, page.String())
+	if own != "" {
+		if s.key == "" && !isSocket(own) {
+			if s.key, err = ownKey(); err != nil {
+				return err
+			}
+		}
+		if err := answers(ctx, s, page, stderr); err != nil {
 			return err
 		}
 	}
-	s.url = page.String()
+	c, err := connect(s, stderr, client.Options{})
+	if err != nil {
+		return err
+	}
+	var code string
+	var good time.Duration
+	err = oneRequest(ctx, func(ctx context.Context) (err error) {
+		code, good, err = c.SignInCode(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	link := page.Scheme + "://" + page.Host + "/#code=" + url.QueryEscape(code)
+	fmt.Fprintf(stderr, "picloud: this link is good once, for %.0f minutes: whoever opens it first can publish, subscribe and see who is connected\n", good.Minutes())
+	if _, err := fmt.Fprintln(stdout, link); err != nil || screen == nil {
+		return err
+	}
+	drawing, err := qr.Encode(link, qr.L)
+	if err != nil {
+		return nil // too long for a QR code; the link has been printed
+	}
+	text, width := drawCode(drawing, s.colour)
+	if columns, _, err := term.GetSize(int(screen.Fd())); err == nil && columns < width {
+		fmt.Fprintf(stderr, "picloud: for a QR code the window has to be %d characters wide\n", width)
+		return nil
+	}
+	_, err = io.WriteString(stdout, "\n"+text)
+	return err
+}
+
+func isSocket(url string) bool { return strings.HasPrefix(url, "unix:") }
+
+// answers checks that a server answers at the page's address, and warns of a certificate that this machine does not
+// trust. The server is not sent the key, so it may be any.
+func answers(ctx context.Context, s settings, page *url.URL, stderr io.Writer) error {
+	s.url, s.key = page.String(), ""
 	c, err := connect(s, stderr, client.Options{})
 	if err != nil {
 		return err
@@ -60,27 +105,14 @@ func openPage(ctx context.Context, s settings, screen *screen, stdout, stderr io
 		_, err := c.Info(ctx)
 		return err
 	})
-	if isUntrusted(err) {
-		// Whether the key is right stays unknown, since it is not sent to an unknown server.
+	refused, ok := errors.AsType[*client.StatusError](err)
+	switch {
+	case ok && (refused.Code == http.StatusUnauthorized || refused.Code == http.StatusTooManyRequests):
+		return nil
+	case isUntrusted(err):
 		fmt.Fprintf(stderr, "picloud: the browser will warn of the certificate: %s\n", visible(err.Error()))
-	} else if err != nil {
-		return err
-	}
-	link := page.Scheme + "://" + page.Host + "/#key=" + url.QueryEscape(s.key)
-	fmt.Fprintln(stderr, "picloud: whoever has this link can publish, subscribe and see who is connected")
-	if _, err := fmt.Fprintln(stdout, link); err != nil || screen == nil {
-		return err
-	}
-	code, err := qr.Encode(link, qr.L)
-	if err != nil {
-		return nil // too long for a QR code; the link has been printed
-	}
-	text, width := drawCode(code, s.colour)
-	if columns, _, err := term.GetSize(int(screen.Fd())); err == nil && columns < width {
-		fmt.Fprintf(stderr, "picloud: for a QR code the window has to be %d characters wide\n", width)
 		return nil
 	}
-	_, err = io.WriteString(stdout, "\n"+text)
 	return err
 }
 
@@ -100,12 +132,13 @@ func ownKey() (string, error) {
 	return key, nil
 }
 
-// dashboard returns the address at which other machines find the page, and whether it is this machine's.
-func dashboard(ctx context.Context, s settings) (page *url.URL, own bool, err error) {
-	if strings.HasPrefix(s.url, "unix:") || !s.chosen {
+// dashboard returns the address at which other machines find the page and, if it is this machine's, the one at which
+// its own programs find the server.
+func dashboard(ctx context.Context, s settings) (page *url.URL, own string, err error) {
+	if isSocket(s.url) || !s.chosen {
 		service, err := readSettings()
 		if err != nil {
-			return nil, true, err
+			return nil, "", err
 		}
 		page = &url.URL{Scheme: "http", Host: net.JoinHostPort("localhost", strconv.Itoa(service.Port))}
 		if service.UseTLS {
@@ -114,22 +147,26 @@ func dashboard(ctx context.Context, s settings) (page *url.URL, own bool, err er
 	} else {
 		c, err := client.New(client.Options{URL: s.url})
 		if err != nil {
-			return nil, false, usageError{err.Error()}
+			return nil, "", usageError{err.Error()}
 		}
 		page = c.Page()
 	}
 	if !isLoopback(page.Hostname()) {
-		return page, false, nil
+		return page, "", nil
+	}
+	own = page.String()
+	if isSocket(s.url) {
+		own = s.url
 	}
 	host, err := ownAddress(ctx)
 	if err != nil {
-		return nil, true, err
+		return nil, "", err
 	}
 	if page.Scheme == "https" {
 		host = nameInCertificate(ctx, net.JoinHostPort(host, page.Port()), host)
 	}
 	page.Host = net.JoinHostPort(host, page.Port())
-	return page, true, nil
+	return page, own, nil
 }
 
 func isLoopback(host string) bool {

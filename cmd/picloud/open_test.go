@@ -1,9 +1,12 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"image"
 	"image/color"
 	"image/png"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
@@ -14,8 +17,9 @@ import (
 	"testing"
 )
 
-// reachable checks that link leads to the server's port at an address of this machine that is not only its own.
-func reachable(t *testing.T, link, scheme, port, withKey string) {
+// opens checks that link leads to the server's port at an address of this machine that is not only its own, and that it
+// signs a browser in, once.
+func opens(t *testing.T, link, scheme, port, withKey string) {
 	t.Helper()
 	u, err := url.Parse(strings.TrimSpace(link))
 	if err != nil {
@@ -25,8 +29,24 @@ func reachable(t *testing.T, link, scheme, port, withKey string) {
 	if err != nil || ip.IsLoopback() || u.Scheme != scheme || u.Port() != port || u.Path != "/" {
 		t.Errorf("the link is %q: %v", link, err)
 	}
-	if values, err := url.ParseQuery(u.EscapedFragment()); err != nil || values.Get("key") != withKey {
-		t.Errorf("the link's key is %q (%v), want %q", values.Get("key"), err, withKey)
+	code, ok := strings.CutPrefix(u.EscapedFragment(), "code=")
+	if !ok || strings.Contains(link, withKey) {
+		t.Errorf("the link is %q, want a code in it and not the key %q", link, withKey)
+	}
+	u.Path, u.Fragment = "/sign-in", ""
+	browser := http.Client{Transport: &http.Transport{TLSClientConfig: unchecked(), DisableKeepAlives: true}}
+	for _, status := range []int{http.StatusOK, http.StatusUnauthorized} {
+		resp, err := browser.Post(u.String(), "application/json", strings.NewReader(fmt.Sprintf(`{"code":%q}`, code)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct{ Key string }
+		err = json.NewDecoder(resp.Body).Decode(&got)
+		resp.Body.Close()
+		if resp.StatusCode != status || status == http.StatusOK && got.Key != withKey {
+			t.Errorf("its code gets status %d and the key %q (%v), want %d and %q", resp.StatusCode, got.Key, err, status,
+				withKey)
+		}
 	}
 }
 
@@ -35,22 +55,43 @@ func TestOpenPrintsALinkForThePhone(t *testing.T) {
 	d := serve(t, "0", "API_KEY="+odd)
 	env := map[string]string{"PICLOUD_URL": "http://127.0.0.1:" + d.Port(), "API_KEY": odd}
 	out, said := call(t, env, "open").ends(0)
-	reachable(t, out, "http", d.Port(), odd)
-	if !strings.Contains(said, "whoever has this link") {
+	opens(t, out, "http", d.Port(), odd)
+	if !strings.Contains(said, "good once, for 5 minutes") {
 		t.Errorf("said %q", said)
 	}
 }
 
 func TestOpenOnTheApplianceNeedsNothing(t *testing.T) {
-	a := newAppliance(t, map[string]string{keyFile: "k-of-the-file\n"})
-	d := a.serve("API_KEY=k-of-the-file")
+	a := newAppliance(t, nil)
+	d := a.serve()
 	a.write(settingsFile, "PORT="+d.Port()+"\n")
 	out, _ := call(t, nil, "open").ends(0)
-	reachable(t, out, "http", d.Port(), "k-of-the-file")
-
-	a.write(settingsFile, "PORT="+d.Port()+"\nAPI_KEY=k-of-the-settings\n")
-	if _, said := call(t, nil, "open").ends(1); !strings.Contains(said, "refuses this key") {
+	opens(t, out, "http", d.Port(), key)
+	// Where the socket does not answer for the address that was given, the service's key is needed.
+	a.write(keyFile, key+"\n")
+	out, _ = call(t, nil, "open", "--url", "http://localhost:"+d.Port()).ends(0)
+	opens(t, out, "http", d.Port(), key)
+	a.write(keyFile, "another\n")
+	if _, said := call(t, nil, "open", "--url", "http://localhost:"+d.Port()).ends(1); !strings.Contains(said,
+		"refuses this key") {
 		t.Errorf("with a key that is not the server's it said %q", said)
+	}
+}
+
+func TestOpenWarnsOfACertificate(t *testing.T) {
+	certFile, keyFile := selfSigned(t, "localhost")
+	a := newAppliance(t, nil)
+	d := a.serve("USE_TLS=1", "CERT_FILE="+certFile, "KEY_FILE="+keyFile)
+	a.write(settingsFile, "PORT="+d.Port()+"\nUSE_TLS=1\nCERT_FILE=c\nKEY_FILE=k\n")
+	out, said := call(t, nil, "open").ends(0)
+	opens(t, out, "https", d.Port(), key)
+	if !strings.Contains(said, "the browser will warn of the certificate") {
+		t.Errorf("said %q", said)
+	}
+	// A key is sent to no server that could be another's.
+	env := map[string]string{"PICLOUD_URL": "https://localhost:" + d.Port(), "API_KEY": key}
+	if out, said := call(t, env, "open").ends(1); out != "" || !strings.Contains(said, "SSL_CERT_FILE") {
+		t.Errorf("printed %q, said %q", out, said)
 	}
 }
 
@@ -65,6 +106,15 @@ func TestOpenDoesNotInventAServer(t *testing.T) {
 	env := map[string]string{"PICLOUD_URL": "http://localhost:1", "API_KEY": key}
 	out, said := call(t, env, "open").ends(1)
 	if out != "" || !strings.Contains(said, "connection refused") {
+		t.Errorf("printed %q, said %q", out, said)
+	}
+}
+
+func TestOpenPrintsNoLinkThatLeadsNowhere(t *testing.T) {
+	a := newAppliance(t, nil)
+	a.serveOn(nil)
+	a.write(settingsFile, "PORT=1\n")
+	if out, said := call(t, nil, "open").ends(1); out != "" || !strings.Contains(said, "connection refused") {
 		t.Errorf("printed %q, said %q", out, said)
 	}
 }

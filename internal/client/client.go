@@ -54,8 +54,8 @@ type State struct {
 
 // Client is a program's connection to a server. Its methods may be called from any goroutine.
 //
-// Post, Info and Metrics are requests of their own, and Dial opens a connection of its own. Subscribe and Send use the
-// connection that Run keeps, and wait for it if it is not there yet.
+// Post, Info, SignInCode and Metrics are requests of their own, and Dial opens a connection of its own. Subscribe and
+// Send use the connection that Run keeps, and wait for it if it is not there yet.
 type Client struct {
 	options Options
 	address address

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"picloud/internal/wire"
@@ -67,6 +68,23 @@ func (c *Client) InfoJSON(ctx context.Context) (json.RawMessage, error) {
 		return nil, fmt.Errorf("info: %w", errNotPiCloud)
 	}
 	return raw, nil
+}
+
+// SignInCode asks for a code that signs a browser in to the dashboard: once, and for no longer than it is good.
+func (c *Client) SignInCode(ctx context.Context) (code string, good time.Duration, err error) {
+	resp, err := c.request(ctx, http.MethodPost, "/sign-in/codes", nil, http.StatusCreated)
+	if err != nil {
+		return "", 0, fmt.Errorf("sign-in code: %w", err)
+	}
+	defer resp.Body.Close()
+	var made struct {
+		Code    string `json:"code"`
+		Seconds int    `json:"expires_in_seconds"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&made); err != nil || made.Code == "" {
+		return "", 0, fmt.Errorf("sign-in code: %w", errNotPiCloud)
+	}
+	return made.Code, time.Duration(made.Seconds) * time.Second, nil
 }
 
 // Metrics returns the server's metrics by name, without those that have labels.
@@ -127,7 +145,7 @@ func (c *Client) requestOnce(ctx context.Context, method, path string, body []by
 			err = e.Err
 		}
 		err = connectError(c.address, err)
-		if dialed && method == http.MethodPost {
+		if dialed && path == "/publish" {
 			return nil, fmt.Errorf("%w: %w", ErrUnconfirmed, err)
 		}
 		return nil, err

@@ -179,6 +179,30 @@ func TestInfoFromAnotherServerIsAnError(t *testing.T) {
 	}
 }
 
+func TestSignInCode(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := newPeer(t)
+		p.set(func(w http.ResponseWriter, r *http.Request) bool {
+			if got := fmt.Sprint(r.Method, " ", r.URL, " ", r.Header["X-Api-Key"]); got != "POST /sign-in/codes [sesame]" {
+				t.Errorf("got %s", got)
+			}
+			w.WriteHeader(http.StatusCreated)
+			io.WriteString(w, `{"code":"ABC","expires_in_seconds":90}`)
+			return true
+		})
+		code, good, err := newCaller(t, p).SignInCode(t.Context())
+		if code != "ABC" || good != 90*time.Second || err != nil {
+			t.Errorf("got %q for %v, %v", code, good, err)
+		}
+		p.set(status(http.StatusCreated, "", ""))
+		_, _, err = newCaller(t, p).SignInCode(t.Context())
+		checkContains(t, err, "sign-in code", "not PiCloud's protocol")
+		p.set(status(http.StatusUnauthorized, "", ""))
+		_, _, err = newCaller(t, p).SignInCode(t.Context())
+		checkContains(t, err, "sign-in code", "refuses this key")
+	})
+}
+
 // The tests from here on use the machine's network.
 
 func TestTLSMismatchesSayWhatToDo(t *testing.T) {

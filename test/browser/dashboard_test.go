@@ -52,13 +52,60 @@ func TestWrongKeySaysSo(t *testing.T) {
 	p.until(`document.querySelector('#board').hidden && document.activeElement.id === 'key'`)
 	// The browser reports what failed; the page cannot prevent that.
 	p.forgive("401")
-	p.forgive("WebSocket")
+	if n := s.wrongKeys(); n != 1 {
+		t.Errorf("one wrong key has cost %d tries", n)
+	}
 
 	p.do(chromedp.SetValue(`#key`, key), chromedp.Click(`#sign-in button`))
 	p.shows("#state", "Live")
 	if left := eval[string](p, `document.querySelector('#sign-in-error').textContent + document.querySelector('#key').value`); left != "" {
 		t.Errorf("after signing in the form still has %q", left)
 	}
+}
+
+func TestTooManyWrongKeysSaysHowLong(t *testing.T) {
+	t.Parallel()
+	s := start(t, "MAX_WRONG_KEYS=1")
+	p := open(t, s.url+"/")
+	p.do(chromedp.SendKeys(`#key`, "wrong\n"))
+	p.shows("#sign-in-error", "The server does not know this key.")
+	p.do(chromedp.SetValue(`#key`, key), chromedp.Click(`#sign-in button`))
+	p.until(`/the next try is possible in (60|[1-5]?\d) s\./.test(document.querySelector('#sign-in-error').innerText)`)
+
+	// A remembered key is not forgotten for it, nor is it asked for.
+	eval[any](p, `void localStorage.setItem('picloud.key', `+quote(key)+`)`)
+	p.do(chromedp.Reload())
+	p.until(`/next try is possible in \d+ s\. Trying again…/.test(document.querySelector('#state').innerText)`)
+	p.until(`!document.querySelector('#board').hidden && localStorage.getItem('picloud.key') === ` + quote(key))
+	p.forgive("401")
+	p.forgive("429")
+	p.forgive("WebSocket")
+}
+
+func TestOnlyTheKeyThatIsRefusedIsForgotten(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	p := open(t, s.url+"/")
+	kept := func(want string) {
+		t.Helper()
+		p.until(`localStorage.getItem('picloud.key') === ` + want)
+	}
+	// As in another tab: this one still asks.
+	eval[any](p, `void localStorage.setItem('picloud.key', `+quote(key)+`)`)
+	p.do(chromedp.SendKeys(`#key`, "wrong\n"))
+	p.shows("#sign-in-error", "The server does not know this key.")
+	kept(quote(key))
+	p.do(chromedp.Reload())
+	p.shows("#state", "Live")
+
+	eval[any](p, `void localStorage.setItem('picloud.key', 'old')`)
+	p.do(chromedp.Reload())
+	p.shows("#sign-in-error", "The server does not know this key. It may have been changed.")
+	kept("null")
+	if n := s.wrongKeys(); n != 2 {
+		t.Errorf("two wrong keys have cost %d tries", n)
+	}
+	p.forgive("401")
 }
 
 func TestChangedKeyAsksAgain(t *testing.T) {
@@ -76,10 +123,12 @@ func TestChangedKeyAsksAgain(t *testing.T) {
 	p.forgive("401")
 }
 
-func TestLinkWithTheKeySignsInAndLeavesNoTrace(t *testing.T) {
+func TestLinkSignsInOnceAndLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	p := signedIn(t, s) // by a link with the key
+	link := s.link()
+	p := open(t, link)
+	p.shows("#state", "Live")
 	if got := eval[string](p, `location.href`); got != s.url+"/" {
 		t.Errorf("the address is %s, want %s/", got, s.url)
 	}
@@ -92,18 +141,49 @@ func TestLinkWithTheKeySignsInAndLeavesNoTrace(t *testing.T) {
 	p.do(chromedp.Click(`#sign-out`))
 	p.until(`localStorage.getItem('picloud.key') === null`)
 	// A link followed while the page is open signs in too, whether signed in or out.
-	for range 2 {
-		eval[any](p, `void (location.hash = '#key=`+key+`')`)
+	follow := func(link string) {
+		t.Helper()
+		_, fragment, _ := strings.Cut(link, "#")
+		eval[any](p, `void (location.hash = `+quote(fragment)+`)`)
 		p.until(`location.hash === ''`)
+	}
+	published := func() {
+		t.Helper()
 		p.shows("#state", "Live")
 		p.do(chromedp.Click(`#publish button[type="submit"]`))
 		p.shows("#publish-result", "Published at")
 	}
-	eval[any](p, `void (location.hash = '#key=wrong')`)
-	p.shows("#sign-in-error", "The server does not know this key.")
-	p.until(`document.querySelector('#board').hidden && localStorage.getItem('picloud.key') === null`)
+	watched := func() {
+		t.Helper()
+		p.do(chromedp.Click(`#watch button`))
+		p.until(`document.querySelector('#watched li:not(.waiting)')`)
+	}
+	follow(s.link())
+	published()
+	watched()
+	follow(s.link())
+	p.until(`!document.querySelector('#watched li')`) // it begins anew
+	published()
+
+	// One that is used up does no harm to who is signed in: not while the page is open, nor when it is opened with it.
+	watched()
+	follow(link)
+	p.until(`performance.getEntriesByType('resource').filter(({name}) => name.endsWith('/sign-in')).length === 3`)
+	p.do(chromedp.Click(`#publish button[type="submit"]`))
+	p.shows("#messages", "Hello from the dashboard")
+	p.do(chromedp.Navigate("about:blank"), chromedp.Navigate(link))
+	p.shows("#state", "Live")
+	p.until(`location.hash === '' && localStorage.getItem('picloud.key') === ` + quote(key))
+	p.do(chromedp.Click(`#sign-out`))
+	follow(link)
+	p.shows("#sign-in-error", "This link has been used or is out of date")
+	p.until(`document.querySelector('#board').hidden`)
 	p.forgive("401")
-	p.forgive("WebSocket")
+
+	// A link with a key in it is none: it could be a stranger's.
+	eval[any](p, `void (location.hash = '#key=`+key+`')`)
+	p.do(chromedp.Reload())
+	p.until(`!document.querySelector('#welcome').hidden && localStorage.getItem('picloud.key') === null`)
 }
 
 func TestPublishIsSeenToArrive(t *testing.T) {

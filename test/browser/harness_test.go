@@ -129,6 +129,49 @@ func (s *server) post(name, event, data string) {
 	}
 }
 
+// link makes a link that signs in, once.
+func (s *server) link() string {
+	s.t.Helper()
+	r, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.url+"/sign-in/codes", nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	r.Header.Set("X-API-Key", key)
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var made struct{ Code string }
+	if err := json.NewDecoder(answer.Body).Decode(&made); err != nil || made.Code == "" {
+		s.t.Fatalf("no code: %s, %v", answer.Status, err)
+	}
+	return s.url + "/#code=" + made.Code
+}
+
+// wrongKeys is how many the server has counted.
+func (s *server) wrongKeys() int {
+	s.t.Helper()
+	r, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, s.url+"/info?apiKey="+key, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var info struct {
+		Server struct {
+			WrongKeys int `json:"wrong_keys"`
+		}
+	}
+	if err := json.NewDecoder(answer.Body).Decode(&info); err != nil {
+		s.t.Fatalf("no info: %s, %v", answer.Status, err)
+	}
+	return info.Server.WrongKeys
+}
+
 // A device is a client that subscribes and reads.
 type device struct{ *websocket.Conn }
 
@@ -314,10 +357,10 @@ func quote(text string) string {
 	return strings.TrimSpace(b.String())
 }
 
-// signedIn opens a server's dashboard by a link with the key, and waits for its first snapshot.
+// signedIn opens a server's dashboard by a link, and waits for its first snapshot.
 func signedIn(t *testing.T, s *server, before ...step) *page {
 	t.Helper()
-	p := open(t, s.url+"/#key="+key, before...)
+	p := open(t, s.link(), before...)
 	p.shows("#state", "Live")
 	p.until(`document.querySelector('#connections-figure').innerText !== '–'`)
 	return p

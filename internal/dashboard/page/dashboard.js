@@ -4,12 +4,17 @@ import {byId, input, setText} from './dom.js';
 import * as key from './key.js';
 import {Overview} from './overview.js';
 import {Line, socketAddress} from './picloud.js';
+import {exchange, prove, takeCode} from './signin.js';
 import {TryIt} from './tryit.js';
+
+const linked = takeCode(); // before anything else, for whoever looks at the address
 
 const silence = 16_000; // ms; the server sends a snapshot every 5 s, and three missing in a row are no accident
 
 /** @type {Line | null} brings the snapshots, while signed in or signing in */
 let line = null;
+
+let turn = 0; // counts ways in and out, so that the answer to an earlier one is dropped
 
 const tryIt = new TryIt();
 const overview = new Overview((event) => {
@@ -21,29 +26,65 @@ const overview = new Overview((event) => {
  * @param {string} candidate
  * @param {boolean} remembered it was accepted before, so it is not asked for again just because the server is away
  */
-function signIn(candidate, remembered) {
+async function signIn(candidate, remembered) {
   leave();
   showState('', 'Connecting…');
-  let signedIn = false;
-  line = new Line(socketAddress(new URL('.', document.baseURI), 'socket/info', {apiKey: candidate}), {
+  const mine = turn;
+  const {status, final, reason} = await prove(candidate);
+  if (mine !== turn) return;
+  if (status === 200 || (remembered && !final)) connect(candidate);
+  else if (status === 401) refused(candidate, remembered ? `${reason} It may have been changed.` : reason);
+  else showWelcome(reason);
+}
+
+/**
+ * Signs in by a link. If that fails, what was before goes on.
+ *
+ * @param {string} code
+ */
+async function follow(code) {
+  const mine = ++turn;
+  if (!line) showState('', 'Connecting…');
+  const {key: sent, reason} = await exchange(code);
+  if (mine !== turn) return;
+  if (sent) connect(sent);
+  else if (line) return;
+  else if (key.kept()) signIn(key.kept(), true);
+  else showWelcome(reason);
+}
+
+/** @param {string} proven or once accepted */
+function connect(proven) {
+  leave();
+  showState('', 'Connecting…');
+  let shown = false;
+  line = new Line(socketAddress(new URL('.', document.baseURI), 'socket/info', {apiKey: proven}), {
     received: (text) => overview.show(JSON.parse(text)),
-    changed: (state, reason) => {
+    changed: (state, reason, status) => {
+      if (state === 'connecting') return;
       if (state === 'closed') {
-        key.forget();
-        showWelcome(signedIn || remembered ? `${reason} It may have been changed.` : reason);
-      } else if (state === 'open' || (state === 'away' && (signedIn || remembered))) {
-        if (!signedIn) showBoard(candidate);
-        signedIn = true;
-        byId('board').classList.toggle('stale', state === 'away');
-        if (state === 'open') showState('live', 'Live');
-        else showState('away', `${reason} Trying again…`);
-      } else if (state === 'away') {
-        showWelcome(reason);
+        if (status === 401) refused(proven, `${reason} It may have been changed.`);
+        else showWelcome(reason);
+        return;
       }
+      if (!shown) showBoard(proven);
+      shown = true;
+      byId('board').classList.toggle('stale', state === 'away');
+      if (state === 'open') showState('live', 'Live');
+      else showState('away', `${reason} Trying again…`);
     },
     silence,
   });
   line.open();
+}
+
+/**
+ * @param {string} candidate the server does not know it
+ * @param {string} reason
+ */
+function refused(candidate, reason) {
+  if (key.kept() === candidate) key.forget(); // another one may be as good as before
+  showWelcome(reason);
 }
 
 /** @param {string} accepted */
@@ -69,6 +110,7 @@ function showWelcome(reason = '') {
 
 /** Ends what the signed-in page does, and clears what it showed. */
 function leave() {
+  turn++;
   line?.close();
   line = null;
   tryIt.stop();
@@ -100,11 +142,10 @@ byId('sign-out').onclick = () => {
 key.whenForgottenElsewhere(() => showWelcome());
 // The same page stays when only the fragment of its address changes.
 addEventListener('hashchange', () => {
-  const linked = key.takeFromAddress();
-  if (linked) signIn(linked, false);
+  const code = takeCode();
+  if (code) follow(code);
 });
 
-const linked = key.takeFromAddress();
-if (linked) signIn(linked, false);
+if (linked) follow(linked);
 else if (key.kept()) signIn(key.kept(), true);
 else showWelcome();

@@ -33,24 +33,6 @@ export function forget() {
 }
 
 /**
- * Takes the key out of the address, where a link `…/#key=…` has put it, and clears it there: an address is visible,
- * shared and remembered. A fragment never reaches the server or a proxy.
- *
- * @returns {string} the key, or ''
- */
-export function takeFromAddress() {
-  const start = '#key=';
-  if (!location.hash.startsWith(start)) return '';
-  const raw = location.hash.slice(start.length);
-  history.replaceState(null, '', location.pathname + location.search);
-  try {
-    return decodeURIComponent(raw);
-  } catch {
-    return raw;
-  }
-}
-
-/**
  * Calls back when another tab of this page signs out.
  *
  * @param {() => void} then

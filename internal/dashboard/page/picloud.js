@@ -347,8 +347,9 @@ export class Line {
    * @param {URL} address from socketAddress
    * @param {object} options
    * @param {(text: string) => void} options.received
-   * @param {(state: State, reason: string) => void} options.changed the reason is for people, and comes with 'away' and
-   *   'closed'; not called for close()
+   * @param {(state: State, reason: string, status: number) => void} options.changed the reason is for people, and comes
+   *   with 'away' and 'closed', and so does the status of the server's answer, 0 if there was none; not called for
+   *   close()
    * @param {number} options.silence ms without a message after which the connection counts as dead: a page cannot see
    *   pings, and a peer whose plug was pulled never says goodbye
    * @param {() => string} [options.poke] a message that makes the server answer, sent after half that silence; needed
@@ -419,7 +420,7 @@ export class Line {
       opened = true;
       this.#away = false;
       this.#began = this.#heard = performance.now();
-      this.#options.changed('open', '');
+      this.#options.changed('open', '', 0);
     };
     socket.onmessage = (message) => {
       if (socket !== this.#socket) return;
@@ -432,7 +433,7 @@ export class Line {
     };
     socket.onerror = () => {}; // onclose follows
     // While it is away another attempt is no news.
-    if (!this.#away) this.#options.changed('connecting', '');
+    if (!this.#away) this.#options.changed('connecting', '', 0);
   }
 
   /**
@@ -445,18 +446,23 @@ export class Line {
     if (opened && performance.now() - this.#began > steadyAfter) this.#attempts = 0;
     let reason = goodbyes[code] ?? 'The connection was lost.';
     let wait = 0;
+    let status = 0;
     if (faults.includes(code)) {
       this.#giveUp(reason);
       return;
     }
     if (!opened) {
-      const answer = await ask(this.#address);
+      // Browsers do not say why. The same address without an upgrade does, and unlike the info it costs the server no
+      // snapshot: it checks key and name first and then answers 426.
+      const url = new URL(this.#address);
+      url.protocol = url.protocol === 'wss:' ? 'https:' : 'http:';
+      const answer = await ask(url);
       if (turn !== this.#turn) return;
       if (answer.final) {
-        this.#giveUp(answer.reason);
+        this.#giveUp(answer.reason, answer.status);
         return;
       }
-      ({reason, wait} = answer);
+      ({reason, wait, status} = answer);
     }
     // The jitter keeps the clients of a restarted server from all coming back in the same moment.
     const pause = Math.min(longestPause, firstPause * 2 ** this.#attempts) * Math.random();
@@ -464,13 +470,16 @@ export class Line {
     this.#asked = wait > 0;
     this.#pause = setTimeout(() => this.#connect(), Math.max(pause, wait * 1000));
     this.#away = true;
-    this.#options.changed('away', reason);
+    this.#options.changed('away', reason, status);
   }
 
-  /** @param {string} reason */
-  #giveUp(reason) {
+  /**
+   * @param {string} reason
+   * @param {number} [status]
+   */
+  #giveUp(reason, status = 0) {
     this.close();
-    this.#options.changed('closed', reason);
+    this.#options.changed('closed', reason, status);
   }
 
   /** The network is back, or someone is looking at the page again: no need to sit out the pause. */
@@ -509,38 +518,53 @@ const goodbyes = {
 };
 
 /**
- * Asks why a WebSocket did not open: browsers do not say. The same address without an upgrade does, and unlike the info
- * it costs the server no snapshot: it checks key and name first and then answers 426.
- *
- * @param {URL} address
- * @returns {Promise<{final: boolean, reason: string, wait: number}>} wait is the least to wait, in seconds
+ * @typedef {object} Answer to a request
+ * @property {number} status 0: none came
+ * @property {boolean} final the same request would be refused again
+ * @property {string} reason why it was refused, if it was, for people
+ * @property {number} wait before the next attempt, in seconds, at the least
+ * @property {Response | null} response
  */
-async function ask(address) {
-  const url = new URL(address);
-  url.protocol = url.protocol === 'wss:' ? 'https:' : 'http:';
+
+/**
+ * Makes a request, and explains the answer.
+ *
+ * @param {URL} url
+ * @param {RequestInit} [options]
+ * @returns {Promise<Answer>}
+ */
+export async function ask(url, options = {}) {
   let response;
   try {
-    response = await fetch(url, {cache: 'no-store', signal: AbortSignal.timeout(attemptLimit)});
+    response = await fetch(url, {cache: 'no-store', signal: AbortSignal.timeout(attemptLimit), ...options});
   } catch {
-    return {final: false, reason: 'The server cannot be reached.', wait: 0};
+    return {status: 0, final: false, reason: 'The server cannot be reached.', wait: 0, response: null};
   }
-  const wait = Number(response.headers.get('Retry-After')) || 0;
-  switch (response.status) {
+  const {status} = response;
+  const wait = Number(response.headers.get('Retry-After')) || (status === 429 ? 60 : 0);
+  let final = false;
+  let reason = `The server answers ${status}.`;
+  switch (status) {
     case 400: {
       const answer = await response.json().catch(() => ({}));
-      return {final: true, reason: `The server refuses this client: ${answer.error}.`, wait};
+      final = true;
+      reason = `The server refuses this client: ${answer.error}.`;
+      break;
     }
     case 401:
-      return {final: true, reason: 'The server does not know this key.', wait};
+      final = true;
+      reason = 'The server does not know this key.';
+      break;
     case 426:
-      return {final: false, reason: 'The server answers, but has no room for a connection, or a proxy stands in between.', wait};
+      reason = 'The server answers, but has no room for a connection, or a proxy stands in between.';
+      break;
     case 429:
-      return {final: false, reason: 'Too many wrong keys came from this address.', wait: wait || 60};
+      reason = `Too many wrong keys came from this address: the next try is possible in ${wait} s.`;
+      break;
     case 503:
-      return {final: false, reason: 'The server is full or stopping.', wait};
-    default:
-      return {final: false, reason: `The server answers ${response.status}.`, wait};
+      reason = 'The server is full or stopping.';
   }
+  return {status, final, reason, wait, response};
 }
 
 /**
