@@ -23,7 +23,8 @@ var infoCommand = command{
 		{name: "watch", line: "look again every two seconds", to: func(s *settings) any { return &s.watch }},
 	},
 	general: generalFlags,
-	help: `Shows the server's counts, who is connected, and who is subscribed to what.
+	help: `Shows the server's counts, who is connected, and who is subscribed to what. What is not seen
+in a name is escaped: \u202e, for one, would turn the direction of writing.
 
   --json    the snapshot as the server gives it, on one line
   --watch   look again every two seconds, until SIGINT (Ctrl-C): on a terminal a table that

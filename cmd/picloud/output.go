@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"golang.org/x/term"
@@ -61,10 +62,11 @@ func (s settings) paint(colour, text string) string {
 	return "\x1b[" + colour + "m" + text + "\x1b[m"
 }
 
-// visible returns s as one line that a terminal shows as it is: whatever would move the cursor, change colours, begin a
-// line or turn the direction of writing is escaped as in JSON, so that JSON stays the same JSON. Tabs are left alone.
+// visible returns s as one line in which a terminal shows all there is: whatever would move the cursor, change colours,
+// begin a line, turn the direction of writing or not be seen at all is escaped as in JSON, so that JSON stays the same
+// JSON. Tabs are left alone, and emojis whole.
 func visible(s string) string {
-	if !strings.ContainsFunc(s, needsEscape) && utf8.ValidString(s) {
+	if !strings.ContainsFunc(s, isHidden) && utf8.ValidString(s) {
 		return s
 	}
 	var b strings.Builder
@@ -76,8 +78,10 @@ func visible(s string) string {
 			b.WriteString(`\n`)
 		case r == '\r':
 			b.WriteString(`\r`)
-		case needsEscape(r):
-			fmt.Fprintf(&b, `\u%04x`, r)
+		case isHidden(r) && !joinsEmoji(s[:i], r, s[i+utf8.RuneLen(r):]):
+			for _, unit := range utf16.Encode([]rune{r}) {
+				fmt.Fprintf(&b, `\u%04x`, unit)
+			}
 		default:
 			b.WriteRune(r)
 		}
@@ -85,6 +89,36 @@ func visible(s string) string {
 	return b.String()
 }
 
-func needsEscape(r rune) bool {
-	return r != '\t' && unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
+// isHidden reports whether r has no looks of its own, or is one that a terminal obeys.
+func isHidden(r rune) bool {
+	const emptyBraille = '\u2800'
+	return r != '\t' && (r == emptyBraille || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp,
+		unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector))
+}
+
+// joinsEmoji reports whether r makes one emoji of what is before and after it, as a zero-width joiner between two does,
+// and a variation selector after one or in a keycap (Unicode's UTS #51).
+func joinsEmoji(before string, r rune, after string) bool {
+	const joiner, selector, keycap = '\u200d', '\ufe0f', "\u20e3"
+	switch r {
+	case joiner:
+		next, _ := utf8.DecodeRuneInString(after)
+		last, _ := utf8.DecodeLastRuneInString(strings.TrimSuffix(before, string(selector)))
+		return isEmoji(last) && isEmoji(next)
+	case selector:
+		last, _ := utf8.DecodeLastRuneInString(before)
+		return isEmoji(last) || strings.ContainsRune("#*0123456789", last) && strings.HasPrefix(after, keycap)
+	}
+	return false
+}
+
+// isEmoji reports whether r may be an emoji or a skin tone: package unicode does not tell them from other symbols.
+func isEmoji(r rune) bool {
+	switch {
+	case r == utf8.RuneError || isHidden(r):
+		return false
+	case unicode.Is(unicode.So, r):
+		return r >= '\u2100' // before it there are signs like °
+	}
+	return r >= '\U0001f3fb' && r <= '\U0001f3ff' || strings.ContainsRune("‼⁉ℹ↔⤴⤵◽◾〰", r)
 }

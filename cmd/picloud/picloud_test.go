@@ -604,15 +604,50 @@ func TestServersWordsCannotTrickATerminal(t *testing.T) {
 	}
 }
 
+func TestWhatHidesInANameIsShown(t *testing.T) {
+	for name, want := range map[string]string{
+		"Porch\u202ehcroP": `Porch\u202ehcroP`, "Po\u200brch": `Po\u200brch`, "Porch\u00ad": `Porch\u00ad`,
+		"\u115f\u3164\uffa0\u2800": `\u115f\u3164\uffa0\u2800`, "\u2028\u2029\u0085": `\u2028\u2029\u0085`,
+		"Porch\U000e0041": `Porch\udb40\udc41`, "Porch\ufe0f\ufe01": `Porch\ufe0f\ufe01`, "1\ufe0f": `1\ufe0f`,
+		"a\u200db": `a\u200db`, "❤\u200dx": `❤\u200dx`, "❤\ufe0f\ufe0f": "❤\ufe0f" + `\ufe0f`,
+		"❤\ufe0f\ufe0f\u200d❤": "❤\ufe0f" + `\ufe0f\u200d❤`, "\u2800\u200d\u2800": `\u2800\u200d\u2800`,
+	} {
+		if got := visible(name); got != want {
+			t.Errorf("%+q is shown as %+q, want %+q", name, got, want)
+		}
+	}
+	for _, whole := range []string{"Käfer 🐞", "👩\u200d👩\u200d👧", "👩🏽\u200d🚒", "❤\ufe0f\u200d🔥", "☀\ufe0f", "1\ufe0f\u20e3",
+		"ℹ\ufe0f", "🏳\ufe0f\u200d🌈", "玄関", "دما", "⣿", "\uFFFD"} {
+		if got := visible(whole); got != whole {
+			t.Errorf("%+q is shown as %+q", whole, got)
+		}
+	}
+
+	d := serve(t, "0")
+	sub := call(t, environment(d, map[string]string{"PICLOUD_NAME": "Po\u200brch\u202e"}), "sub", "door\u3164")
+	sub.says("subscribed")
+	if out := does(t, d, "info"); strings.Count(out, `Po\u200brch\u202e `) != 2 || !strings.Contains(out, `door\u3164 `) {
+		t.Errorf("info shows\n%+q", out)
+	}
+	sub.interrupt()
+	sub.ends(0)
+}
+
 func FuzzVisible(f *testing.F) {
 	for _, s := range []string{"", "plain", "\x1b[31m", "a\nb\r\tc", "\u202e\u2028\u0085", "\xff\xfe\uFFFD",
-		"{\"a\":\"\u009b\"}", "👩‍👩‍👧"} {
+		"{\"a\":\"\u009b\"}", "👩‍👩‍👧",
+		"❤\ufe0f\ufe0f\u200d🔥", "\xa9\u200d", "1\ufe0f\u20e3", "{\"a\":\"\U000e0041\"}"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		got := visible(s)
-		if !utf8.ValidString(got) || strings.ContainsFunc(got, needsEscape) {
+		if !utf8.ValidString(got) {
 			t.Errorf("%q is shown as %q", s, got)
+		}
+		for i, r := range got {
+			if isHidden(r) && !joinsEmoji(got[:i], r, got[i+utf8.RuneLen(r):]) {
+				t.Errorf("%q is shown as %q, which hides %U", s, got, r)
+			}
 		}
 		if again := visible(got); again != got {
 			t.Errorf("%q is shown as %q, then as %q", s, got, again)

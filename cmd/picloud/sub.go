@@ -23,9 +23,9 @@ var subCommand = command{
 	words:   []word{{what: "event", many: true}},
 	help: `Prints the data of every message that is published from now on, each at once and on a line
 of its own: a string as its text, anything else as JSON. On a terminal, what would begin a
-line or change colours is escaped. When the connection breaks it connects again; what was
-published in between is missed. SIGINT (Ctrl-C) ends it, with exit status 0 unless -n asked
-for more.
+line, change colours or not be seen is escaped. When the connection breaks it connects again;
+what was published in between is missed. SIGINT (Ctrl-C) ends it, with exit status 0 unless -n
+asked for more.
 
   --json     the whole message: event, data, created_at and client_name, as JSON on one line
   -n COUNT   end after so many messages

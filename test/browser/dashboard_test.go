@@ -272,6 +272,40 @@ func TestMarkupInNamesAndDataIsText(t *testing.T) {
 	}
 }
 
+func TestWhatHidesInNamesAndDataIsShown(t *testing.T) {
+	t.Parallel()
+	const name, event, family = "Po\u200brch\u202e", "door\u3164", "👩🏽\u200d🚒❤\ufe0f\u200d🔥"
+	const shownName, shownEvent = "Po⟨U+200B⟩rch⟨U+202E⟩", "door⟨U+3164⟩"
+	s := start(t)
+	s.join(name, event)
+	s.join(family, "玄関")
+	s.post(name, event, quote("one\u202etwo"))
+	p := signedIn(t, s)
+	p.rows("#connections", family, shownName)
+	p.rows("#events", shownEvent, "玄関")
+	p.shows("#connections tbody", shownEvent)
+	p.shows("#events tbody", `"one⟨U+202E⟩two" `+shownName)
+	p.do(chromedp.SendKeys(`#connections input`, shownName))
+	p.rows("#connections", shownName)
+
+	// What is watched is the event itself.
+	p.do(chromedp.Click(`#events [aria-label="Watch ` + shownEvent + `"]`))
+	p.until(`document.querySelector('#watched li:not(.waiting)')`)
+	p.shows("#watched", shownEvent)
+	s.post(name, event, quote("one\u202etwo\n\tthree\u2800"))
+	p.until(`document.querySelector('#messages pre')?.textContent === 'one⟨U+202E⟩two\n\tthree⟨U+2800⟩'`)
+	p.shows("#messages li", shownEvent)
+	p.shows("#messages li", shownName)
+	// The line for elsewhere has the event as it is, or it would not work.
+	if html := eval[string](p, `(() => {
+			const page = document.body.cloneNode(true);
+			page.querySelector('#watch-code').remove();
+			return page.outerHTML;
+		})()`); strings.ContainsAny(html, "\u200b\u202e\u3164\u2800") {
+		t.Errorf("something hides in %+q", html)
+	}
+}
+
 func TestServerThatGoesAwayIsShownAndComesBack(t *testing.T) {
 	t.Parallel()
 	s := start(t)

@@ -42,6 +42,24 @@ export function timeOfDay(at) {
   return Number.isNaN(at.getTime()) ? '' : clock.format(at);
 }
 
+// An emoji of several characters as a whole, or a character that has no looks of its own. (Unicode's UTS #51; U+2800 is
+// an empty Braille cell.)
+const unseen = /[#*0-9]\uFE0F\u20E3|\p{ExtPict}\p{EMod}?\uFE0F?(?:\u200D\p{ExtPict}\p{EMod}?\uFE0F?)*|([\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{DI}\u2800])/gu;
+
+/**
+ * Text from outside, with what would hide in it: one name must not pass for another, nor turn the direction of what
+ * stands around it.
+ *
+ * @param {string} text
+ * @param {boolean} [lines] it may have several, and tabs
+ */
+export function visible(text, lines = false) {
+  return text.replace(unseen, (match, /** @type {string | undefined} */ hidden, offset) => {
+    if (!hidden || (lines && /^(?:\r?\n|\t)/.test(text.slice(offset, offset + 2)))) return match;
+    return `⟨U+${hidden.codePointAt(0)?.toString(16).toUpperCase().padStart(4, '0')}⟩`;
+  });
+}
+
 /**
  * A list of names, short: the first few, and how many more.
  *

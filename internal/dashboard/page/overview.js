@@ -2,7 +2,7 @@
 
 import {Chart} from './chart.js';
 import {byId, find, make, setText} from './dom.js';
-import {bytes, count, counted, rate, some, span} from './format.js';
+import {bytes, count, counted, rate, some, span, visible} from './format.js';
 import {ServerPanel} from './server.js';
 import {Table} from './table.js';
 import {Traffic} from './traffic.js';
@@ -90,23 +90,26 @@ function events(watch) {
       last.append(make('code', ''), make('span', 'quiet'));
       const watchButton = make('button', 'plain', 'Watch');
       watchButton.type = 'button';
-      watchButton.onclick = () => watch(row.cells[0].textContent ?? '');
       button.append(watchButton);
     },
     update: (row, item) => {
       const [name, subscribers, rateCell, last, age, button] = row.cells;
-      setText(name, item.name);
-      name.title = item.name;
+      const shown = visible(item.name);
+      setText(name, shown);
+      name.title = shown;
       setText(subscribers.children[0], count(item.subscribers));
       setText(subscribers.children[1], item.subscribers === 1 ? ' subscriber' : ' subscribers');
       setText(rateCell.children[1], item.rate === null ? '–' : rate(item.rate));
       charts.get(row)?.draw(item.rates);
       const [code, from] = last.children;
-      setText(code, item.last ? item.last.preview || '""' : '');
-      setText(from, item.last ? ` ${item.last.client_name}` : 'none yet');
-      last.title = item.last ? `${bytes(item.last.data_bytes)} from ${item.last.client_name}` : '';
+      const publisher = visible(item.last?.client_name ?? '');
+      setText(code, item.last ? visible(item.last.preview, true) || '""' : '');
+      setText(from, item.last ? ` ${publisher}` : 'none yet');
+      last.title = item.last ? `${bytes(item.last.data_bytes)} from ${publisher}` : '';
       setText(age, item.last ? span(item.age) : '');
-      button.children[0].setAttribute('aria-label', `Watch ${item.name}`);
+      const watchButton = /** @type {HTMLButtonElement} */ (button.children[0]);
+      watchButton.setAttribute('aria-label', `Watch ${shown}`);
+      watchButton.onclick = () => watch(item.name);
     },
     columns: {
       name: ({name}) => name,
@@ -114,7 +117,7 @@ function events(watch) {
       rate: ({rate}) => rate ?? 0,
       age: ({age}) => -Math.min(age, Number.MAX_VALUE), // the newest counts as the largest
     },
-    text: ({name, last}) => `${name}\n${last?.client_name ?? ''}\n${last?.preview ?? ''}`,
+    text: ({name, last}) => [name, last?.client_name ?? '', last?.preview ?? ''].map((text) => visible(text)).join('\n'),
     sort: 'name',
     whenEmpty: 'No client has subscribed to an event yet.',
   });
@@ -133,10 +136,10 @@ function connections() {
     },
     update: (row, item) => {
       const [client, address, subscribed, published, received, age] = row.cells;
-      setText(client, item.name || '(no name)');
-      client.title = item.name;
+      setText(client, visible(item.name) || '(no name)');
+      client.title = visible(item.name);
       setText(address, item.address);
-      setText(subscribed, some(item.events, mostNames) || '–');
+      setText(subscribed, visible(some(item.events, mostNames)) || '–');
       setText(published.children[0], count(item.published));
       setText(received.children[0], count(item.received));
       setText(age, span(item.seconds));
@@ -150,7 +153,7 @@ function connections() {
       received: ({received}) => received,
       since: ({order}) => order,
     },
-    text: ({name, address, events}) => [name, address, ...events].join('\n'),
+    text: ({name, address, events}) => [name, address, ...events].map((text) => visible(text)).join('\n'),
     sort: 'name',
     whenEmpty: 'Nobody is connected yet.',
   });

@@ -1,7 +1,7 @@
 // The server itself: what it is, its limits and how close they are, which slow clients it closed and why.
 
 import {byId, find, make, setText} from './dom.js';
-import {bytes, count, span} from './format.js';
+import {bytes, count, span, visible} from './format.js';
 
 /**
  * @typedef {import('./traffic.js').Server} Server
@@ -42,7 +42,7 @@ export class ServerPanel {
     byId('slow-clients').replaceChildren(...server.slow_clients_closed_latest.map((client) => {
       const item = make('li', '');
       const at = new Date(client.closed_at);
-      item.append(make('strong', '', client.client_name), make('span', 'quiet', client.ip_address),
+      item.append(make('strong', '', visible(client.client_name)), make('span', 'quiet', client.ip_address),
         make('span', 'quiet', at.toLocaleString()), make('span', '', client.reason));
       return item;
     }));

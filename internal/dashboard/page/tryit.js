@@ -1,7 +1,7 @@
 // Try it: publish a message, subscribe to events and watch what arrives, and the same for other programs.
 
 import {byId, copies, input, make, setText} from './dom.js';
-import {count, parseExactly, timeOfDay} from './format.js';
+import {count, parseExactly, timeOfDay, visible} from './format.js';
 import {faultOfName, PiCloud, PiCloudError} from './picloud.js';
 import {publishing, subscribing} from './snippets.js';
 
@@ -71,7 +71,7 @@ export class TryIt {
     input('watch-event').value = event;
     this.#showCode();
     if (this.#watched.has(event)) {
-      setText(byId('watch-state'), `Already watching ${event}.`);
+      setText(byId('watch-state'), `Already watching ${visible(event)}.`);
       return;
     }
     if (!this.#rename()) return;
@@ -209,7 +209,7 @@ export class TryIt {
     try {
       await cloud.publish(event, data);
       result.className = 'good';
-      const hint = this.#watched.has(event) ? '' : ` Subscribe to ${event} to see it arrive.`;
+      const hint = this.#watched.has(event) ? '' : ` Subscribe to ${visible(event)} to see it arrive.`;
       setText(result, `Published at ${timeOfDay(new Date())}.${hint}`);
     } catch (err) {
       result.className = 'bad';
@@ -247,10 +247,10 @@ export class TryIt {
     const chip = make('li', 'waiting');
     const stop = make('button', 'plain', '×');
     stop.type = 'button';
-    stop.setAttribute('aria-label', `Stop watching ${event}`);
+    stop.setAttribute('aria-label', `Stop watching ${visible(event)}`);
     stop.title = 'Unsubscribe';
     stop.onclick = () => this.#unwatch(event);
-    chip.append(make('span', '', event), stop);
+    chip.append(make('span', '', visible(event)), stop);
     byId('watched').append(chip);
     return chip;
   }
@@ -288,15 +288,16 @@ function messageItem({event, data = '', created_at = '', client_name = ''}) {
   const whole = () => isText ? data : JSON.stringify(data, null, input('pretty').checked ? 2 : 0);
   const show = () => {
     const text = whole();
-    setText(body, text.length > mostCharacters ? `${text.slice(0, mostCharacters)}… (${count(text.length)} characters)` : text);
+    const shown = visible(text.slice(0, mostCharacters), true);
+    setText(body, text.length > mostCharacters ? `${shown}… (${count(text.length)} characters)` : shown);
   };
   item.addEventListener('pretty', show);
   show();
   const button = make('button', 'plain', 'Copy');
   button.type = 'button';
-  button.setAttribute('aria-label', `Copy the message of ${event}`);
+  button.setAttribute('aria-label', `Copy the message of ${visible(event)}`);
   copies(button, whole);
-  item.append(time, make('strong', '', event), make('span', 'quiet', client_name));
+  item.append(time, make('strong', '', visible(event)), make('span', 'quiet', visible(client_name)));
   if (!isText) item.append(make('span', 'tag', 'JSON'));
   item.append(button, body);
   return item;
