@@ -77,7 +77,8 @@ type Conn struct {
 	slot    int    // place in the set
 	pinged  uint32 // taken, at the last ping
 	stuck   bool   // stalled, at the last ping
-	held    int    // len(partial), when the reading side last rested
+	held    int32  // len(partial), when the reading side last rested
+	room    int32  // cap(partial) at that time
 	charge  int    // what the connection counts for in the Set's quota
 
 	turn poll.Turn // of the reading side: held by a goroutine in reading.Run
@@ -144,7 +145,7 @@ func (c *Conn) push(frame []byte) (refers bool) {
 // settle brings up to date what the connection counts for in the Set's quota: what is kept of an unfinished message
 // and, while it is stalled, its queue. What is queued for others is written in a moment. mu must be held.
 func (c *Conn) settle() {
-	n := c.held
+	n := int(c.room)
 	if c.stalled {
 		n += c.out.size
 	}
@@ -394,7 +395,7 @@ func (c *Conn) kill() {
 func (c *Conn) leave() {
 	c.users--
 	if c.users == 0 && c.dead {
-		c.held = 0
+		c.room = 0
 		c.settle()
 		c.stopTimer()
 		c.set.remove(c)

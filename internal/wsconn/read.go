@@ -46,8 +46,9 @@ func (c *Conn) look() {
 	}
 
 	c.mu.Lock()
-	if c.held != cap(c.partial) {
-		c.held = cap(c.partial)
+	c.held = int32(len(c.partial))
+	if c.room != int32(cap(c.partial)) {
+		c.room = int32(cap(c.partial))
 		c.settle()
 	}
 	c.leave()

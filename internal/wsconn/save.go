@@ -43,12 +43,12 @@ func (s *Set) All() []*Conn {
 	return s.conns()
 }
 
-// Holds is how many bytes Save would return at most: of an unfinished message, as of when the connection last rested,
+// Holds is how many bytes Save would return: of an unfinished message, as of when the connection last rested,
 // and of what is still to be sent.
 func (c *Conn) Holds() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.held + c.out.size
+	return int(c.held) + c.out.size
 }
 
 // Save returns what has to be restored of a frozen Set's connection; nothing is queued for it from now on. It reports
@@ -84,8 +84,8 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 	s.mu.Lock()
 	s.open++
 	s.mu.Unlock()
-	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, kept: kept, partial: sv.Partial, held: cap(sv.Partial),
-		users: 2}
+	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, kept: kept, partial: sv.Partial,
+		held: int32(len(sv.Partial)), room: int32(cap(sv.Partial)), users: 2}
 	c.gather = gather{pos: sv.Frames, payload: sv.Payload}
 	if len(sv.Queued) > 0 {
 		c.out = outbox{first: slices.Clip(sv.Queued), size: len(sv.Queued), left: int32(sv.Left)}
