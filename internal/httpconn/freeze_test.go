@@ -129,15 +129,11 @@ func TestTooLongForTheNextProcessIsEnded(t *testing.T) {
 	c := r.dial()
 	c.send("%s", text[:50_000]) // more than is looked at before it is lent
 	wait.Until(t, "more has come than is kept", func() bool {
-		return r.count(func(c *Conn) bool {
-			l := c.loan
-			if l == nil {
-				return false
-			}
+		return slices.ContainsFunc(r.loaned(), func(l *loan) bool {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			return l.missing > 0 && l.taken == nil
-		}) == 1
+		})
 	})
 	r.endAccept()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -159,15 +155,11 @@ func TestFreezeWaitsForAnswersOnly(t *testing.T) {
 	kept.send("%s", strings.ReplaceAll(get, "\r\n", "\n"))
 	kept.want("GET", 200, "/echo")
 	wait.Until(t, "net/http waits for its next one", func() bool {
-		return r.count(func(c *Conn) bool {
-			l := c.loan
-			if l == nil {
-				return false
-			}
+		return slices.ContainsFunc(r.loaned(), func(l *loan) bool {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			return l.resting
-		}) == 1
+		})
 	})
 	frozen := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())

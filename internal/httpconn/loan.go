@@ -23,7 +23,7 @@ import (
 type loan struct {
 	conn *Conn
 
-	mu      sync.Mutex
+	mu      sync.Mutex // taken before conn.mu
 	wake    sync.Cond
 	in      []byte   // what has been read of the request, for Read to return
 	missing int      // how much of the request is still to come; or unbounded, or inChunks

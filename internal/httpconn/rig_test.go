@@ -290,6 +290,17 @@ func (r *rig) count(so func(*Conn) bool) (n int) {
 	return n
 }
 
+// loaned returns what is lent. A loan's lock is taken before its Conn's.
+func (r *rig) loaned() (loans []*loan) {
+	r.count(func(c *Conn) bool {
+		if c.loan != nil {
+			loans = append(loans, c.loan)
+		}
+		return false
+	})
+	return loans
+}
+
 // begun reports whether something has come of a next request. mu must be held.
 func (c *Conn) begun() bool { return c.turn.Rests() && len(c.in) > 0 }
 
