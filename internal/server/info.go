@@ -23,8 +23,10 @@ func (s *Server) infoEither(w http.ResponseWriter, r *http.Request) {
 	if !s.admitted(w, r) {
 		return
 	}
+	shot := s.info.since(time.Now(), s.snapshot)
 	unstored(w.Header(), "application/json")
-	w.Write(append(s.snapshot(), '\n'))
+	w.Write(shot.text)
+	w.Write([]byte("\n"))
 }
 
 func (s *Server) infoSocket(w http.ResponseWriter, r *http.Request) {
@@ -45,7 +47,7 @@ func (s *Server) infoSocket(w http.ResponseWriter, r *http.Request) {
 
 // begin shows the state to the client, now and at intervals.
 func (is *infoSession) begin() {
-	is.show(is.server.snapshot())
+	is.show(time.Now())
 	is.mu.Lock()
 	defer is.mu.Unlock()
 	if !is.closed {
@@ -63,16 +65,16 @@ type infoSession struct {
 	closed bool
 }
 
-func (is *infoSession) show(snapshot []byte) {
-	var a wsconn.Arena
-	is.conn.Queue(a.Text(snapshot), 0)
+// show sends the client a snapshot that is not older than oldest.
+func (is *infoSession) show(oldest time.Time) {
+	is.conn.Queue(is.server.info.since(oldest, is.server.snapshot).frame, 0)
 	is.conn.Flush()
 }
 
 // tick shows the current state, unless the client is still busy with an older one.
 func (is *infoSession) tick() {
 	if is.conn.Idle() {
-		is.show(is.server.info.recent(is.server.infoEvery/10, is.server.snapshot))
+		is.show(time.Now().Add(-is.server.infoEvery / 10)) // one for those whose turns are close together
 	}
 	is.mu.Lock()
 	defer is.mu.Unlock()
@@ -98,19 +100,30 @@ func (is *infoSession) Closed(why error) {
 	is.server.closed(is.conn, "", why)
 }
 
-// snapshots shares one encoded snapshot among info connections whose turns are close together.
+// snapshots has one snapshot made for all who ask at a time.
 type snapshots struct {
-	mu   sync.Mutex
-	made time.Time
-	last []byte
+	mu   sync.Mutex // held while one is made
+	last *snapshot
 }
 
-// recent returns the last snapshot if it is not older than age, else a new one.
-func (s *snapshots) recent(age time.Duration, make func() []byte) []byte {
+// A snapshot is an encoded info. It is shared, and never changed.
+type snapshot struct {
+	begun time.Time // before anything was looked at
+	text  []byte
+	frame []byte // with the text in it
+}
+
+// since returns a snapshot whose making began after that time. Those who ask while one is made wait, and share the next
+// one: what has been done before they asked is in it.
+func (s *snapshots) since(oldest time.Time, make func() []byte) *snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now := time.Now(); s.last == nil || now.Sub(s.made) > age {
-		s.last, s.made = make(), now
+	if s.last == nil || !s.last.begun.After(oldest) {
+		begun := time.Now()
+		text := make()
+		var a wsconn.Arena
+		frame := a.Text(text)
+		s.last = &snapshot{begun, frame[len(frame)-len(text):], frame}
 	}
 	return s.last
 }

@@ -11,6 +11,8 @@ package server
 //	all_connections: /subscribe and /publish, in order; no info      TestInfoListsConnectionsInOrderOfArrival
 //	the server's figures                                             TestInfoCounts
 //	event_traffic, connection_traffic                                TestInfoShowsTheTrafficOfEventsAndConnections
+//	who asks at the same time shares it                              TestWhoAsksMeanwhileSharesTheNextSnapshot, TestManyWhoAskTakeTheMemoryOfOne
+//	what was acked is in it                                          TestInfoHasWhatWasAcked
 
 import (
 	"encoding/json"
