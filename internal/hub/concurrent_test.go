@@ -295,7 +295,7 @@ func TestStormOfSubscriptions(t *testing.T) {
 	go func() {
 		defer close(watched)
 		for !p.stopped.Load() {
-			seen, _ := h.Snapshot()
+			seen, _, _ := h.Snapshot(everything)
 			for _, e := range seen {
 				if len(e.Clients) == 0 {
 					t.Errorf("event %s is listed without subscribers", e.Name)

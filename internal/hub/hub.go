@@ -4,7 +4,6 @@ package hub
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -70,14 +69,16 @@ type event struct {
 	subs      []subscriber
 	one       [1]subscriber // where subs begins: most events have one subscriber, which is then close by
 
-	at      time.Time // of the last message, as are from, bytes and preview
-	from    string
+	at      atomic.Int64 // in Unix nanoseconds: of its last message, or of its beginning as long as there is none
+	from    string       // of its last message, as are bytes and preview
 	bytes   uint32
 	dead    bool // its last subscriber has left; it is or will be out of the hub's map
 	preview [PreviewBytes]byte
 
 	delivered uint64 // over subscriptions that have ended
 	name      string
+
+	_ [16]byte // pads to a size that the allocator aligns to a cache line
 }
 
 // PreviewBytes is how much of an event's last message is kept at most.
@@ -269,7 +270,8 @@ func (h *Hub) Publish(b *Batch, name, frame []byte, note Note) int {
 	}
 	n := len(ev.subs)
 	ev.published.Add(1)
-	ev.at, ev.from, ev.bytes = note.At, note.From, uint32(len(note.Data))
+	ev.at.Store(note.At.UnixNano())
+	ev.from, ev.bytes = note.From, uint32(len(note.Data))
 	copy(ev.preview[:], note.Data)
 	ev.mu.Unlock()
 	h.delivered.Add(uint64(n))
@@ -278,7 +280,11 @@ func (h *Hub) Publish(b *Batch, name, frame []byte, note Note) int {
 
 // last copies the event's newest message. mu must be held.
 func (ev *event) last() Last {
-	return Last{Note{ev.at, ev.from, bytes.Clone(ev.preview[:min(ev.bytes, PreviewBytes)])}, int(ev.bytes)}
+	if ev.published.Load() == 0 {
+		return Last{}
+	}
+	data := bytes.Clone(ev.preview[:min(ev.bytes, PreviewBytes)])
+	return Last{Note{time.Unix(0, ev.at.Load()), ev.from, data}, int(ev.bytes)}
 }
 
 // Sent counts one message that c has published.
@@ -318,6 +324,7 @@ func (h *Hub) lookupOrCreate(name []byte) *event {
 	ev = h.events[string(name)]
 	if ev == nil {
 		ev = &event{name: string(name)}
+		ev.at.Store(time.Now().UnixNano())
 		ev.subs = ev.one[:0]
 		h.events[ev.name] = ev
 		h.taken.Add(eventBytes + int64(len(name)))
@@ -409,50 +416,4 @@ func (h *Hub) allEvents() []*event {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return slices.Collect(maps.Values(h.events))
-}
-
-// An EventInfo is one event with its subscribers in the order in which they connected. Published and Delivered count
-// from the arrival of its first subscriber; an event that has lost all its subscribers starts again from zero.
-type EventInfo struct {
-	Name                 string
-	Clients              []*Client
-	Published, Delivered uint64
-	Last                 Last
-}
-
-// Snapshot lists the events that have subscribers, by name, and all clients in the order in which they connected.
-func (h *Hub) Snapshot() (events []EventInfo, clients []*Client) {
-	all := h.allEvents()
-	slices.SortFunc(all, func(a, b *event) int { return cmp.Compare(a.name, b.name) })
-	events = make([]EventInfo, 0, len(all))
-	for _, ev := range all {
-		ev.mu.Lock()
-		subs := make([]*Client, len(ev.subs))
-		info := EventInfo{ev.name, subs, ev.published.Load(), ev.delivered, ev.last()}
-		for i, s := range ev.subs {
-			subs[i] = s.client
-			info.Delivered += info.Published - s.since
-		}
-		ev.mu.Unlock()
-		if len(subs) > 0 {
-			slices.SortFunc(subs, byArrival)
-			events = append(events, info)
-		}
-	}
-
-	h.clientsMu.Lock()
-	clients = make([]*Client, 0, len(h.clients))
-	for c := range h.clients {
-		clients = append(clients, c)
-	}
-	h.clientsMu.Unlock()
-	slices.SortFunc(clients, byArrival)
-	return events, clients
-}
-
-func byArrival(a, b *Client) int {
-	if a.rejoined || b.rejoined {
-		return cmp.Compare(a.seq, b.seq)
-	}
-	return cmp.Or(a.ConnectedAt.Compare(b.ConnectedAt), cmp.Compare(a.seq, b.seq))
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -244,50 +243,6 @@ func TestSubscriptionLimitOfOneClient(t *testing.T) {
 	if _, err := h.Subscribe(c, []byte("wind"), 0); !errors.Is(err, ErrTooManySubscriptions) {
 		t.Errorf("with a limit of 0: got error %v", err)
 	}
-}
-
-func TestSnapshotListsInOrder(t *testing.T) {
-	h := New(1 << 30)
-	if events, clients := h.Snapshot(); events == nil || clients == nil || len(events)+len(clients) != 0 {
-		t.Errorf("of an empty hub: got %#v, %#v, want empty lists", events, clients)
-	}
-	var all []*Client
-	for _, name := range []string{"zoe", "adam", "mia", "bob"} {
-		c, _ := join(h, name)
-		all = append(all, c)
-	}
-	// In an order that is neither that of arrival nor that of the names.
-	for _, i := range []int{2, 0, 3} {
-		subscribe(t, h, all[i], "rain")
-	}
-	subscribe(t, h, all[3], "heat")
-	subscribe(t, h, all[0], "heat")
-	subscribe(t, h, all[1], "wind")
-	h.Unsubscribe(all[1], []byte("wind"))
-	h.Leave(all[2])
-
-	events, clients := h.Snapshot()
-	if got, want := names(clients), "zoe adam bob"; got != want {
-		t.Errorf("clients: got %s, want %s", got, want)
-	}
-	var got []string
-	for _, e := range events {
-		got = append(got, e.Name+": "+names(e.Clients))
-	}
-	if want := []string{"heat: zoe bob", "rain: zoe bob"}; !slices.Equal(got, want) {
-		t.Errorf("events: got %q, want %q", got, want)
-	}
-	if c := clients[0]; c.Addr != "192.0.2.1:zoe" || !c.ConnectedAt.Equal(time.Unix(0, 0)) {
-		t.Errorf("client is listed as %+v", c)
-	}
-}
-
-func names(clients []*Client) string {
-	var names []string
-	for _, c := range clients {
-		names = append(names, c.Name)
-	}
-	return strings.Join(names, " ")
 }
 
 func TestCountsReturnToZero(t *testing.T) {

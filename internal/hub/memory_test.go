@@ -49,7 +49,7 @@ func TestGoneClientIsReleased(t *testing.T) {
 		h.Publish(&batch, []byte("heat"), stamp{}.frame(), Note{})
 		h.Publish(&batch, []byte("rain"), stamp{}.frame(), Note{})
 		batch.Flush(nil)
-		h.Snapshot()
+		h.Snapshot(everything)
 		for i, c := range all {
 			switch i % 3 {
 			case 0:

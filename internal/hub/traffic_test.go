@@ -82,7 +82,7 @@ func TestEventKeepsItsCountsAndItsLastMessage(t *testing.T) {
 	var b Batch
 	event := func() EventInfo {
 		t.Helper()
-		events, _ := h.Snapshot()
+		events, _, _ := h.Snapshot(everything)
 		if len(events) != 1 {
 			t.Fatalf("got %d events, want 1", len(events))
 		}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"math"
 	"net/http"
 	"slices"
@@ -128,9 +129,13 @@ func (s *snapshots) since(oldest time.Time, make func() []byte) *snapshot {
 	return s.last
 }
 
+// infoBounds are what an info lists: everything.
+var infoBounds = hub.Bounds{Events: math.MaxInt, Clients: math.MaxInt, Subscribers: math.MaxInt}
+
 // snapshot returns the current state as JSON.
 func (s *Server) snapshot() []byte {
-	events, clients := s.hub.Snapshot()
+	events, clients, _ := s.hub.Snapshot(infoBounds)
+	slices.SortFunc(events, func(a, b hub.EventInfo) int { return cmp.Compare(a.Name, b.Name) })
 	info := wire.Info{
 		Subscriptions:  make([]wire.Subscription, len(events)),
 		AllConnections: connections(clients),

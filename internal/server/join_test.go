@@ -61,7 +61,7 @@ func TestHandshakeIsAHandshakeLikeAnyOther(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", a.what, err)
 		}
-		_, clients := sv.hub.Snapshot()
+		_, clients, _ := sv.hub.Snapshot(infoBounds)
 		effect = string(text)
 		for _, c := range clients {
 			if c.Addr != p.LocalAddr().String() && (c.Addr != wsconn.Local || a.network != "unix") {
