@@ -132,8 +132,21 @@ func TestLengthsAreThoseOfTheCode(t *testing.T) {
 		fmt.Sprintf("the first %d bytes of its data", hub.PreviewBytes)) {
 		t.Errorf("protocol.md: Info does not say that a preview has %d bytes", hub.PreviewBytes)
 	}
+	for name, want := range map[string]int{"info.subscriptions": server.InfoEvents,
+		"subscription.connections": server.InfoSubscribers} {
+		schema, property, _ := strings.Cut(name, ".")
+		if got := d.Components.Schemas[schema].Properties[property].MaxItems; got != want {
+			t.Errorf("asyncapi.json: %s: maxItems is %d, want %d", name, got, want)
+		}
+	}
+	if text := section(t, read(t, "docs/protocol.md"), "## Info"); !strings.Contains(text,
+		fmt.Sprintf("at most %d MiB long, and lists at most %d events and, of each, %d connections",
+			server.InfoBytes>>20, server.InfoEvents, server.InfoSubscribers)) {
+		t.Error("protocol.md: Info does not say how much it lists")
+	}
 	limits := section(t, read(t, "docs/protocol.md"), "## Limits")
 	for _, want := range []string{
+		fmt.Sprintf("a [snapshot of the info](#info) of %d MiB", server.InfoBytes>>20),
 		fmt.Sprintf("an event of %d bytes", wire.MaxEventBytes),
 		fmt.Sprintf("a client name of %d characters", wire.MaxNameChars),
 		fmt.Sprintf("an `id` of %d bytes", wire.MaxIDBytes),
@@ -590,6 +603,7 @@ type schema struct {
 	Type       string
 	Const      string
 	MaxLength  int
+	MaxItems   int
 	Required   []string
 	Properties map[string]schema
 	OneOf      []schema

@@ -129,40 +129,99 @@ func (s *snapshots) since(oldest time.Time, make func() []byte) *snapshot {
 	return s.last
 }
 
-// infoBounds are what an info lists: everything.
-var infoBounds = hub.Bounds{Events: math.MaxInt, Clients: math.MaxInt, Subscribers: math.MaxInt}
+// What an info has at most, whatever clients do.
+const (
+	InfoBytes       = 1 << 20 // of text
+	InfoEvents      = 1000
+	InfoSubscribers = 100 // of one event
+)
 
-// snapshot returns the current state as JSON.
+// infoBounds has no bound of clients but InfoBytes: each takes more than 100.
+var infoBounds = hub.Bounds{Events: InfoEvents, Clients: InfoBytes / 100, Subscribers: InfoSubscribers}
+
+// snapshot returns the current state as JSON, with a line end at most InfoBytes long.
 func (s *Server) snapshot() []byte {
-	events, clients, _ := s.hub.Snapshot(infoBounds)
-	slices.SortFunc(events, func(a, b hub.EventInfo) int { return cmp.Compare(a.Name, b.Name) })
-	info := wire.Info{
-		Subscriptions:  make([]wire.Subscription, len(events)),
-		AllConnections: connections(clients),
-		CreatedAt:      time.Now().UTC(),
-		Server:         s.state(),
-	}
+	events, clients, all := s.hub.Snapshot(infoBounds)
+	info := wire.Info{CreatedAt: time.Now().UTC(), Server: s.state()}
 	info.Server.SlowClientsClosedLatest = s.slow.list()
-	info.Server.EventTraffic = make([]wire.EventTraffic, len(events))
-	for i, ev := range events {
-		info.Subscriptions[i] = wire.Subscription{Name: ev.Name, Connections: connections(ev.Clients)}
-		info.Server.EventTraffic[i] = wire.EventTraffic{Published: ev.Published, Delivered: ev.Delivered,
-			Last: lastMessage(ev.Last)}
-	}
-	info.Server.ConnectionTraffic = make([]wire.ConnectionTraffic, len(clients))
-	for i, c := range clients {
-		t := &info.Server.ConnectionTraffic[i]
-		t.Published, t.Delivered = c.Traffic()
-	}
-	return wire.AppendInfo(nil, &info)
+	size := len(wire.AppendInfo(nil, &info)) + len("\n")
+	listed, whole := fill(&info, events, clients, InfoBytes-size)
+	info.Server.Truncated = !all || !whole
+	return wire.AppendInfo(make([]byte, 0, size+listed), &info)
 }
 
-func connections(clients []*hub.Client) []wire.Connection {
-	list := make([]wire.Connection, len(clients))
-	for i, c := range clients {
-		list[i] = wire.Connection{ClientName: c.Name, IPAddress: c.Addr, ConnectedAt: c.ConnectedAt}
+// fill puts the events, the latest of which comes first, and the clients into info: as many as fit into room. It
+// returns how many bytes they take, and whether everything is in. First come events with one subscriber each, in at
+// most half of the room, then clients, the last to connect first, then the other events. What is left is for one more
+// subscriber of each event, as often as all those fit.
+func fill(info *wire.Info, events []hub.EventInfo, clients []*hub.Client, room int) (size int, whole bool) {
+	type entry struct {
+		wire.Subscription
+		traffic wire.EventTraffic
+		clients []*hub.Client
 	}
-	return list
+	entries := make([]entry, 0, len(events))
+	addEvents := func(room int) {
+		for _, ev := range events[len(entries):] {
+			e := entry{wire.Subscription{Name: ev.Name}, wire.EventTraffic{Subscribers: ev.Subscribers,
+				Published: ev.Published, Delivered: ev.Delivered, Last: lastMessage(ev.Last)}, ev.Clients}
+			n := e.Size() + e.traffic.Size() + connection(e.clients[len(e.clients)-1]).Size()
+			if size+n > room {
+				return
+			}
+			size += n
+			entries = append(entries, e)
+		}
+	}
+	addEvents(room / 2)
+
+	server := &info.Server
+	for _, client := range slices.Backward(clients) {
+		c, t := connection(client), wire.ConnectionTraffic{}
+		t.Published, t.Delivered = client.Traffic()
+		n := c.Size() + t.Size()
+		if size+n > room {
+			break
+		}
+		size += n
+		info.AllConnections = append(info.AllConnections, c)
+		server.ConnectionTraffic = append(server.ConnectionTraffic, t)
+	}
+	addEvents(room)
+	slices.Reverse(info.AllConnections)
+	slices.Reverse(server.ConnectionTraffic)
+
+	each := 1 // subscribers of an event are listed
+	for ; each < InfoSubscribers; each++ {
+		n := 0
+		for _, e := range entries {
+			if others := len(e.clients) - each; others > 0 {
+				n += connection(e.clients[others-1]).Size()
+			}
+		}
+		if size+n > room {
+			break
+		}
+		size += n
+	}
+
+	whole = len(entries) == len(events) && len(info.AllConnections) == len(clients)
+	slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.Name, b.Name) })
+	for _, e := range entries {
+		listed := e.clients[max(0, len(e.clients)-each):]
+		e.Connections = make([]wire.Connection, len(listed))
+		for i, c := range listed {
+			e.Connections[i] = connection(c)
+		}
+		whole = whole && len(e.Connections) == e.traffic.Subscribers
+		info.Subscriptions = append(info.Subscriptions, e.Subscription)
+		server.EventTraffic = append(server.EventTraffic, e.traffic)
+	}
+	return size, whole
+}
+
+func connection(c *hub.Client) wire.Connection {
+	return wire.Connection{ClientName: c.Name, IPAddress: c.Addr, ConnectedAt: c.ConnectedAt}
 }
 
 func lastMessage(l hub.Last) *wire.LastMessage {

@@ -11,6 +11,8 @@ package server
 //	all_connections: /subscribe and /publish, in order; no info      TestInfoListsConnectionsInOrderOfArrival
 //	the server's figures                                             TestInfoCounts
 //	event_traffic, connection_traffic                                TestInfoShowsTheTrafficOfEventsAndConnections
+//	bytes, order and fields of a whole info                          TestInfoByteForByte
+//	what is left out, and truncated                                  TestInfoIsWholeUpToItsBounds, TestInfoIsShortWhateverClientsDo
 //	who asks at the same time shares it                              TestWhoAsksMeanwhileSharesTheNextSnapshot, TestManyWhoAskTakeTheMemoryOfOne
 //	what was acked is in it                                          TestInfoHasWhatWasAcked
 
@@ -22,6 +24,7 @@ import (
 	"maps"
 	"net/http"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -94,7 +97,7 @@ func TestInfoHasTheSeedsShape(t *testing.T) {
 		shape(t, from, info["server"], `{"version":0,"uptime_seconds":0,"connections":0,"max_connections":0,"events":0,"subscriptions":0,
 			"published":0,"delivered":0,"slow_clients_closed":0,"wrong_keys":0,"connection_limit_reached":0,"kept_over_restart":0,"lost_over_restart":0,"port":0,"tls":false,"led":"","led_error":"",
 			"max_message_bytes":0,"max_queue_bytes":0,"max_subscriptions":0,"resident_memory_bytes":0,"cpu_seconds":0,
-			"slow_clients_closed_latest":[],"event_traffic":[],"connection_traffic":[]}`)
+			"truncated":false,"slow_clients_closed_latest":[],"event_traffic":[],"connection_traffic":[]}`)
 		if got := rawKeys(t, info["server"])["version"]; got != `"v0-test"` {
 			t.Errorf("%s: version %s", from, got)
 		}
@@ -351,25 +354,58 @@ func TestInfoMetricsAndLogTellWhoWasKeptOverARestart(t *testing.T) {
 	}
 }
 
-// What a dashboard costs with as many clients as the default limit allows, each with an event of its own.
-func BenchmarkSnapshot(b *testing.B) {
-	s, _ := newServer(b)
-	var batch hub.Batch
-	for i := range 8192 {
-		c := s.hub.Join(deaf{}, fmt.Sprint("Sensor ", i), fmt.Sprintf("192.168.1.%d:%d", i%256, 20000+i), time.Now())
-		event := fmt.Appendf(nil, "event/%d", i)
-		if _, err := s.hub.Subscribe(c, event, 1); err != nil {
-			b.Fatal(err)
+// The text of the info, byte for byte: the first PiCloud's clients read its lists.
+func TestInfoByteForByte(t *testing.T) {
+	s, _ := newServer(t, func(c *Config) {
+		c.About = func() About { return About{Port: 9000, TLS: true, LED: "GPIO17"} }
+	})
+	defer s.release()
+	at := time.Date(2015, 11, 25, 3, 40, 13, 433493056, time.UTC)
+	porch := s.hub.Join(deaf{}, "Porch \"ü\"", "192.168.99.1:62178", at)
+	attic := s.hub.Join(deaf{}, "Attic", "local", at.Add(time.Second))
+	s.hub.Join(deaf{}, "Cellar", "[fe80::1]:1", at.Add(time.Second))
+	events := []struct {
+		name string
+		subs []*hub.Client
+	}{{"rain\n", []*hub.Client{attic}}, {"heat", []*hub.Client{attic, porch}}}
+	for _, ev := range events {
+		for _, c := range ev.subs {
+			if _, err := s.hub.Subscribe(c, []byte(ev.name), 10); err != nil {
+				t.Fatal(err)
+			}
 		}
-		s.hub.Publish(&batch, event, nil,
-			hub.Note{At: time.Now(), From: "Porch", Data: []byte(`{"celsius":24.7,"humid":false}`)})
 	}
-	b.ReportAllocs()
-	for b.Loop() {
-		b.SetBytes(int64(len(s.snapshot())))
+	s.hub.Publish(new(hub.Batch), []byte("heat"), nil, hub.Note{At: at.Add(time.Minute), From: "Roof", Data: []byte(`"7 F"`)})
+	porch.Sent()
+	s.slow.note("Slow", "192.168.99.2:1", errors.New("reads too slowly"))
+
+	now := regexp.MustCompile(`("created_at":|"closed_at":|"resident_memory_bytes":|"cpu_seconds":)("2\d\d\d-[^"]*"|[\d.]+)`)
+	got := now.ReplaceAllStringFunc(string(s.snapshot()), func(found string) string {
+		if strings.Contains(found, "2015") {
+			return found
+		}
+		name, _, _ := strings.Cut(found, ":")
+		return name + ":now"
+	})
+	const (
+		porchText = `{"client_name":"Porch \"ü\"","ip_address":"192.168.99.1:62178","connected_at":"2015-11-25T03:40:13.433493056Z"}`
+		atticText = `{"client_name":"Attic","ip_address":"local","connected_at":"2015-11-25T03:40:14.433493056Z"}`
+		want      = `{"subscriptions":[{"name":"heat","connections":[` + porchText + `,` + atticText + `]},` +
+			`{"name":"rain\n","connections":[` + atticText + `]}],"all_connections":[` + porchText + `,` + atticText +
+			`,{"client_name":"Cellar","ip_address":"[fe80::1]:1","connected_at":"2015-11-25T03:40:14.433493056Z"}],` +
+			`"created_at":now,"server":{"version":"v0-test","uptime_seconds":0,"connections":0,"max_connections":8192,` +
+			`"events":2,"subscriptions":3,"published":1,"delivered":2,"slow_clients_closed":1,"wrong_keys":0,` +
+			`"connection_limit_reached":0,"kept_over_restart":0,"lost_over_restart":0,"port":9000,"tls":true,` +
+			`"led":"GPIO17","led_error":"","max_message_bytes":65536,"max_queue_bytes":1048576,"max_subscriptions":1024,` +
+			`"resident_memory_bytes":now,"cpu_seconds":now,"truncated":false,"slow_clients_closed_latest":[` +
+			`{"client_name":"Slow","ip_address":"192.168.99.2:1","closed_at":now,"reason":"reads too slowly"}],` +
+			`"event_traffic":[{"subscribers":2,"published":1,"delivered":2,"last":{"created_at":"2015-11-25T03:41:13.433493056Z",` +
+			`"client_name":"Roof","preview":"\"7 F\"","data_bytes":5}},{"subscribers":1,"published":0,"delivered":0,"last":null}],` +
+			`"connection_traffic":[{"published":1,"delivered":1},{"published":0,"delivered":1},{"published":0,"delivered":0}]}}`
+	)
+	if got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	b.StopTimer()
-	s.release()
 }
 
 type deaf struct{}

@@ -2,15 +2,19 @@ package server
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"picloud/internal/hub"
+	"picloud/internal/wire"
+	"picloud/internal/wsconn"
 	ws "picloud/test/peer"
 )
 
@@ -44,6 +48,121 @@ func (h household) settle(t testing.TB, s *Server) (client, event string) {
 		}
 	}
 	return client, event
+}
+
+// look has an info made, and checks what holds for each: its length, that its lists belong together and are sorted, and
+// whether it says that something is missing.
+func look(t testing.TB, s *Server) (info wire.Info, bytes int) {
+	t.Helper()
+	text := s.snapshot()
+	if err := json.Unmarshal(text, &info); err != nil || len(text)+len("\n") > InfoBytes {
+		t.Fatalf("%d bytes and a line end, at most %d are allowed; error %v", len(text), InfoBytes, err)
+	}
+	n, sv := s.hub.Counts(), info.Server
+	if len(info.Subscriptions) != len(sv.EventTraffic) || len(info.AllConnections) != len(sv.ConnectionTraffic) {
+		t.Fatalf("%d events with the traffic of %d, %d connections with the traffic of %d", len(info.Subscriptions),
+			len(sv.EventTraffic), len(info.AllConnections), len(sv.ConnectionTraffic))
+	}
+	byTime := func(a, b wire.Connection) int { return a.ConnectedAt.Compare(b.ConnectedAt) }
+	byName := func(a, b wire.Subscription) int { return strings.Compare(a.Name, b.Name) }
+	sorted := slices.IsSortedFunc(info.Subscriptions, byName) && slices.IsSortedFunc(info.AllConnections, byTime)
+	missing := len(info.Subscriptions) < n.Events || len(info.AllConnections) < n.Clients
+	for i, sub := range info.Subscriptions {
+		listed, all := len(sub.Connections), sv.EventTraffic[i].Subscribers
+		if listed == 0 || listed > all {
+			t.Fatalf("%d subscribers of %d are listed", listed, all)
+		}
+		missing = missing || listed < all
+		sorted = sorted && slices.IsSortedFunc(sub.Connections, byTime)
+	}
+	if sv.Events != n.Events || sv.Subscriptions != n.Subscriptions || sv.Truncated != missing || !sorted {
+		t.Errorf("got %d events, %d subscriptions, truncated %t, sorted %t, want %d, %d, %t, true", sv.Events,
+			sv.Subscriptions, sv.Truncated, sorted, n.Events, n.Subscriptions, missing)
+	}
+	return info, len(text)
+}
+
+func TestInfoIsWholeUpToItsBounds(t *testing.T) {
+	for _, tt := range []struct {
+		household
+		connections, events, each int // listed
+	}{
+		{household{what: "nobody"}, 0, 0, 0},
+		{household{what: "events", clients: 1, events: InfoEvents}, 1, InfoEvents, 1},
+		{household{what: "an event too many", clients: 1, events: InfoEvents + 1}, 1, InfoEvents, 1},
+		{household{what: "subscribers", clients: InfoSubscribers, events: 20}, InfoSubscribers, 20, InfoSubscribers},
+		{household{what: "a subscriber too many", clients: InfoSubscribers + 1, events: 20}, InfoSubscribers + 1, 20,
+			InfoSubscribers},
+		{household{what: "connections", clients: 6000, events: 0}, 6000, 0, 0},
+		{household{what: "an event each", clients: 2000, events: 1, own: true}, 2000, InfoEvents, 1},
+		{household{what: "subscribers of many events", clients: 30, events: 900}, 30, 900, 9},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			s, _ := newServer(t)
+			defer s.release()
+			tt.client, tt.event = " Sensor", " event"
+			tt.settle(t, s)
+			info, _ := look(t, s)
+			if len(info.AllConnections) != tt.connections || len(info.Subscriptions) != tt.events {
+				t.Errorf("got %d connections and %d events, want %d and %d", len(info.AllConnections),
+					len(info.Subscriptions), tt.connections, tt.events)
+			}
+			for _, sub := range info.Subscriptions {
+				if len(sub.Connections) != tt.each {
+					t.Fatalf("%d subscribers of %s are listed, want %d", len(sub.Connections), sub.Name, tt.each)
+				}
+			}
+		})
+	}
+}
+
+func TestInfoIsShortWhateverClientsDo(t *testing.T) {
+	var (
+		wide    = strings.Repeat("\U0001f600", wire.MaxNameChars-6)
+		quoted  = strings.Repeat(`"`, wire.MaxNameChars-6)
+		control = strings.Repeat("\x01", wire.MaxEventBytes-6) // six bytes each in JSON
+		data    = `"` + strings.Repeat(`\"`, 500) + `"`
+	)
+	for _, h := range []household{
+		{what: "all subscribe to the same", clients: 100, events: 300, client: wide, event: control, data: data},
+		{what: "long names", clients: 300, events: 10, own: true, client: wide, event: control, data: data},
+		{what: "names with quotes", clients: 2000, events: 2, own: true, client: quoted, event: quoted, data: data},
+		{what: "many connections", clients: 12_000, events: 1, own: true},
+		{what: "a crowd", clients: 12_000, events: 1},
+		{what: "many events", clients: 50, events: 300, own: true, client: wide, event: control},
+	} {
+		t.Run(h.what, func(t *testing.T) {
+			s, _ := newServer(t)
+			defer s.release()
+			client, event := h.settle(t, s)
+			if len(event) > wire.MaxEventBytes || wire.CheckName(client) != nil {
+				t.Fatal("there are no such names")
+			}
+			for range 2 * mostSlowClients {
+				s.slow.note(client, "192.168.1.1:65535", wsconn.ErrStalled)
+			}
+			info, bytes := look(t, s)
+			if bytes < InfoBytes*3/4 {
+				t.Errorf("it has %d bytes, and at most %d are allowed", bytes, InfoBytes)
+			}
+			if !info.Server.Truncated {
+				t.Error("it does not say that something is missing")
+			}
+			latest := func(list []wire.Connection) string { return list[len(list)-1].ClientName }
+			i := slices.IndexFunc(info.Subscriptions, func(s wire.Subscription) bool { return s.Name == event })
+			if latest(info.AllConnections) != client || i < 0 || latest(info.Subscriptions[i].Connections) != client {
+				t.Errorf("the latest client or event is missing: %.100q, %.100q", client, event)
+			}
+		})
+	}
+}
+
+// infoBounds.Clients is no bound of its own.
+func TestNoConnectionTakesLessThanCounted(t *testing.T) {
+	least := wire.Connection{ClientName: "a", IPAddress: "local", ConnectedAt: time.Unix(0, 0).UTC()}
+	if n := least.Size() + (wire.ConnectionTraffic{}).Size(); n < InfoBytes/infoBounds.Clients {
+		t.Errorf("a connection can take %d bytes, so that %d fit in", n, InfoBytes/n)
+	}
 }
 
 func TestWhoAsksMeanwhileSharesTheNextSnapshot(t *testing.T) {
@@ -179,5 +298,27 @@ func TestMetricsMakeNoSnapshot(t *testing.T) {
 	defer sv.info.mu.Unlock()
 	if sv.info.last != nil {
 		t.Error("it had a snapshot made")
+	}
+}
+
+// What a dashboard costs: with as many clients as the default limit allows, each with an event of its own; with many
+// events; and with many subscribers of each.
+func BenchmarkSnapshot(b *testing.B) {
+	for _, h := range []household{
+		{what: "8192x1", clients: 8192, events: 1, own: true},
+		{what: "100x1000", clients: 100, events: 1000, own: true},
+		{what: "100x1024 shared", clients: 100, events: 1024},
+	} {
+		b.Run(h.what, func(b *testing.B) {
+			s, _ := newServer(b)
+			h.client, h.event, h.data = " Sensor", " event", `{"celsius":24.7,"humid":false}`
+			h.settle(b, s)
+			b.ReportAllocs()
+			for b.Loop() {
+				b.SetBytes(int64(len(s.snapshot())))
+			}
+			b.StopTimer()
+			s.release()
+		})
 	}
 }

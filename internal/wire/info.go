@@ -2,7 +2,6 @@ package wire
 
 import (
 	"encoding/json"
-	"slices"
 	"strconv"
 	"time"
 )
@@ -64,6 +63,7 @@ type ServerInfo struct {
 	MaxSubscriptions       int     `json:"max_subscriptions"`
 	ResidentMemoryBytes    int     `json:"resident_memory_bytes"`
 	CPUSeconds             float64 `json:"cpu_seconds"`
+	Truncated              bool    `json:"truncated"` // events or connections are missing in the lists
 
 	SlowClientsClosedLatest []SlowClient `json:"slow_clients_closed_latest"` // the newest first
 
@@ -82,9 +82,10 @@ type SlowClient struct {
 
 // EventTraffic is what has passed through one event since it got its first subscriber.
 type EventTraffic struct {
-	Published uint64       `json:"published"`
-	Delivered uint64       `json:"delivered"`
-	Last      *LastMessage `json:"last"` // nil before the first
+	Subscribers int          `json:"subscribers"` // also those that Subscription does not list
+	Published   uint64       `json:"published"`
+	Delivered   uint64       `json:"delivered"`
+	Last        *LastMessage `json:"last"` // nil before the first
 }
 
 // LastMessage is the newest message of an event.
@@ -109,20 +110,8 @@ func (i Info) MarshalJSON() ([]byte, error) { return AppendInfo(nil, &i), nil }
 // than a small machine can spare.
 func AppendInfo(dst []byte, i *Info) []byte {
 	s := &i.Server
-	connections := len(i.AllConnections)
-	for _, sub := range i.Subscriptions {
-		connections += len(sub.Connections)
-	}
-	const perConnection, perEvent = 160, 200 // bytes, about
-	dst = slices.Grow(dst, 1<<10+perConnection*connections+perEvent*len(i.Subscriptions))
-
 	dst = append(dst, `{"subscriptions":`...)
-	dst = appendList(dst, i.Subscriptions, func(dst []byte, sub *Subscription) []byte {
-		dst = appendText(dst, `{"name":`, sub.Name)
-		dst = append(dst, `,"connections":`...)
-		dst = appendList(dst, sub.Connections, appendConnection)
-		return append(dst, '}')
-	})
+	dst = appendList(dst, i.Subscriptions, appendSubscription)
 	dst = append(dst, `,"all_connections":`...)
 	dst = appendList(dst, i.AllConnections, appendConnection)
 	dst = appendTime(dst, `,"created_at":`, i.CreatedAt)
@@ -149,6 +138,7 @@ func AppendInfo(dst []byte, i *Info) []byte {
 	dst = appendInt(dst, `,"max_subscriptions":`, s.MaxSubscriptions)
 	dst = appendInt(dst, `,"resident_memory_bytes":`, s.ResidentMemoryBytes)
 	dst = strconv.AppendFloat(append(dst, `,"cpu_seconds":`...), s.CPUSeconds, 'f', -1, 64)
+	dst = strconv.AppendBool(append(dst, `,"truncated":`...), s.Truncated)
 	dst = append(dst, `,"slow_clients_closed_latest":`...)
 	dst = appendList(dst, s.SlowClientsClosedLatest, func(dst []byte, c *SlowClient) []byte {
 		dst = appendText(dst, `{"client_name":`, c.ClientName)
@@ -160,12 +150,42 @@ func AppendInfo(dst []byte, i *Info) []byte {
 	dst = append(dst, `,"event_traffic":`...)
 	dst = appendList(dst, s.EventTraffic, appendEventTraffic)
 	dst = append(dst, `,"connection_traffic":`...)
-	dst = appendList(dst, s.ConnectionTraffic, func(dst []byte, t *ConnectionTraffic) []byte {
-		dst = appendInt(dst, `{"published":`, t.Published)
-		dst = appendInt(dst, `,"delivered":`, t.Delivered)
-		return append(dst, '}')
-	})
+	dst = appendList(dst, s.ConnectionTraffic, appendConnectionTraffic)
 	return append(dst, `}}`...)
+}
+
+// The sizes below are what an entry adds to an Info's text, with a comma before it. What is longer than their store is
+// allocated for a moment.
+
+// Size is that of an event without its connections.
+func (s Subscription) Size() int {
+	var store [512]byte
+	return len(`,{"name":,"connections":[]}`) + len(appendQuoted(store[:0], s.Name))
+}
+
+// Size is that of a connection in one of its lists.
+func (c Connection) Size() int {
+	var store [1 << 10]byte
+	return 1 + len(appendConnection(store[:0], &c))
+}
+
+// Size is that of an event's traffic.
+func (t EventTraffic) Size() int {
+	var store [1 << 10]byte
+	return 1 + len(appendEventTraffic(store[:0], &t))
+}
+
+// Size is that of a connection's traffic.
+func (t ConnectionTraffic) Size() int {
+	var store [128]byte
+	return 1 + len(appendConnectionTraffic(store[:0], &t))
+}
+
+func appendSubscription(dst []byte, s *Subscription) []byte {
+	dst = appendText(dst, `{"name":`, s.Name)
+	dst = append(dst, `,"connections":`...)
+	dst = appendList(dst, s.Connections, appendConnection)
+	return append(dst, '}')
 }
 
 func appendConnection(dst []byte, c *Connection) []byte {
@@ -176,7 +196,8 @@ func appendConnection(dst []byte, c *Connection) []byte {
 }
 
 func appendEventTraffic(dst []byte, t *EventTraffic) []byte {
-	dst = appendInt(dst, `{"published":`, t.Published)
+	dst = appendInt(dst, `{"subscribers":`, t.Subscribers)
+	dst = appendInt(dst, `,"published":`, t.Published)
 	dst = appendInt(dst, `,"delivered":`, t.Delivered)
 	if t.Last == nil {
 		return append(dst, `,"last":null}`...)
@@ -186,6 +207,12 @@ func appendEventTraffic(dst []byte, t *EventTraffic) []byte {
 	dst = appendText(dst, `,"preview":`, t.Last.Preview)
 	dst = appendInt(dst, `,"data_bytes":`, t.Last.DataBytes)
 	return append(dst, `}}`...)
+}
+
+func appendConnectionTraffic(dst []byte, t *ConnectionTraffic) []byte {
+	dst = appendInt(dst, `{"published":`, t.Published)
+	dst = appendInt(dst, `,"delivered":`, t.Delivered)
+	return append(dst, '}')
 }
 
 func appendList[T any](dst []byte, list []T, entry func(dst []byte, e *T) []byte) []byte {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +89,31 @@ func TestEmptyListsOfInfoAreEmptyArrays(t *testing.T) {
 	if text := string(AppendInfo(nil, new(Info))); !strings.HasPrefix(text,
 		`{"subscriptions":[],"all_connections":[],`) {
 		t.Errorf("got %s", text)
+	}
+}
+
+func TestSizeIsWhatAnEntryAdds(t *testing.T) {
+	for _, text := range []string{"", "door", strings.Repeat("\x01", 255), strings.Repeat("\U0001f600", 128),
+		strings.Repeat(`"\`, 600), "\t\n\r\x7f\u2028ü"} {
+		c := Connection{ClientName: text, IPAddress: "[fe80::1%" + text + "]:65535", ConnectedAt: at}
+		sub := Subscription{Name: text}
+		et := EventTraffic{Subscribers: 7, Published: math.MaxUint64}
+		etLast := EventTraffic{Delivered: 1, Last: &LastMessage{CreatedAt: at, ClientName: text, Preview: text}}
+		ct := ConnectionTraffic{Published: 10, Delivered: math.MaxUint64}
+		info := func(n int) *Info {
+			return &Info{
+				Subscriptions:  slices.Repeat([]Subscription{sub}, n),
+				AllConnections: slices.Repeat([]Connection{c}, n),
+				Server: ServerInfo{
+					EventTraffic:      slices.Repeat([]EventTraffic{et, etLast}, n),
+					ConnectionTraffic: slices.Repeat([]ConnectionTraffic{ct}, n),
+				},
+			}
+		}
+		added := len(AppendInfo(nil, info(2))) - len(AppendInfo(nil, info(1)))
+		if got := sub.Size() + c.Size() + et.Size() + etLast.Size() + ct.Size(); got != added {
+			t.Errorf("%.20q: the sizes are %d, and %d bytes were added", text, got, added)
+		}
 	}
 }
 
