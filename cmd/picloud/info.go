@@ -25,6 +25,7 @@ var infoCommand = command{
 	general: generalFlags,
 	help: `Shows the server's counts, who is connected, and who is subscribed to what. What is not seen
 in a name is escaped: \u202e, for one, would turn the direction of writing.
+Where there is more than the server lists, a line says how much is shown.
 
   --json    the snapshot as the server gives it, on one line
   --watch   look again every two seconds, until SIGINT (Ctrl-C): on a terminal a table that
@@ -107,7 +108,12 @@ func lists(s settings, i wire.Info) string {
 			events = append(events, append([]string{cell(sub.Name)}, row(c, i.CreatedAt)...))
 		}
 	}
-	return columns(s, []string{"CLIENT", "ADDRESS", "CONNECTED"}, clients) +
+	var part string
+	if i.Server.Truncated {
+		part = fmt.Sprintf("\nshown are %d of %d connections, %d of %d events, %d of %d subscriptions\n", len(clients),
+			i.Server.Connections, len(i.Subscriptions), i.Server.Events, len(events), i.Server.Subscriptions)
+	}
+	return part + columns(s, []string{"CLIENT", "ADDRESS", "CONNECTED"}, clients) +
 		columns(s, []string{"EVENT", "CLIENT", "ADDRESS", "CONNECTED"}, events)
 }
 

@@ -107,7 +107,11 @@ func whoIsConnected(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keyHolders(info.AllConnections), nil
+	list := keyHolders(info.AllConnections)
+	if n := info.Server.Connections; info.Server.Truncated && n > len(info.AllConnections) {
+		list = append(list, fmt.Sprintf("and others: the server lists %d of its %d connections", len(info.AllConnections), n))
+	}
+	return list, nil
 }
 
 func keyHolders(connections []wire.Connection) []string {

@@ -469,6 +469,21 @@ door    The attic   local                2d 2h ago
 	}
 }
 
+func TestInfoTableSaysWhatIsMissing(t *testing.T) {
+	porch := wire.Connection{ClientName: "Porch", IPAddress: "local"}
+	const part = "\nshown are 1 of 9000 connections, 1 of 1001 events, 1 of 20000 subscriptions\n\nCLIENT "
+	i := wire.Info{AllConnections: []wire.Connection{porch},
+		Subscriptions: []wire.Subscription{{Name: "door", Connections: []wire.Connection{porch}}},
+		Server:        wire.ServerInfo{Connections: 9000, Events: 1001, Subscriptions: 20000, Truncated: true}}
+	if got := table(settings{}, i); !strings.Contains(got, part) {
+		t.Errorf("got\n%s\nwant %q in it", got, part)
+	}
+	i.Server.Truncated = false
+	if got := table(settings{}, i); strings.Contains(got, "shown") {
+		t.Errorf("of a whole info: got\n%s", got)
+	}
+}
+
 func TestInterruptEndsSubQuietly(t *testing.T) {
 	d := serve(t, "0")
 	s := start(t, environment(d, nil), "sub", "door")
