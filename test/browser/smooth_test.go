@@ -77,6 +77,20 @@ func TestThousandsOfRowsStaySmooth(t *testing.T) {
 	p.take("thousands")
 }
 
+func TestPageSaysThatListsAreCut(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	var events []string
+	for i := range 1001 {
+		events = append(events, fmt.Sprintf("event %04d", i))
+	}
+	s.join("Sensor", events...)
+	p := signedIn(t, s)
+	p.shows("#events .note", "1,000")
+	p.shows("#events-figure", "1,001")
+	p.shows("#summary", "Shown are 1 of 2 connections, 1,000 of 1,001 events and 1,000 of 1,001 subscriptions.")
+}
+
 // record starts recording the tasks of the page's thread. end stops it and returns how much processor time each took:
 // their wall-clock time would depend on the machine's other work.
 func record(p *page) (end func() []time.Duration) {

@@ -36,16 +36,20 @@ export class Overview {
     this.#connections.show(connections);
     this.#server.show(snapshot.server, connections, processor);
 
+    const {server} = snapshot;
+    // Lists that are cut do not tell how many there are.
+    const clientCount = server.truncated ? server.connections : connections.length;
+    const eventCount = server.truncated ? server.events : events.length;
     const busy = events.filter((event) => event.rate).length;
-    setText(byId('connections-figure'), count(connections.length));
-    setText(byId('connections-room'), `of ${count(snapshot.server.max_connections)}`);
-    setText(byId('events-figure'), count(events.length));
+    setText(byId('connections-figure'), count(clientCount));
+    setText(byId('connections-room'), `of ${count(server.max_connections)}`);
+    setText(byId('events-figure'), count(eventCount));
     setText(byId('events-busy'), busy ? `${count(busy)} busy` : '');
     setText(byId('published-figure'), published.rate === null ? '–' : rate(published.rate));
     setText(byId('delivered-figure'), delivered.rate === null ? '–' : rate(delivered.rate));
     this.#published.draw(published.rates);
     this.#delivered.draw(delivered.rates);
-    setText(byId('summary'), summary(connections.length, events.length, published.rate));
+    setText(byId('summary'), summary(clientCount, eventCount, published.rate) + cut(snapshot));
   }
 
   clear() {
@@ -72,6 +76,13 @@ function summary(clients, events, published) {
   const what = `${who}, listening to ${counted(events, 'event')}.`;
   if (published === null) return what;
   return published > 0 ? `${what} ${rate(published)} messages a second come in.` : `${what} It is quiet at the moment.`;
+}
+
+/** @param {Snapshot} snapshot */
+function cut({subscriptions, all_connections, server}) {
+  if (!server.truncated) return '';
+  const listed = subscriptions.reduce((sum, {connections}) => sum + connections.length, 0);
+  return ` Shown are ${count(all_connections.length)} of ${counted(server.connections, 'connection')}, ${count(subscriptions.length)} of ${counted(server.events, 'event')} and ${count(listed)} of ${counted(server.subscriptions, 'subscription')}.`;
 }
 
 /** @param {(event: string) => void} watch */

@@ -6,7 +6,7 @@ import {most} from './chart.js';
  * @typedef {{client_name: string, ip_address: string, connected_at: string}} Connection
  * @typedef {{name: string, connections: Connection[]}} Subscription
  * @typedef {{created_at: string, client_name: string, preview: string, data_bytes: number}} LastMessage
- * @typedef {{published: number, delivered: number, last: LastMessage | null}} EventTraffic
+ * @typedef {{subscribers: number, published: number, delivered: number, last: LastMessage | null}} EventTraffic
  * @typedef {{client_name: string, ip_address: string, closed_at: string, reason: string}} SlowClient
  *
  * @typedef {object} Server
@@ -14,6 +14,8 @@ import {most} from './chart.js';
  * @property {number} uptime_seconds
  * @property {number} connections
  * @property {number} max_connections
+ * @property {number} events
+ * @property {number} subscriptions
  * @property {number} published
  * @property {number} delivered
  * @property {number} slow_clients_closed
@@ -30,6 +32,7 @@ import {most} from './chart.js';
  * @property {number} max_subscriptions
  * @property {number} resident_memory_bytes
  * @property {number} cpu_seconds
+ * @property {boolean} truncated the lists have only a part of what there is
  * @property {SlowClient[]} slow_clients_closed_latest
  * @property {EventTraffic[]} event_traffic entry for entry as in subscriptions
  * @property {{published: number, delivered: number}[]} connection_traffic entry for entry as in all_connections
@@ -88,14 +91,14 @@ export class Traffic {
 
     /** @type {Map<string, Series>} */
     const series = new Map();
-    const events = subscriptions.map(({name, connections}, i) => {
-      // An event that was not in the last snapshot started at 0 since.
-      const one = this.#events.get(name) ?? new Series(seconds > 0 ? 0 : -1);
+    const events = subscriptions.map(({name}, i) => {
+      // An event that was not in the last snapshot started at 0 since, unless it was left out.
+      const one = this.#events.get(name) ?? new Series(seconds > 0 && !server.truncated ? 0 : -1);
       series.set(name, one);
-      const {published, last} = server.event_traffic[i];
+      const {subscribers, published, last} = server.event_traffic[i];
       const rate = one.add(published, seconds);
       const age = last ? Math.max(0, now - Date.parse(last.created_at)) / 1000 : Infinity;
-      return {name, subscribers: connections.length, rate, rates: one.rates, last, age};
+      return {name, subscribers, rate, rates: one.rates, last, age};
     });
     this.#events = series;
 
