@@ -72,8 +72,12 @@ func (is *infoSession) show(oldest time.Time) {
 	is.conn.Flush()
 }
 
-// tick shows the current state, unless the client is still busy with an older one.
+// tick shows the current state, unless the client is still busy with an older one. It is the last when the server
+// stops: a client that is handed over is the next process's.
 func (is *infoSession) tick() {
+	if is.server.isStopping() {
+		return
+	}
 	if is.conn.Idle() {
 		is.show(time.Now().Add(-is.server.infoEvery / 10)) // one for those whose turns are close together
 	}

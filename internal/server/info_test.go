@@ -354,6 +354,22 @@ func TestInfoMetricsAndLogTellWhoWasKeptOverARestart(t *testing.T) {
 	}
 }
 
+// A process that has handed over an info client shows it nothing more, and looks at nothing.
+func TestInfoClientIsServedByOneProcess(t *testing.T) {
+	l := found(t)
+	w := l.watch(t)
+	w.info()
+	old := l.Server
+	l.restart()
+	handedOver := time.Now()
+	w.until("ten intervals", func(i wire.Info) bool { return i.CreatedAt.Sub(handedOver) > 10*l.infoEvery })
+	old.info.mu.Lock()
+	defer old.info.mu.Unlock()
+	if after := old.info.last.begun.Sub(handedOver); after > 0 {
+		t.Errorf("the old process made a snapshot %v after the hand-over", after)
+	}
+}
+
 // The text of the info, byte for byte: the first PiCloud's clients read its lists.
 func TestInfoByteForByte(t *testing.T) {
 	s, _ := newServer(t, func(c *Config) {
