@@ -211,11 +211,19 @@ func (l *loan) Write(p []byte) (int, error) {
 		}
 	}
 	nc, err := l.waiting()
+	if err == nil {
+		l.conn.blocks(l.cost() + cap(p)) // which may be nobody else's any more
+	}
 	l.mu.Unlock()
 	if err != nil {
 		return n, err
 	}
 	m, err := nc.Write(p[n:])
+	l.mu.Lock()
+	if !l.closed {
+		l.conn.blocks(l.cost())
+	}
+	l.mu.Unlock()
 	return n + m, err
 }
 

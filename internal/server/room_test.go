@@ -111,7 +111,7 @@ func TestSubscriptionWithoutRoomIsRefused(t *testing.T) {
 	if refused == 0 {
 		t.Fatalf("%d clients have all that they asked for", len(clients))
 	}
-	if n := len(l.log.lines(t, "a subscription is refused: there is no room to keep it for the next process")); n != 1 {
+	if n := len(l.log.lines(t, "a subscription is refused: those of all clients together take what they may")); n != 1 {
 		t.Errorf("%d lines say so, want one in a minute", n)
 	}
 	newcomer := l.subscriber(t, "Newcomer") // still has its place

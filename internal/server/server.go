@@ -155,8 +155,6 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headBytes,
-		ConnState:         func(nc net.Conn, state http.ConnState) { s.httpConns.Note(nc, state) },
-		ConnContext:       func(ctx context.Context, nc net.Conn) context.Context { return s.httpConns.ConnContext(ctx, nc) },
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	s.httpConns = httpconn.New(httpconn.Config{
@@ -175,6 +173,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		HeadBytes:    headBytes,
 		RecallBytes:  headBytes + 2*cfg.Limits.MessageBytes, // a chunked body can be longer than its message
 	})
+	s.http.ConnState, s.http.ConnContext = s.httpConns.Note, s.httpConns.ConnContext
 	return s, nil
 }
 
