@@ -1,10 +1,12 @@
 package httpconn
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -185,7 +187,7 @@ func (c *Conn) yield(since time.Time, d demand) (ended bool, active time.Time) {
 // Run is the goroutine of a Conn that is awake, a poll.Runner: it answers what is at hand.
 func (c *Conn) Run() {
 	for {
-		switch err := c.look(); err {
+		switch err := c.lookAndRecover(); err {
 		case errLent:
 			return
 		case nil, poll.ErrAgain:
@@ -218,7 +220,31 @@ func (c *Conn) rest() bool {
 var (
 	errLent  = errors.New("it is lent")
 	errEnded = errors.New("the client has ended it")
+
+	errPanicked = errors.New("its request made the server panic")
 )
+
+// lookAndRecover is look. A panic of Short or Join ends the connection, as one of a handler does in net/http.
+func (c *Conn) lookAndRecover() (err error) {
+	defer func() {
+		what := recover()
+		if what == nil {
+			return
+		}
+		c.set.cfg.Panicked(what, debug.Stack())
+		c.mu.Lock()
+		l, gone := c.loan, c.fd < 0
+		c.mu.Unlock()
+		err = errPanicked
+		if l != nil || gone { // it was being given away
+			if l != nil {
+				l.Close()
+			}
+			err = errLent
+		}
+	}()
+	return c.look()
+}
 
 // look reads until there is no more. Anything but nil and poll.ErrAgain ends Run.
 func (c *Conn) look() error {
@@ -244,6 +270,10 @@ func (c *Conn) look() error {
 		}
 		if held == 0 {
 			c.begins()
+		} else if !c.head && held+n <= c.set.cfg.HeadBytes && bytes.IndexByte(buf[held:held+n], '\n') < 0 {
+			c.more(buf[held : held+n]) // of a line in the head, which is not looked at again for each byte that drips in
+			held += n
+			continue
 		}
 		if err := c.answerAll(b, buf[:held+n]); err != nil {
 			return err
@@ -330,6 +360,14 @@ func (c *Conn) keep(in []byte, head bool) {
 		c.in = append(c.in[:0], in...)
 	}
 	c.settle()
+}
+
+// more keeps what follows what is kept of a head.
+func (c *Conn) more(in []byte) {
+	c.mu.Lock()
+	c.in = append(c.in, in...)
+	c.settle()
+	c.mu.Unlock()
 }
 
 // send writes an answer, and waits for a client that takes it slowly.

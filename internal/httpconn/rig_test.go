@@ -40,6 +40,7 @@ type site struct {
 	held    chan struct{}
 	release chan struct{}
 	told    chan Crowding
+	panics  chan any
 	shown   func(context.Context) // Set.Shown, if there is a Set
 	plain   atomic.Int64          // answered in the short way
 	joined  atomic.Int64          // hijacked in the short way
@@ -47,7 +48,8 @@ type site struct {
 }
 
 func newSite() *site {
-	return &site{held: make(chan struct{}, 1<<12), release: make(chan struct{}, 1<<12), told: make(chan Crowding, 1<<4)}
+	return &site{held: make(chan struct{}, 1<<12), release: make(chan struct{}, 1<<12), told: make(chan Crowding, 1<<4),
+		panics: make(chan any, 1<<4)}
 }
 
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -216,6 +218,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	cfg := r.Config
 	cfg.HTTP, cfg.Short, cfg.Join = r.http, r.short, r.join
 	cfg.Waiting = quota.New(r.waiting)
+	cfg.Panicked = func(what any, _ []byte) { r.panics <- what }
 	cfg.Crowded = func(c Crowding) { r.told <- c }
 	var err error
 	if cfg.Poller, err = poll.New(); err != nil {

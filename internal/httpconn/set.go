@@ -45,6 +45,8 @@ type Config struct {
 	Waiting *quota.Quota
 	// KeylessBytes is how much of it those may take that have not shown the key; past it those go that take most.
 	KeylessBytes int
+	// Panicked is told of a panic of Short or Join. It must not block.
+	Panicked func(what any, stack []byte)
 	// Crowded is told when a bound has been reached, each kind at most once a minute. It must not block.
 	Crowded func(Crowding)
 

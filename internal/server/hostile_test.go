@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -860,6 +861,38 @@ func TestPanicIsOneAnswerAndOneLogLine(t *testing.T) {
 	if a := sv.request(t, "GET", "/healthz", ""); a.status != http.StatusOK {
 		t.Errorf("GET /healthz: status %d", a.status)
 	}
+}
+
+// A message, or a request of the short way, that makes the server panic costs its own connection.
+func TestPanicEndsOneConnection(t *testing.T) {
+	s, log := newServer(t)
+	var armed atomic.Bool
+	armed.Store(true)
+	s.publishers.New = func() any {
+		if armed.Load() {
+			panic("as it was asked")
+		}
+		return new(publisher)
+	}
+	sv := serve(t, s, log)
+	p := sv.subscriber(t, "a")
+	p.send(`{"action":"subscribe","event":"e","id":1}`)
+	p.wantClose(1011)
+	post := dial(t, "tcp", sv.addr)
+	fmt.Fprintf(post, "POST /publish?clientName=a HTTP/1.1\r\nHost: test\r\nX-API-Key: %s\r\nContent-Length: 13\r\n\r\n"+`{"event":"e"}`, testKey)
+	post.ended()
+	for msg, what := range map[string]string{
+		"a message made the server panic, its connection is closed": "client_name",
+		"a request made the server panic, its connection is closed": "stack",
+	} {
+		wait.Until(t, "it is logged", func() bool { return len(log.lines(t, msg)) > 0 })
+		lines := log.lines(t, msg)
+		if len(lines) != 1 || lines[0]["level"] != "ERROR" || lines[0]["panic"] != "as it was asked" || lines[0][what] == "" {
+			t.Errorf("%s: logged %v", msg, lines)
+		}
+	}
+	armed.Store(false)
+	sv.stillServes(t)
 }
 
 func TestHTTPConnectionsAreBounded(t *testing.T) {

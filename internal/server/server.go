@@ -166,12 +166,15 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		Waiting:      s.waiting,
 		KeylessBytes: s.waiting.Limit() / keylessShare,
 		Crowded:      s.crowded,
-		HeadTimeout:  cfg.HeaderTimeout,
-		BodyTimeout:  bodyTimeout,
-		IdleTimeout:  idleTimeout,
-		SendTimeout:  answerTimeout,
-		HeadBytes:    headBytes,
-		RecallBytes:  headBytes + 2*cfg.Limits.MessageBytes, // a chunked body can be longer than its message
+		Panicked: func(what any, stack []byte) {
+			s.log.Error("a request made the server panic, its connection is closed", "panic", what, "stack", string(stack))
+		},
+		HeadTimeout: cfg.HeaderTimeout,
+		BodyTimeout: bodyTimeout,
+		IdleTimeout: idleTimeout,
+		SendTimeout: answerTimeout,
+		HeadBytes:   headBytes,
+		RecallBytes: headBytes + 2*cfg.Limits.MessageBytes, // a chunked body can be longer than its message
 	})
 	s.http.ConnState, s.http.ConnContext = s.httpConns.Note, s.httpConns.ConnContext
 	return s, nil

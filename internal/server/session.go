@@ -214,7 +214,11 @@ func (ss *session) Closed(why error) {
 func (s *Server) closed(c *wsconn.Conn, name string, why error) {
 	addr := c.Addr()
 	s.forgotten(c.Kept().End())
+	var panicked *wsconn.Panic
 	switch {
+	case errors.As(why, &panicked):
+		s.log.Error("a message made the server panic, its connection is closed", "client_name", name, "address", addr,
+			"panic", panicked.What, "stack", string(panicked.Stack))
 	case errors.Is(why, wsconn.ErrTooSlow), errors.Is(why, wsconn.ErrStalled), errors.Is(why, wsconn.ErrLongest):
 		s.slow.note(name, addr, why)
 		s.log.Warn("slow client closed", "client_name", name, "address", addr, "reason", why)

@@ -20,6 +20,7 @@ const (
 	CloseInvalidUTF8   = 1007 // a text frame that is not UTF-8
 	ClosePolicy        = 1008 // a limit was exceeded
 	CloseTooBig        = 1009 // a message over the limit
+	CloseInternal      = 1011 // a message made the server panic
 	CloseRestart       = 1012 // the server restarts and could not keep this connection
 	CloseTooSlow       = 1013 // the client's queue is full
 )

@@ -1,7 +1,9 @@
 package wsconn
 
 import (
+	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"unicode/utf8"
 
@@ -33,8 +35,7 @@ func (c *Conn) look() {
 
 	if !c.ended {
 		c.begins(markRead)
-		err := c.receive()
-		c.handler.Rest()
+		err := c.receiveAndRest()
 		c.Flush()
 		c.ends(markRead, c.read, len(c.partial) == 0) // the answers are out, or Written shows that they are not
 		if err != nil {
@@ -54,6 +55,30 @@ func (c *Conn) look() {
 	c.leave()
 	c.mu.Unlock()
 }
+
+// receiveAndRest handles all input that is at hand. A panic of the handler ends the connection and no other, as net/http
+// has it for requests, so that whoever knows a message that makes the server panic cannot end it again and again. A
+// panic with a lock held leaves the lock: Probe then hangs, and the watchdog ends the process.
+func (c *Conn) receiveAndRest() (err error) {
+	defer func() {
+		if what := recover(); what != nil {
+			err = c.refuse(websocket.CloseInternalServerErr, "internal error", &Panic{what, debug.Stack()})
+			defer func() { recover() }() // the same once more, perhaps
+			c.handler.Rest()             // for whoever is owed a flush
+		}
+	}()
+	err = c.receive()
+	c.handler.Rest()
+	return err
+}
+
+// A Panic is why a connection ended whose handler has panicked.
+type Panic struct {
+	What  any
+	Stack []byte
+}
+
+func (p *Panic) Error() string { return fmt.Sprint("its handler panicked: ", p.What) }
 
 // end tells the handler that the connection has ended. Unless a goodbye is on its way, there is nothing to wait for.
 func (c *Conn) end(err error) {

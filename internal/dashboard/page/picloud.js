@@ -513,6 +513,7 @@ const goodbyes = {
   1007: 'The server has ended the connection: this client sent what is not text.',
   1008: 'The server has ended the connection: a limit was passed.',
   1009: 'The server has ended the connection: a message was over its limit.',
+  1011: 'The server has ended the connection: it failed at a message, see its log.',
   1012: 'The server is restarting.',
   1013: 'This client reads too slowly; the server closed it.',
 };
