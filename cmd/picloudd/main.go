@@ -306,6 +306,7 @@ func fit(cfg config.Config, files int) wsconn.Limits {
 		Connections:  min(cfg.MaxConnections, files-spareFiles-requests(files)),
 		MessageBytes: cfg.MaxMessageBytes,
 		QueueBytes:   cfg.MaxQueueBytes,
+		UnsentBytes:  unsentBytes(memory()),
 		PingEvery:    cfg.PingInterval,
 		PeerTimeout:  cfg.PeerTimeout,
 	}

@@ -21,6 +21,11 @@ func memory() int64 {
 // waitingBytes is what may wait in all connections together on a machine with ram bytes. A hand-over carries that much.
 func waitingBytes(ram int64) int { return int(min(ram/8, 64<<20)) }
 
+// unsentBytes is what the kernel may take for one client that takes nothing, besides its queue here. By itself it goes
+// up to 4 MiB (net.ipv4.tcp_wmem), which a small machine has no room for: all its TCP sockets together have a tenth of
+// the memory or so (net.ipv4.tcp_mem), and past that they all become slow.
+func unsentBytes(ram int64) int { return int(min(max(ram/2048, 128<<10), 4<<20)) }
+
 // subscriptionBytes is what all subscriptions together may take.
 func subscriptionBytes(ram int64) int { return int(min(ram/16, 64<<20)) }
 

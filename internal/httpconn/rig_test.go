@@ -177,7 +177,7 @@ func defaults() plan {
 		Bounds:       Bounds{1 << 12, 1 << 12, 1 << 12},
 		// No test passes only because a timeout cuts a connection off, unless it is about that.
 		HeadTimeout: time.Hour, BodyTimeout: time.Hour, IdleTimeout: time.Hour, SendTimeout: time.Hour,
-		HeadBytes: 4 << 10, RecallBytes: 256 << 10,
+		UnsentBytes: 256 << 10, HeadBytes: 4 << 10, RecallBytes: 256 << 10,
 	}}
 }
 
@@ -201,6 +201,7 @@ func listen(t testing.TB, network string, kernel int) net.Listener {
 			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, kernel)
 		})
 	}}
+	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(t.Context(), network, addr)
 	if err != nil {
 		t.Fatal(err)

@@ -55,6 +55,7 @@ type Config struct {
 	IdleTimeout time.Duration // from one request to the next
 	SendTimeout time.Duration // for an answer that the client does not take at once
 	HeadBytes   int           // of a request's head
+	UnsentBytes int           // what the kernel takes of an answer that the client does not take
 	RecallBytes int           // of an unfinished request that Save may return
 }
 
@@ -164,7 +165,7 @@ func (s *Set) Serve(ctx context.Context, l Listener) error {
 func (s *Set) tune(fd int) {
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(s.cfg.SendTimeout.Milliseconds()))
-	poll.LimitUnsent(fd)
+	poll.LimitUnsent(fd, s.cfg.UnsentBytes)
 }
 
 // admit makes a Conn from an accepted socket, once there is a slot for it.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"picloud/test/wait"
+
+	"golang.org/x/sys/unix"
 )
 
 // A quiet connection without the key is one of these, whoever holds it.
@@ -196,6 +198,35 @@ func TestWhoHasNoKeyTakesLittleMemory(t *testing.T) {
 				c.want("POST", 200, `bb"`)
 			}
 		})
+	}
+}
+
+// Little stays in the kernel for a client that takes nothing, and not for long, whoever has accepted it.
+func TestSocketsAreTuned(t *testing.T) {
+	r := newRig(t, "tcp", func(p *plan) { p.SendTimeout = 90 * time.Second })
+	for _, c := range []*client{r.dial(), r.door()()} {
+		c.send(get)
+		c.want("GET", 200, "/echo")
+	}
+	check := func(fd int) {
+		for option, want := range map[int]int{unix.TCP_NODELAY: 1, unix.TCP_NOTSENT_LOWAT: r.UnsentBytes,
+			unix.TCP_USER_TIMEOUT: 90_000} {
+			if got, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, option); err != nil || got != want {
+				t.Errorf("option %d is %d (%v), want %d", option, got, err, want)
+			}
+		}
+	}
+	if n := r.count(func(c *Conn) bool { check(c.fd); return true }); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for nc := range r.strangers {
+		raw, err := nc.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) { check(int(fd)) })
 	}
 }
 

@@ -11,15 +11,11 @@ import (
 // ErrAgain says that a call would block: Ready tells when it no longer would.
 var ErrAgain = errors.New("try again")
 
-// unsentBytes is how much the kernel takes for a TCP socket whose peer takes nothing more: enough for a fast network
-// between two wakes.
-const unsentBytes = 128 << 10
-
-// LimitUnsent bounds what the kernel keeps of a TCP socket's output besides what is on its way, tcp(7): by itself it
-// takes some megabytes for a peer that does not read, and keeps them after the socket's end. Sockets accepted from a
-// listener inherit it. Where the option is not known (an emulator), the kernel does as it likes.
-func LimitUnsent(fd int) {
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentBytes)
+// LimitUnsent bounds what the kernel takes of a TCP socket's output besides what is on its way, tcp(7): by itself it
+// takes up to 4 MiB for a peer that does not read. Sockets accepted from a listener inherit it. Where the option is not
+// known (an emulator), the kernel does as it likes.
+func LimitUnsent(fd, bytes int) {
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes)
 }
 
 // Recv makes one non-blocking recv(2) on a socket: ErrAgain when there is nothing to read, 0 at the end. Go's scheduler

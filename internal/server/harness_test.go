@@ -77,6 +77,7 @@ func newServer(t testing.TB, set ...func(*Config)) (*Server, *book) {
 			Connections:  8192,
 			MessageBytes: 64 << 10,
 			QueueBytes:   1 << 20,
+			UnsentBytes:  256 << 10,
 			PingEvery:    time.Hour,
 			PeerTimeout:  30 * time.Second,
 		},

@@ -174,6 +174,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		IdleTimeout: idleTimeout,
 		SendTimeout: answerTimeout,
 		HeadBytes:   headBytes,
+		UnsentBytes: cfg.Limits.UnsentBytes,
 		RecallBytes: headBytes + 2*cfg.Limits.MessageBytes, // a chunked body can be longer than its message
 	})
 	s.http.ConnState, s.http.ConnContext = s.httpConns.Note, s.httpConns.ConnContext

@@ -95,7 +95,7 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 		// stalled. A client that is still owed something may have stalled, until a write shows that it has not.
 		c.lenient = c.out.size > 0
 		c.watchPeer()
-		poll.LimitUnsent(fd)
+		poll.LimitUnsent(fd, s.limits.UnsentBytes)
 	}
 	if err := c.count(); err != nil {
 		s.mu.Lock()

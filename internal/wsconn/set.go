@@ -24,6 +24,7 @@ type Limits struct {
 	Connections  int
 	MessageBytes int           // of one message's payload
 	QueueBytes   int           // what may wait for a client that takes nothing; a single frame may be larger
+	UnsentBytes  int           // what the kernel takes besides, for a client that takes nothing
 	PingEvery    time.Duration // a peer's kernel is made to acknowledge something this often
 	PeerTimeout  time.Duration // and is taken for gone when it acknowledges nothing for this long
 }

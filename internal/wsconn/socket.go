@@ -175,10 +175,7 @@ func watchPeerOf(nc net.Conn, timeout time.Duration) error {
 	if err != nil {
 		return err
 	}
-	return raw.Control(func(fd uintptr) {
-		watchPeer(int(fd), timeout)
-		poll.LimitUnsent(int(fd))
-	})
+	return raw.Control(func(fd uintptr) { watchPeer(int(fd), timeout) })
 }
 
 // watchPeer makes the kernel end a connection whose peer acknowledges nothing for that long, tcp(7). Where the option
