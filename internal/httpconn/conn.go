@@ -271,7 +271,7 @@ func (c *Conn) look() error {
 		if held == 0 {
 			c.begins()
 		} else if !c.head && held+n <= c.set.cfg.HeadBytes && bytes.IndexByte(buf[held:held+n], '\n') < 0 {
-			c.more(buf[held : held+n]) // of a line in the head, which is not looked at again for each byte that drips in
+			c.more(buf[held : held+n]) // of a line that may drip in byte by byte
 			held += n
 			continue
 		}

@@ -45,8 +45,8 @@ const mostEnding = 16
 // it may be silent, in the middle of a request, or not taking its answer. Only if there is none goes one that has shown
 // the key and is at rest.
 //
-// A connection that becomes active does not move in a list. It is asked when its turn to go has come, and is listed anew
-// if it has been active since. So no request pays for this, and a flood of newcomers little.
+// A connection that becomes active does not move in a list. It is asked when its turn to go has come, and is listed
+// anew if it has been active since. So no request pays for this, and a flood of newcomers little.
 type slots struct {
 	bounds  Bounds
 	crowded func(Crowding) // called without locks
@@ -171,7 +171,8 @@ func (s *slots) take(sl *slot) {
 // makeRoom closes one connection of a pool for a newcomer, and reports whether it could. mu must be held, and is
 // released meanwhile.
 func (s *slots) makeRoom(p *pool) bool {
-	if p == &s.local && s.evict(&p.without, ifResting) { // no key is asked for there, so that who is busy may be anybody
+	// No key is asked for on a Unix socket, so that whoever is busy there may be anybody.
+	if p == &s.local && s.evict(&p.without, ifResting) {
 		return true
 	}
 	if s.evict(&p.without, ifInactive) || s.evict(&p.without, always) {

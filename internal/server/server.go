@@ -32,7 +32,7 @@ type Config struct {
 	Limits            wsconn.Limits
 	Subscriptions     int           // of one connection
 	SubscriptionBytes int           // of all connections
-	WaitingBytes      int           // that wait in all connections: for slow clients, and for the rest of messages and requests
+	WaitingBytes      int           // of what waits in all connections for slow clients, or for its rest
 	HeaderTimeout     time.Duration // for a request's headers
 	WrongKeys         int           // from one address, then one a minute
 	Requests          int           // HTTP connections at the same time, before they become WebSockets; at least 2
@@ -145,9 +145,10 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if s.poll, err = poll.New(); err != nil {
 		return nil, err
 	}
-	s.wsConns = wsconn.New(cfg.Limits, s.poll, cfg.Store, s.waiting, func(w http.ResponseWriter, status int, reason error) {
-		refuse(w, status, reason.Error())
-	})
+	s.wsConns = wsconn.New(cfg.Limits, s.poll, cfg.Store, s.waiting,
+		func(w http.ResponseWriter, status int, reason error) {
+			refuse(w, status, reason.Error())
+		})
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: cfg.HeaderTimeout,
@@ -167,7 +168,8 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		KeylessBytes: s.waiting.Limit() / keylessShare,
 		Crowded:      s.crowded,
 		Panicked: func(what any, stack []byte) {
-			s.log.Error("a request made the server panic, its connection is closed", "panic", what, "stack", string(stack))
+			s.log.Error("a request made the server panic, its connection is closed", "panic", what, "stack",
+				string(stack))
 		},
 		HeadTimeout: cfg.HeaderTimeout,
 		BodyTimeout: bodyTimeout,

@@ -20,7 +20,8 @@ func TestReloadProbeAndStatus(t *testing.T) {
 	var broken atomic.Pointer[error] // atomic, since the race detector sees no order in a request over a socket
 	broken.Store(new(error))
 	s, err := New(Config{
-		Key: testKey, Version: "test", Subscriptions: 8, SubscriptionBytes: 1 << 20, WaitingBytes: 1 << 20, HeaderTimeout: time.Second, WrongKeys: 3, Requests: 8,
+		Key: testKey, Version: "test", Subscriptions: 8, SubscriptionBytes: 1 << 20, WaitingBytes: 1 << 20,
+		HeaderTimeout: time.Second, WrongKeys: 3, Requests: 8,
 		Limits: wsconn.Limits{Connections: 8, MessageBytes: 1024, QueueBytes: 4096, PingEvery: time.Minute,
 			PeerTimeout: time.Minute},
 		Reload: func() error { return *broken.Load() },

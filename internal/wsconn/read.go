@@ -56,9 +56,9 @@ func (c *Conn) look() {
 	c.mu.Unlock()
 }
 
-// receiveAndRest handles all input that is at hand. A panic of the handler ends the connection and no other, as net/http
-// has it for requests, so that whoever knows a message that makes the server panic cannot end it again and again. A
-// panic with a lock held leaves the lock: Probe then hangs, and the watchdog ends the process.
+// receiveAndRest handles all input that is at hand. A panic of the handler ends the connection and no other, as
+// net/http has it for requests, so that whoever knows a message that makes the server panic cannot end it again and
+// again. A panic with a lock held leaves the lock: Probe then hangs, and the watchdog ends the process.
 func (c *Conn) receiveAndRest() (err error) {
 	defer func() {
 		if what := recover(); what != nil {
