@@ -5,7 +5,7 @@
 # Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: help run build test test-code setup lint screenshots bench benchmarks fuzz cross deb apt-repo deploy test-recipes test-package test-systemd test-restart test-long test-restarts \
+.PHONY: help run build test test-code setup lint screenshots bench benchmarks fuzz cross deb apt-repo deploy test-recipes test-package test-systemd test-restart test-long test-memory test-restarts \
 	test-deploy test-pi test-clean clean
 
 help: ## list the targets
@@ -72,6 +72,9 @@ test-long: ## the same with 1000 clients, 100,000 posts, 20 restarts, 20 kill -9
 
 test-restarts: ## measure for how long a restart lets nothing be answered, with 10, 1000 and 8000 clients (as root)
 	ONLY=silent SILENCE='10 1000 8000' scripts/test-restart
+
+test-memory: ## make the server keep all that it can on an emulated machine with 512 MB free
+	scripts/test-memory
 
 test-deploy: ## test deploy with a machine in a container (as root)
 	scripts/test-deploy
