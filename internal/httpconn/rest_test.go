@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"picloud/internal/leak"
+	"picloud/internal/poll"
 	"picloud/test/wait"
 
 	"golang.org/x/sys/unix"
@@ -145,7 +146,7 @@ func TestReadyWhileAwake(t *testing.T) {
 		"readable": func(c *Conn) { (*watched)(c).Ready(true, true) },
 		"writable": func(c *Conn) { (*watched)(c).Ready(false, true) }, // it may write, but has nothing to write
 	} {
-		c := &Conn{set: new(Set)}
+		c := &Conn{set: &Set{crew: new(poll.Workers).NewCrew()}}
 		c.turn.Take()
 		if tell(c); c.turn.Done() != (name == "writable") {
 			t.Errorf("%s: it rests is %t", name, name != "writable")

@@ -63,8 +63,8 @@ type Config struct {
 type Set struct {
 	cfg     Config
 	lending relay
-	bufs    sync.Pool // of *buffer
-	crew    poll.Crew // goroutines in Conn.Run
+	bufs    sync.Pool  // of *buffer
+	crew    *poll.Crew // goroutines in Conn.Run
 	loans   sync.WaitGroup
 	slots   *slots
 	keyless *quota.Quota
@@ -90,7 +90,7 @@ const restBytes = 16 << 10
 
 // New makes a Set.
 func New(cfg Config) *Set {
-	s := &Set{cfg: cfg, lending: relay{conns: make(chan net.Conn), done: make(chan struct{})},
+	s := &Set{cfg: cfg, crew: cfg.Poller.NewCrew(), lending: relay{conns: make(chan net.Conn), done: make(chan struct{})},
 		slots: newSlots(cfg.Bounds, cfg.Crowded), keyless: quota.New(cfg.KeylessBytes), conns: make(map[*Conn]struct{}),
 		strangers: make(map[net.Conn]*stranger)}
 	s.bufs.New = func() any { return new(buffer) }
@@ -126,17 +126,20 @@ func (s *Set) Serve(ctx context.Context, l Listener) error {
 	}
 	stop := context.AfterFunc(ctx, func() { f.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, ok := l.Addr().(*net.TCPAddr); ok {
+	_, isTCP := l.Addr().(*net.TCPAddr)
+	if isTCP {
 		if err := raw.Control(func(fd uintptr) { s.tune(int(fd)) }); err != nil {
 			return err
 		}
 	}
+	early := isTCP // what comes has been waiting since before the listener had its options
 	for pause := time.Duration(0); ; {
 		var fd int
 		var sa unix.Sockaddr
 		var err error
 		rerr := raw.Read(func(lfd uintptr) bool {
 			fd, sa, err = unix.Accept4(int(lfd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			early = early && err != unix.EAGAIN
 			return err != unix.EAGAIN
 		})
 		switch {
@@ -155,6 +158,9 @@ func (s *Set) Serve(ctx context.Context, l Listener) error {
 			continue
 		}
 		pause = 0
+		if early {
+			s.tune(fd)
+		}
 		s.admit(fd, address(sa), l.Addr())
 	}
 }
@@ -242,7 +248,6 @@ func (s *Set) sweep(ctx context.Context) {
 			for _, c := range s.all() {
 				c.closeIf(func(c *Conn) bool { return c.late(now) })
 			}
-			s.crew.Trim()
 		}
 	}
 }
@@ -266,7 +271,7 @@ func (s *Set) Close() {
 }
 
 // Release waits for the last goroutines. It is called after Run has returned and all connections are gone.
-func (s *Set) Release() { s.crew.Release() }
+func (s *Set) Release() { s.crew.Wait() }
 
 // address returns a peer's address as package net would.
 func address(sa unix.Sockaddr) net.Addr {

@@ -1,22 +1,41 @@
 package poll
 
 import (
+	"cmp"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
-// A Crew runs what has been woken, each Runner on a goroutine of its own. A goroutine that has finished waits a while
-// for more: a new one has to grow its stack first, which takes a twelfth of the cost of a message that comes alone.
+// Workers are goroutines that run what has been woken, in the order in which it was: what one look of a Poller finds
+// ready first is begun first, and has an effect before what comes behind it begins. As long as what is run is short, one
+// goroutine does it all. What has waited in the line for patience gets another one.
 //
-// The zero Crew is ready for use. It is safe for concurrent use.
-type Crew struct {
-	busy   sync.WaitGroup
-	frozen atomic.Bool // set with mu held
-
+// A goroutine that has finished waits a while for more: a new one has to grow its stack first, which takes a twelfth of
+// the cost of a message that comes alone.
+//
+// The zero Workers are ready for use. They are safe for concurrent use.
+type Workers struct {
 	mu       sync.Mutex
-	idle     []chan Runner // goroutines that wait, the latest last
-	low      int           // the fewest idle since the last Trim
+	line     []job // from first on
+	first    int
+	begun    uint32 // jobs that have been taken out of the line
+	serving  int    // goroutines that do so
+	idle     []chan job
+	low      int // the fewest idle since the last Trim
 	released bool
+
+	patience time.Duration // 0: patience
+	timer    *time.Timer   // of help
+	armed    bool
+	due      uint32 // begun, when what was last in line as the timer was set has begun
+}
+
+// A job is a Runner of a Crew.
+type job struct {
+	Runner
+	crew   *Crew
+	inLine bool
 }
 
 // A Runner has something to do.
@@ -25,96 +44,187 @@ type Runner interface{ Run() }
 // mostIdle is how many goroutines wait for work at most.
 const mostIdle = 64
 
-// Wake runs r with the turn t, which r gives back. If the turn is taken, whoever has it looks again. In a frozen Crew a
-// socket at rest stays at rest. Wake does not block.
-func (c *Crew) Wake(t *Turn, r Runner) {
-	for !t.note() {
-		c.mu.Lock()
-		if c.frozen.Load() {
-			c.mu.Unlock()
-			return
-		}
-		if t.Take() {
-			c.start(r)
-			return
-		}
-		c.mu.Unlock()
-	}
-}
+// patience is how long the first in line waits for another one to end, before it runs beside it.
+const patience = 500 * time.Microsecond
 
-// Go runs r, which may take as long as it likes. Go does not block, and runs r in a frozen Crew too.
-func (c *Crew) Go(r Runner) {
-	c.mu.Lock()
-	c.start(r)
-}
-
-// start runs r. mu must be held, and is released.
-func (c *Crew) start(r Runner) {
-	c.busy.Add(1)
-	n := len(c.idle) - 1
+// start runs a job on a goroutine of its own. mu must be held, and is released.
+func (w *Workers) start(j job) {
+	n := len(w.idle) - 1
 	if n < 0 {
-		c.mu.Unlock()
-		go c.work(r)
+		w.mu.Unlock()
+		go w.work(j)
 		return
 	}
-	next := c.idle[n] // whose stack is most likely still in the processor's cache
-	c.idle = c.idle[:n]
-	c.low = min(c.low, n)
-	c.mu.Unlock()
-	next <- r
+	next := w.idle[n] // whose stack is most likely still in the processor's cache
+	w.idle = w.idle[:n]
+	w.low = min(w.low, n)
+	w.mu.Unlock()
+	next <- j
 }
 
-func (c *Crew) work(r Runner) {
-	next := make(chan Runner, 1)
-	for r != nil {
-		r.Run()
-		c.mu.Lock()
-		stays := len(c.idle) < mostIdle && !c.released
-		if stays {
-			c.idle = append(c.idle, next)
+func (w *Workers) work(j job) {
+	next := make(chan job, 1)
+	for j.Runner != nil {
+		j.Run()
+		crew := j.crew
+		w.mu.Lock()
+		if j.inLine && w.first < len(w.line) {
+			j = w.take()
+			w.mu.Unlock()
+			crew.busy.Done()
+			continue
 		}
-		c.mu.Unlock()
-		c.busy.Done()
+		if j.inLine {
+			w.serving--
+		}
+		stays := len(w.idle) < mostIdle && !w.released
+		if stays {
+			w.idle = append(w.idle, next)
+		}
+		w.mu.Unlock()
+		crew.busy.Done()
 		if !stays {
 			return
 		}
-		r = <-next // nil: Trim has closed it
+		j = <-next // without a Runner: Trim has closed it
 	}
+}
+
+// queue puts a job into the line. mu must be held, and is released.
+func (w *Workers) queue(j job) {
+	j.inLine = true
+	if w.serving == 0 { // and nobody is in line
+		w.serving++
+		w.start(j)
+		return
+	}
+	w.line = append(w.line, j)
+	if !w.armed {
+		w.arm()
+	}
+	w.mu.Unlock()
+}
+
+// take takes the first out of the line. mu must be held.
+func (w *Workers) take() job {
+	j := w.line[w.first]
+	w.line[w.first] = job{}
+	w.first++
+	w.begun++
+	if n := len(w.line) - w.first; w.first >= n { // more places are behind than in use: nothing is copied often
+		copy(w.line, w.line[w.first:])
+		clear(w.line[n:])
+		w.line, w.first = w.line[:n], 0
+	}
+	return j
+}
+
+// arm has help look after patience. mu must be held.
+func (w *Workers) arm() {
+	w.armed = true
+	w.due = w.begun + uint32(len(w.line)-w.first)
+	d := cmp.Or(w.patience, patience)
+	if w.timer == nil {
+		w.timer = time.AfterFunc(d, w.help)
+	} else {
+		w.timer.Reset(d)
+	}
+}
+
+// help gives the line one more goroutine if it has not moved on.
+func (w *Workers) help() {
+	w.mu.Lock()
+	w.armed = false
+	if w.first == len(w.line) {
+		w.mu.Unlock()
+		return
+	}
+	late := int32(w.due-w.begun) > 0
+	if !late {
+		w.arm()
+		w.mu.Unlock()
+		return
+	}
+	j := w.take()
+	w.serving++
+	if w.first < len(w.line) {
+		w.arm()
+	}
+	w.start(j)
+}
+
+// Trim ends the goroutines that have had nothing to do since the last Trim.
+func (w *Workers) Trim() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, next := range w.idle[:w.low] {
+		close(next)
+	}
+	w.idle = append(w.idle[:0], w.idle[w.low:]...)
+	w.low = len(w.idle)
+}
+
+// release ends all goroutines, once nothing is run any more.
+func (w *Workers) release() {
+	w.mu.Lock()
+	w.released = true
+	w.low = len(w.idle)
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	w.mu.Unlock()
+	w.Trim()
+}
+
+// A Crew is those of the Workers that work for one room, which can be frozen without the others. It is made by NewCrew.
+type Crew struct {
+	workers *Workers
+	busy    sync.WaitGroup
+	frozen  atomic.Bool // set with the Workers' mu held
+}
+
+// NewCrew makes a Crew.
+func (w *Workers) NewCrew() *Crew { return &Crew{workers: w} }
+
+// Wake runs r, which is short or does not mind to be waited for, with the turn t, which r gives back. It has its place
+// in the line of all that is woken. If the turn is taken, whoever has it looks again. In a frozen Crew a socket at rest
+// stays at rest. Wake does not block.
+func (c *Crew) Wake(t *Turn, r Runner) {
+	w := c.workers
+	for !t.note() {
+		w.mu.Lock()
+		if c.frozen.Load() {
+			w.mu.Unlock()
+			return
+		}
+		if t.Take() {
+			c.busy.Add(1)
+			w.queue(job{Runner: r, crew: c})
+			return
+		}
+		w.mu.Unlock()
+	}
+}
+
+// Go runs r at once, which may take as long as it likes. Go does not block, and runs r in a frozen Crew too.
+func (c *Crew) Go(r Runner) {
+	c.workers.mu.Lock()
+	c.busy.Add(1)
+	c.workers.start(job{Runner: r, crew: c})
 }
 
 // Freeze ends the waking: a socket at rest stays at rest, and whoever has a turn should give it back at the next
 // opportunity. When Freeze returns, no Wake is under way that could still start something; Wait then waits for those
 // that have a turn.
 func (c *Crew) Freeze() {
-	c.mu.Lock()
+	c.workers.mu.Lock()
 	c.frozen.Store(true)
-	c.mu.Unlock()
+	c.workers.mu.Unlock()
 }
 
 // Frozen reports whether Freeze has been called.
 func (c *Crew) Frozen() bool { return c.frozen.Load() }
 
-// Trim ends the goroutines that have had nothing to do since the last Trim.
-func (c *Crew) Trim() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, next := range c.idle[:c.low] {
-		close(next)
-	}
-	c.idle = append(c.idle[:0], c.idle[c.low:]...)
-	c.low = len(c.idle)
-}
-
 // Wait returns when all work is done. As with a sync.WaitGroup, nothing may begin meanwhile unless something else is
 // still running.
 func (c *Crew) Wait() { c.busy.Wait() }
-
-// Release is Wait, and then ends all goroutines.
-func (c *Crew) Release() {
-	c.Wait()
-	c.mu.Lock()
-	c.released = true
-	c.low = len(c.idle)
-	c.mu.Unlock()
-	c.Trim()
-}

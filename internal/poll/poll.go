@@ -29,6 +29,7 @@ type Poller struct {
 	raw     syscall.RawConn // of epoll
 	probe   int             // an eventfd that is watched along with the sockets
 	answers chan struct{}   // the probe has been seen
+	workers Workers         // run those that it wakes
 
 	mu    sync.Mutex
 	slots []entry
@@ -147,6 +148,12 @@ func (p *Poller) control(op, fd int, event *unix.EpollEvent) error {
 	return nil
 }
 
+// NewCrew makes a Crew for the watchers of one room. What all of them wake stands in one line.
+func (p *Poller) NewCrew() *Crew { return p.workers.NewCrew() }
+
+// Trim ends the goroutines that have had nothing to do since the last Trim.
+func (p *Poller) Trim() { p.workers.Trim() }
+
 // Run wakes watchers until ctx ends. It may be called again after that.
 func (p *Poller) Run(ctx context.Context) error {
 	p.epoll.SetReadDeadline(time.Time{})
@@ -222,5 +229,9 @@ func (p *Poller) answer() {
 	}
 }
 
-// Release frees the Poller after Run has returned, if it was called. It is called once.
-func (p *Poller) Release() error { return errors.Join(p.epoll.Close(), unix.Close(p.probe)) }
+// Release frees the Poller after Run has returned, if it was called, and all that was woken has ended. It is called
+// once.
+func (p *Poller) Release() error {
+	p.workers.release()
+	return errors.Join(p.epoll.Close(), unix.Close(p.probe))
+}

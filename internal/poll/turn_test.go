@@ -62,8 +62,9 @@ func (s *sleeper) Run() {
 
 // Nothing that happens is missed, whoever wakes when, and only one looks at a time.
 func TestWhatHappensIsSeen(t *testing.T) {
-	var c Crew
-	defer c.Release()
+	var w Workers
+	defer w.release()
+	c := w.NewCrew()
 	s := &sleeper{t: t}
 	for range 200 {
 		var wakers sync.WaitGroup
@@ -89,7 +90,8 @@ func TestWhatHappensIsSeen(t *testing.T) {
 // After Freeze and Wait nobody has a turn, whoever wakes meanwhile.
 func TestFrozenCrewWakesNobody(t *testing.T) {
 	for range 100 {
-		var c Crew
+		var w Workers
+		c := w.NewCrew()
 		sleepers := make([]*sleeper, 16)
 		for i := range sleepers {
 			sleepers[i] = &sleeper{t: t}
@@ -137,7 +139,8 @@ func TestFrozenCrewWakesNobody(t *testing.T) {
 		}
 		ran := false
 		c.Go(task(func() { ran = true }))
-		c.Release()
+		c.Wait()
+		w.release()
 		if !ran {
 			t.Error("what is asked for by Go is not done")
 		}

@@ -38,7 +38,7 @@ type Set struct {
 	bufs     sync.Pool // of *buffer
 	poller   *poll.Poller
 	watch    func(fd int, w poll.Watcher) (poll.Place, error) // poller.Add, except in tests
-	crew     poll.Crew                                        // goroutines of connections
+	crew     *poll.Crew                                       // goroutines of connections
 
 	mu    sync.Mutex
 	slots []*Conn // nil: free
@@ -55,7 +55,8 @@ type Set struct {
 // somebody ends those for which Waiting says that most waits.
 func New(limits Limits, poller *poll.Poller, store *handover.Store, waiting *quota.Quota,
 	onError func(w http.ResponseWriter, status int, reason error)) *Set {
-	s := &Set{limits: limits, waiting: waiting, store: store, poller: poller, watch: poller.Add}
+	s := &Set{limits: limits, waiting: waiting, store: store, poller: poller, watch: poller.Add,
+		crew: poller.NewCrew()}
 	s.bufs.New = func() any { return new(buffer) }
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 10 * time.Second,
@@ -229,7 +230,7 @@ func (s *Set) Run(ctx context.Context) {
 		}
 		clear(conns)
 		conns = conns[:0]
-		s.crew.Trim()
+		s.poller.Trim()
 		if house.due(open) {
 			debug.FreeOSMemory()
 		}
@@ -342,7 +343,7 @@ func (s *Set) Probe() {
 }
 
 // Release waits for the last goroutines. It is called after Close and Run have returned.
-func (s *Set) Release() { s.crew.Release() }
+func (s *Set) Release() { s.crew.Wait() }
 
 // IsUpgrade reports whether a request asks for a WebSocket.
 func IsUpgrade(r *http.Request) bool { return websocket.IsWebSocketUpgrade(r) }

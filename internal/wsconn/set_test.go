@@ -310,7 +310,7 @@ func TestHandshakeAfterSetCloseRanOutOfTime(t *testing.T) {
 }
 
 func TestFailedHandshakeAfterSetClose(t *testing.T) {
-	s := New(Limits{Connections: 1}, nil, nil, quota.New(1<<30),
+	s := New(Limits{Connections: 1}, newPoller(t), nil, quota.New(1<<30),
 		func(w http.ResponseWriter, status int, _ error) { w.WriteHeader(status) })
 	s.Close(t.Context(), 1001, "")
 	for range 2 {
