@@ -256,6 +256,7 @@ func (r *rig) dismantle() {
 	r.http.Close()
 	r.Close()
 	r.gone()
+	wait.For(r.t, r.None(), "None says so")
 	r.endRun()
 	wait.Within(r.t, "Release returns", r.Release)
 	if err := r.cfg.Poller.Release(); err != nil {
@@ -269,10 +270,11 @@ func (r *rig) dismantle() {
 // gone waits until each connection is gone and has given up its slot.
 func (r *rig) gone() {
 	r.t.Helper()
-	wait.For(r.t, r.None(), "all connections are gone")
-	if u := r.Usage(); u.Open != 0 {
-		r.t.Errorf("%+v when all are gone", u)
-	}
+	wait.Until(r.t, "all connections are gone", func() bool {
+		r.slots.mu.Lock()
+		defer r.slots.mu.Unlock()
+		return r.slots.tcp.taken+r.slots.local.taken+r.slots.ending == 0
+	})
 	if all, keyless := r.cfg.Waiting.Used(), r.keyless.Used(); all != 0 || keyless != 0 {
 		r.t.Errorf("%d bytes are counted when all are gone, %d of them without the key", all, keyless)
 	}
