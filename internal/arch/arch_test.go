@@ -53,6 +53,7 @@ var arrows = map[string][]string{
 	"test/benchmarks":  {},
 	"test/browser":     {},
 	"test/daemon":      {"test/wait"},
+	"test/hostile":     {},
 	"test/load":        {"internal/client", "test/daemon", "test/peer"},
 	"test/peer":        {"test/wait"},
 	"test/recipes":     {},
