@@ -76,6 +76,7 @@ type reading struct {
 	cpu         float64 // seconds
 	resident    float64 // MiB
 	peak        float64 // MiB resident, since the start
+	shared      float64 // MiB resident, in memory that outlives it
 	goroutines  float64
 	descriptors float64
 }
@@ -98,12 +99,14 @@ func (d *daemon) reading(ctx context.Context) (r reading, err error) {
 	if err != nil {
 		return r, err
 	}
-	_, rest, _ := strings.Cut(string(status), "VmHWM:")
-	var kib float64
-	if _, err := fmt.Sscan(rest, &kib); err != nil {
-		return r, fmt.Errorf("%sstatus: VmHWM: %w", proc, err)
+	for name, mib := range map[string]*float64{"VmHWM:": &r.peak, "RssShmem:": &r.shared} {
+		_, rest, _ := strings.Cut(string(status), name)
+		var kib float64
+		if _, err := fmt.Sscan(rest, &kib); err != nil {
+			return r, fmt.Errorf("%sstatus: %s %w", proc, name, err)
+		}
+		*mib = kib / 1024
 	}
-	r.peak = kib / 1024
 	return r, nil
 }
 

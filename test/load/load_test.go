@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 func small(t *testing.T) *lab {
 	return &lab{bin: built, log: t.Output(), size: size{
 		subscribers: 5, crowd: 20, events: 2000, own: 10, rounds: 1, measure: 100 * time.Millisecond, churn: 200,
-		churnFor: time.Second,
+		churnFor: time.Second, greedy: 6,
 	}}
 }
 

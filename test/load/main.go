@@ -33,6 +33,7 @@ type size struct {
 	settle      time.Duration // until the daemon has released ended connections and their memory
 	churn       int           // connections per second
 	churnFor    time.Duration
+	greedy      int // of each kind of client that makes the daemon keep what it can
 }
 
 var full = size{
@@ -45,6 +46,7 @@ var full = size{
 	settle:      7 * time.Second,
 	churn:       5000,
 	churnFor:    time.Minute,
+	greedy:      300,
 }
 
 type load struct {
@@ -60,6 +62,7 @@ var loads = []load{
 	{"tls", "what a delivery costs with TLS", overTLS},
 	{"wake", "10,000 connections that wake within a second, and leave within a second", wake},
 	{"churn", "5,000 connections a second that subscribe and leave, for a minute", churn},
+	{"sums", "all that clients can make the daemon keep, at once", sums},
 }
 
 // A figure is one line of what was measured.

@@ -24,15 +24,24 @@ type socket struct {
 	text []byte // of the message that was read last
 }
 
-// dial opens the i-th connection of a crowd. Loopback has any number of source addresses, each with its own ports.
-func (d *daemon) dial(i int) (*socket, error) {
+// open opens the i-th connection of a crowd. Loopback has any number of source addresses, each with its own ports.
+func (d *daemon) open(i int) (*net.TCPConn, error) {
 	from := &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%200))}
 	dialer := net.Dialer{Timeout: patience, LocalAddr: from, KeepAliveConfig: net.KeepAliveConfig{Enable: false}}
 	conn, err := dialer.Dial("tcp4", d.addr)
 	if err != nil {
 		return nil, err
 	}
-	s := &socket{TCPConn: conn.(*net.TCPConn), in: bufio.NewReaderSize(conn, 512)}
+	return conn.(*net.TCPConn), nil
+}
+
+// dial is open for a WebSocket.
+func (d *daemon) dial(i int) (*socket, error) {
+	conn, err := d.open(i)
+	if err != nil {
+		return nil, err
+	}
+	s := &socket{TCPConn: conn, in: bufio.NewReaderSize(conn, 512)}
 	if err := s.upgrade(); err != nil {
 		s.Close()
 		return nil, err
