@@ -146,6 +146,8 @@ func TestLengthsAreThoseOfTheCode(t *testing.T) {
 	}
 	limits := section(t, read(t, "docs/protocol.md"), "## Limits")
 	for _, want := range []string{
+		fmt.Sprintf("for %d bytes and the length", constant(t, "internal/hub", "subscriptionBytes")),
+		fmt.Sprintf("an event for %d bytes and", constant(t, "internal/hub", "eventBytes")),
 		fmt.Sprintf("a [snapshot of the info](#info) of %d MiB", server.InfoBytes>>20),
 		fmt.Sprintf("an event of %d bytes", wire.MaxEventBytes),
 		fmt.Sprintf("a client name of %d characters", wire.MaxNameChars),
@@ -390,6 +392,9 @@ func TestSettingsAreThoseOfTheCode(t *testing.T) {
 	}
 	for _, row := range limits {
 		name := strings.Trim(row[1], "`")
+		if name == "" { // a sum, which goes by the machine's memory: cmd/picloudd has a test of those
+			continue
+		}
 		if want, known := defaults[name]; !known || row[2] != want {
 			t.Errorf("protocol.md: limit %s is %s by default, want %q", name, row[2], want)
 		}
@@ -762,6 +767,30 @@ func parse(t *testing.T, folder string) []*ast.File {
 		files = append(files, file)
 	}
 	return files
+}
+
+// constant returns the value of a package's constant that is a plain number.
+func constant(t *testing.T, folder, name string) (value int) {
+	t.Helper()
+	found := false
+	for _, file := range parse(t, folder) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok || spec.Names[0].Name != name || len(spec.Values) == 0 {
+				return true
+			}
+			if number, ok := spec.Values[0].(*ast.BasicLit); ok {
+				var err error
+				value, err = strconv.Atoi(number.Value)
+				found = err == nil
+			}
+			return true
+		})
+	}
+	if !found {
+		t.Fatalf("%s: there is no plain number %s", folder, name)
+	}
+	return value
 }
 
 func read(t *testing.T, path string) string {

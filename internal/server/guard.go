@@ -32,8 +32,11 @@ const (
 	maxNetworks  = 16 // of this machine's own, which has few at a time
 	maxTried     = 64 // wrong keys of one address: those that came last
 
-	maxTriedInAll = maxAddresses * maxTried // of eight bytes each
+	maxTriedInAll = maxAddresses * maxTried
 )
+
+// WrongKeysBytes is what all wrong keys take that are remembered.
+const WrongKeysBytes = maxTriedInAll * 8
 
 // The wider bucket: what an address has besides its own guesses when somebody there knows the key, and what the
 // addresses of one of this machine's networks have together.

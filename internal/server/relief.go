@@ -6,9 +6,9 @@ import (
 	"slices"
 )
 
-// keylessShare is the part of what may wait that belongs to those who have not shown the key: not more than that, and
+// KeylessShare is the part of what may wait that belongs to those who have not shown the key: not more than that, and
 // never another's.
-const keylessShare = 4
+const KeylessShare = 4
 
 // relieve ends those for whom most waits, if more waits in all than may. Whoever has added to it calls this, so that a
 // publisher is kept from adding more meanwhile.

@@ -165,7 +165,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		Join:         s.join,
 		Bounds:       bounds(cfg.Requests),
 		Waiting:      s.waiting,
-		KeylessBytes: s.waiting.Limit() / keylessShare,
+		KeylessBytes: s.waiting.Limit() / KeylessShare,
 		Crowded:      s.crowded,
 		Panicked: func(what any, stack []byte) {
 			s.log.Error("a request made the server panic, its connection is closed", "panic", what, "stack",
