@@ -42,5 +42,6 @@ func limitMemory(getenv func(string) string) {
 	debug.SetMemoryLimit(memoryLimit(memory()))
 }
 
-// memoryLimit is half of ram bytes.
-func memoryLimit(ram int64) int64 { return ram / 2 }
+// memoryLimit is a little less than half of ram bytes: what Go does not count, the program and what outlives it, comes on
+// top.
+func memoryLimit(ram int64) int64 { return ram / 16 * 7 }

@@ -18,8 +18,9 @@ func (l *load) set(s *Set, n int) {
 	if n == l.bytes {
 		return
 	}
-	s.cfg.Waiting.Add(n - l.bytes)
-	if !l.known {
+	if l.known {
+		s.cfg.Waiting.Add(n - l.bytes)
+	} else {
 		s.keyless.Add(n - l.bytes)
 	}
 	l.bytes = n
@@ -30,14 +31,15 @@ func (l *load) shown(s *Set) {
 	if !l.known {
 		l.known = true
 		s.keyless.Add(-l.bytes)
+		s.cfg.Waiting.Add(l.bytes)
 	}
 }
 
-// Waiting calls add for each connection for which memory is held, with how much that is, and with what ends it as the
-// one that holds most.
+// Waiting calls add for each connection that counts in Config.Waiting, with how much it counts for, and with what ends it
+// as the one that holds most.
 func (s *Set) Waiting(add func(bytes int, end func())) {
 	s.loads(func(l load, h holder) {
-		if l.bytes > 0 {
+		if l.bytes > 0 && l.known {
 			add(l.bytes, func() { h.yield(time.Time{}, always) })
 		}
 	})

@@ -40,10 +40,11 @@ type Config struct {
 	// context has http.LocalAddrContextKey. It is called as Short is.
 	Join   func(w http.ResponseWriter, r *http.Request)
 	Bounds Bounds
-	// Waiting counts the memory that is held for connections: parts of requests, and answers that are not taken. When
-	// it is too much, somebody ends those for which Waiting of the Set says that most is held.
+	// Waiting counts the memory that is held for connections that have shown the key, or need not: parts of requests,
+	// and answers that are not taken. When it is too much, somebody ends those for which Waiting of the Set says that
+	// most is held.
 	Waiting *quota.Quota
-	// KeylessBytes is how much of it those may take that have not shown the key; past it those go that take most.
+	// KeylessBytes is how much may be held for all others; past it those go for which most is.
 	KeylessBytes int
 	// Panicked is told of a panic of Short or Join. It must not block.
 	Panicked func(what any, stack []byte)

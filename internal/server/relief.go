@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// KeylessShare is the part of what may wait that belongs to those who have not shown the key: not more than that, and
-// never another's.
+// KeylessShare is the part of what may wait that belongs to those who have not shown the key. The others have the rest
+// to themselves.
 const KeylessShare = 4
 
 // relieve ends those for whom most waits, if more waits in all than may. Whoever has added to it calls this, so that a

@@ -83,7 +83,7 @@ type Server struct {
 	hub       *hub.Hub
 	poll      *poll.Poller // wakes all plain sockets
 	wsConns   *wsconn.Set
-	waiting   *quota.Quota // of bytes, in wsConns and httpConns
+	waiting   *quota.Quota // of bytes, in wsConns and httpConns, for who has shown the key
 	guard     *guard
 	codes     codes         // that sign browsers in
 	httpConns *httpconn.Set // the connections of plain listeners, until they are WebSockets
@@ -125,13 +125,14 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if cfg.Key == "" {
 		return nil, errors.New("a server needs a key")
 	}
+	waiting := min(cfg.WaitingBytes, waitingBytes)
 	s := &Server{
 		cfg:   cfg,
 		log:   log,
 		hub:   hub.New(cfg.SubscriptionBytes),
 		began: time.Now(),
 
-		waiting: quota.New(min(cfg.WaitingBytes, waitingBytes)),
+		waiting: quota.New(waiting - waiting/KeylessShare),
 
 		infoEvery:    InfoEvery,
 		requestGrace: requestGrace,
@@ -165,7 +166,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		Join:         s.join,
 		Bounds:       bounds(cfg.Requests),
 		Waiting:      s.waiting,
-		KeylessBytes: s.waiting.Limit() / KeylessShare,
+		KeylessBytes: waiting / KeylessShare,
 		Crowded:      s.crowded,
 		Panicked: func(what any, stack []byte) {
 			s.log.Error("a request made the server panic, its connection is closed", "panic", what, "stack",
