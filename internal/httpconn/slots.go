@@ -168,18 +168,23 @@ func (s *slots) take(sl *slot) {
 	s.list(sl)
 }
 
-// makeRoom closes one connection of a pool for a newcomer, and reports whether it could. mu must be held, and is
-// released meanwhile.
+// makeRoom closes one connection of a pool for a newcomer, unless a slot becomes free meanwhile, and reports whether
+// there may be one now. mu must be held, and is released meanwhile.
 func (s *slots) makeRoom(p *pool) bool {
 	// No key is asked for on a Unix socket, so that whoever is busy there may be anybody.
 	if p == &s.local && s.evict(&p.without, ifResting) {
 		return true
 	}
-	if s.evict(&p.without, ifInactive) || s.evict(&p.without, always) {
-		s.tell(Crowding{Kind: Full, Bound: p.most})
-		return true
+	for _, d := range []demand{ifInactive, always} {
+		if p.taken < p.most {
+			return true
+		}
+		if s.evict(&p.without, d) {
+			s.tell(Crowding{Kind: Full, Bound: p.most})
+			return true
+		}
 	}
-	return s.evict(&p.with, ifResting)
+	return p.taken < p.most || s.evict(&p.with, ifResting)
 }
 
 // wait waits until a slot may be free. mu must be held, and is released meanwhile.
