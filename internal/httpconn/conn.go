@@ -168,8 +168,8 @@ func (c *Conn) yield(since time.Time, d demand) (ended bool, active time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.fd < 0: // and its slot is free
-		return false, since
+	case c.fd < 0: // and its slot is free in a moment
+		return false, time.Now()
 	case d != always && c.since.After(since):
 		return false, c.since
 	case d != always && c.turn.Rests() && !c.quiet():
@@ -404,6 +404,7 @@ func (c *Conn) file() (net.Conn, error) {
 
 // lend lends the connection to net/http for the request that has begun, and keeps what follows it.
 func (c *Conn) lend(request, behind []byte, missing int, ch chunks) error {
+	c.set.relieve() // before more is taken in
 	l := c.borrowed(slices.Clone(request), behind, missing)
 	l.chunks = ch
 	if !c.set.lending.give(l) {

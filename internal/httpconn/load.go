@@ -66,32 +66,41 @@ func (s *Set) loads(add func(load, holder)) {
 	}
 }
 
-// relieve ends those who hold most without having shown the key, whenever all of them hold too much, until ctx ends.
-func (s *Set) relieve(ctx context.Context) {
+// relieve ends those who hold most without having shown the key, if all of them hold too much.
+func (s *Set) relieve() {
+	if !s.keyless.Over() || !s.relieving.TryLock() {
+		return
+	}
+	defer s.relieving.Unlock()
+	type held struct {
+		bytes int
+		holder
+	}
+	var all []held
+	s.loads(func(l load, h holder) {
+		if l.bytes > 0 && !l.known {
+			all = append(all, held{l.bytes, h})
+		}
+	})
+	slices.SortFunc(all, func(a, b held) int { return cmp.Compare(b.bytes, a.bytes) })
+	excess := s.keyless.Used() - s.keyless.Limit() // what is ended gives its memory back a moment later
+	for _, h := range all {
+		if excess <= 0 {
+			break
+		}
+		h.yield(time.Time{}, always)
+		excess -= h.bytes
+	}
+}
+
+// relieveAlways is relieve whenever it is due, until ctx ends.
+func (s *Set) relieveAlways(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.keyless.Exceeded():
-		}
-		type held struct {
-			bytes int
-			holder
-		}
-		var all []held
-		s.loads(func(l load, h holder) {
-			if l.bytes > 0 && !l.known {
-				all = append(all, held{l.bytes, h})
-			}
-		})
-		slices.SortFunc(all, func(a, b held) int { return cmp.Compare(b.bytes, a.bytes) })
-		excess := s.keyless.Used() - s.keyless.Limit() // what is ended gives its memory back a moment later
-		for _, h := range all {
-			if excess <= 0 {
-				break
-			}
-			h.yield(time.Time{}, always)
-			excess -= h.bytes
+			s.relieve()
 		}
 	}
 }
