@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -159,7 +160,7 @@ func TestLinesThatFailAreNamedAndTheOthersPublished(t *testing.T) {
 	s.expect("1", "{}", "5")
 	_, said := p.ends(1)
 	for _, want := range []string{
-		"3: not JSON", "picloud: line 5: not UTF-8", "picloud: line 6: not JSON", "picloud: 4 of 7 lines failed\n",
+		"3: not JSON", "picloud: line 5: not UTF-8", "picloud: line 6: not JSON", "picloud: 4 of 7 messages failed\n",
 	} {
 		if !strings.Contains(said, want) {
 			t.Errorf("said %q, want it to have %q", said, want)
@@ -194,16 +195,42 @@ func TestLineThatTheServerRefusesIsNamed(t *testing.T) {
 	p.ends(1)
 }
 
-func TestLineOverTheServersLimitIsNamed(t *testing.T) {
-	d := serve(t, "0", "MAX_MESSAGE_BYTES=1024")
+func TestLineOverTheServersLimitIsNamedAndTheOthersPublished(t *testing.T) {
+	d := serve(t, "0", "MAX_MESSAGE_BYTES=2K")
 	s := subscribed(t, d, "door")
-	p := call(t, environment(d, nil), "pub", "door", "-")
-	fmt.Fprint(p.stdin, "short\n")
-	s.expect("short")
-	fmt.Fprintln(p.stdin, strings.Repeat("x", 2000))
-	p.says("line 2: ", "MAX_MESSAGE_BYTES", "1009")
-	p.says("MAX_MESSAGE_BYTES")
-	p.ends(1)
+	for _, flag := range []string{"--json=false", "--json"} {
+		p := call(t, environment(d, nil), "pub", "door", "-", flag)
+		long, fits := `{"a":"`+strings.Repeat("x", 2048-8)+`"}`, `{"a":"`+strings.Repeat("x", 1500)+`"}`
+		fmt.Fprintf(p.stdin, "1\n%s\n%s\n%s\n%s\n5\n6", long, fits, long, long)
+		p.stdin.Close()
+		s.expect("1", fits, "5", "6")
+		const why = ": the message is larger than the server's MAX_MESSAGE_BYTES (2048 bytes)\n"
+		const want = "picloud: line 2" + why + "picloud: lines 4 to 5" + why + "picloud: 3 of 7 messages failed\n"
+		if _, said := p.ends(1); said != want {
+			t.Errorf("%s: said %q, want %q", flag, said, want)
+		}
+	}
+}
+
+func TestLineThatNoServerTakesIsNamedAndTheOthersRead(t *testing.T) {
+	const rest = "a\r\n\nb"
+	long := strings.NewReader(strings.Repeat("x", maxLineBytes+1))
+	lines := make(chan line)
+	read := make(chan error, 1)
+	go func() {
+		read <- readLines(t.Context(), io.MultiReader(strings.NewReader("first\n"), long, strings.NewReader("\n"+rest)),
+			lines)
+	}()
+	var got []string
+	for l := range lines {
+		got = append(got, fmt.Sprintf("%s %v", l.text, l.err))
+	}
+	if want := []string{"first <nil>", " longer than 32 MiB", "a <nil>", " <nil>", "b <nil>"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestLineThatWasOnItsWayIsNamedAsUnconfirmed(t *testing.T) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,9 +30,10 @@ var pubCommand = command{
 in the queue of everyone who is subscribed at that moment.
 
   -        read the standard input: each line is a message (its \n or \r\n is not part of
-           it), in order, over one connection. A line that fails is named and the others are
-           published. When the connection breaks it connects again; lines that were in
-           flight may or may not have been delivered, and are named.
+           it), in order, over one connection. A line that fails, as one longer than the
+           server takes, is named and the others are published. When the connection breaks
+           it connects again; lines that were in flight may or may not have been delivered,
+           and are named.
   --json   DATA, or each line, is JSON and is published as that
 
   picloud pub temperature '76.5 F'
@@ -104,7 +106,7 @@ func pubLines(ctx context.Context, c *client.Client, event string, isJSON bool, 
 			return err
 		}
 		if failed > 0 {
-			return fmt.Errorf("%d of %d lines failed", failed, n)
+			return fmt.Errorf("%d of %d messages failed", failed, n)
 		}
 		return nil
 	})
@@ -117,25 +119,31 @@ func pubLines(ctx context.Context, c *client.Client, event string, isJSON bool, 
 // sendLines returns the number of lines. An error means that not all were sent.
 func sendLines(ctx context.Context, c *client.Client, event string, isJSON bool, stdin io.Reader,
 	inFlight chan<- sent) (int, error) {
-	lines := make(chan []byte)
+	lines := make(chan line)
 	read := make(chan error, 1)
 	// Nothing can interrupt a read of the standard input, so this goroutine may outlive its caller, until the read
 	// returns or the program ends.
 	go func() { read <- readLines(ctx, stdin, lines) }()
 	for n := 1; ; n++ {
 		select {
-		case text, ok := <-lines:
+		case l, ok := <-lines:
 			if !ok {
 				if err := <-read; err != nil {
 					return n - 1, fmt.Errorf("line %d: %w: it and what follows was not sent", n, err)
 				}
 				return n - 1, nil
 			}
-			s := sent{line: n}
+			s := sent{line: n, err: l.err}
 			var data json.RawMessage
-			if data, s.err = encode(text, isJSON); s.err == nil {
+			if s.err == nil {
+				data, s.err = encode(l.text, isJSON)
+			}
+			if s.err == nil {
 				var err error
-				if s.receipt, err = c.Send(ctx, event, data); err != nil {
+				s.receipt, err = c.Send(ctx, event, data)
+				if errors.Is(err, client.ErrTooBig) {
+					s.err = err
+				} else if err != nil {
 					return n - 1, fmt.Errorf("line %d and what follows was not sent: %w", n, err)
 				}
 			}
@@ -146,22 +154,58 @@ func sendLines(ctx context.Context, c *client.Client, event string, isJSON bool,
 	}
 }
 
+// line is one of the input, or why it cannot be used.
+type line struct {
+	text []byte
+	err  error
+}
+
+var errLongLine = fmt.Errorf("longer than %d MiB", maxLineBytes>>20)
+
 // readLines sends each line, without its line ending, and closes lines.
-func readLines(ctx context.Context, stdin io.Reader, lines chan<- []byte) error {
+func readLines(ctx context.Context, stdin io.Reader, lines chan<- line) error {
 	defer close(lines)
-	scanner := bufio.NewScanner(stdin)
-	scanner.Buffer(nil, maxLineBytes)
-	for scanner.Scan() {
+	r := bufio.NewReaderSize(stdin, 64<<10)
+	for {
+		text, err := readLine(r)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil && !errors.Is(err, errLongLine):
+			return err
+		}
 		select {
-		case lines <- append([]byte(nil), scanner.Bytes()...):
+		case lines <- line{text, err}:
 		case <-ctx.Done():
 			return context.Cause(ctx) // not everything was read, whichever of the two sendLines sees first
 		}
 	}
-	if errors.Is(scanner.Err(), bufio.ErrTooLong) {
-		return fmt.Errorf("longer than %d MiB", maxLineBytes>>20)
+}
+
+// readLine returns a line that is the caller's, without its line ending. After errLongLine the next one can be read.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	var text []byte
+	length := 0
+	for {
+		part, err := r.ReadSlice('\n')
+		length += len(part)
+		if length <= maxLineBytes {
+			text = append(text, part...)
+		} else {
+			text = nil
+		}
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case errors.Is(err, io.EOF) && length > 0:
+		case err != nil:
+			return nil, err
+		}
+		if length > maxLineBytes {
+			return nil, errLongLine
+		}
+		return bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r")), nil
 	}
-	return scanner.Err()
 }
 
 // settle waits for the answers, names the lines that failed and returns how many did. Consecutive lines that failed for

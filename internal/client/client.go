@@ -2,11 +2,13 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -201,7 +203,8 @@ func (c *Client) subscribeAgain(s *session) error {
 	ctx := context.Background() // every wait ends with the session
 	receipts := make([]*Receipt, 0, len(events))
 	for _, event := range events {
-		r, err := s.send(ctx, wire.Subscribe, event, nil)
+		p, id := s.number(wire.Subscribe, event, nil)
+		r, err := s.send(ctx, id, p)
 		if err != nil {
 			return s.err
 		}
@@ -267,7 +270,11 @@ func (c *Client) do(ctx context.Context, action wire.Action, event string, data 
 		if err != nil {
 			return nil, nil, err
 		}
-		r, err := s.send(ctx, action, event, data)
+		p, id := s.number(action, event, data)
+		if limit := c.limitOf(ctx, s, p); limit < len(p) {
+			return nil, nil, fmt.Errorf("%w (%d bytes)", ErrTooBig, limit)
+		}
+		r, err := s.send(ctx, id, p)
 		if errors.Is(err, errGone) {
 			// The session is about to be replaced; what was not sent can wait for the next one.
 			select {
@@ -279,6 +286,25 @@ func (c *Client) do(ctx context.Context, action wire.Action, event string, data 
 		}
 		return s, r, err
 	}
+}
+
+// limitOf returns the longest message that s takes, as far as that matters to p. The server is asked once for each
+// connection, and only when p might be too long. If it does not say, there is no limit: it will judge.
+func (c *Client) limitOf(ctx context.Context, s *session, p []byte) int {
+	const least = 1024 // MAX_MESSAGE_BYTES is no less
+	if len(p) <= least {
+		return least
+	}
+	s.mu.Lock()
+	limit := s.limit
+	s.mu.Unlock()
+	if limit == 0 {
+		limit = cmp.Or(c.maxMessageBytes(ctx), math.MaxInt)
+		s.mu.Lock()
+		s.limit = limit
+		s.mu.Unlock()
+	}
+	return limit
 }
 
 // replaced returns a channel that is closed once s may no longer be the client's session; it is closed already if s is
@@ -322,7 +348,7 @@ func (c *Client) Subscribe(ctx context.Context, event string) error {
 
 // Send publishes data, one JSON value, and returns as soon as the message is queued, so that many can be in flight: the
 // receipt waits for the server's answer. What one goroutine sends is published in that order. An error means that the
-// message was not sent.
+// message was not sent; after ErrTooBig others can be.
 func (c *Client) Send(ctx context.Context, event string, data json.RawMessage) (*Receipt, error) {
 	if err := checkData(data); err != nil {
 		return nil, fmt.Errorf("publish %q: %w", event, err)

@@ -298,12 +298,51 @@ func TestWhatWasNotSentWaitsForTheNextConnection(t *testing.T) {
 	})
 }
 
+func TestMessageOverTheServersLimitIsNotSent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := newPeer(t)
+		asked := 0
+		p.set(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != "/info" {
+				return false
+			}
+			asked++
+			w.Write([]byte(`{"server":{"max_message_bytes":2000}}`))
+			return true
+		})
+		c := run(t, p)
+		s := p.accept()
+		c.mustConnect(t)
+		envelope := len(`{"action":"publish","event":"door","data":"","id":1}`)
+		data := func(size int) json.RawMessage {
+			return json.RawMessage(`"` + strings.Repeat("x", size-envelope) + `"`)
+		}
+		for range 2 {
+			_, err := c.Send(t.Context(), "door", data(2001))
+			if !errors.Is(err, ErrTooBig) {
+				t.Errorf("got %v", err)
+			}
+		}
+		for _, size := range []int{1000, 2000} {
+			done := async(func() error { return c.publish(t.Context(), "door", string(data(size))) })
+			s.ack(s.expect("publish", "door"))
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if asked != 1 {
+			t.Errorf("the server was asked %d times", asked)
+		}
+	})
+}
+
 func TestAnswerThatIsThereCountsWhateverElseEnded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 100 {
 		s := heldSession()
-		r, err := s.send(t.Context(), wire.Publish, "door", json.RawMessage(`1`))
+		p, id := s.number(wire.Publish, "door", json.RawMessage(`1`))
+		r, err := s.send(t.Context(), id, p)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -29,6 +29,9 @@ var (
 	// ErrStopped is what every call returns once Run's context has ended.
 	ErrStopped = errors.New("the client was stopped")
 
+	// ErrTooBig is the error of a message that was not sent, since the server would close the connection over it.
+	ErrTooBig = errors.New("the message is larger than the server's MAX_MESSAGE_BYTES")
+
 	errNotPiCloud = errors.New("what the server sends is not PiCloud's protocol: is the address right?")
 )
 
@@ -61,7 +64,7 @@ func (e *StatusError) Error() string {
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusOK:
 		return e.status() + ": there is a web server at this address, but it does not look like PiCloud"
 	case http.StatusRequestEntityTooLarge:
-		return e.status() + ": the message is larger than the server's MAX_MESSAGE_BYTES"
+		return e.status() + ": " + ErrTooBig.Error()
 	case http.StatusTooManyRequests:
 		if e.RetryAfter > 0 {
 			return fmt.Sprintf("%s: try again in %s, with the right key", e.status(), e.RetryAfter)

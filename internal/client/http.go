@@ -70,6 +70,22 @@ func (c *Client) InfoJSON(ctx context.Context) (json.RawMessage, error) {
 	return raw, nil
 }
 
+// maxMessageBytes asks once for the longest message that the server takes; 0 if it does not say.
+func (c *Client) maxMessageBytes(ctx context.Context) int {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	resp, err := c.requestOnce(ctx, http.MethodGet, "/info", nil, http.StatusOK)
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	var info wire.Info
+	if err := json.NewDecoder(resp.Body).Decode(&info); err != nil {
+		return 0
+	}
+	return info.Server.MaxMessageBytes
+}
+
 // SignInCode asks for a code that signs a browser in to the dashboard: once, and for no longer than it is good.
 func (c *Client) SignInCode(ctx context.Context) (code string, good time.Duration, err error) {
 	resp, err := c.request(ctx, http.MethodPost, "/sign-in/codes", nil, http.StatusCreated)

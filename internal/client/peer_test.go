@@ -99,6 +99,10 @@ func (p *peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if answer != nil && answer(w, r) {
 		return
 	}
+	if r.URL.Path != "/subscribe" {
+		http.NotFound(w, r)
+		return
+	}
 	ws, err := new(websocket.Upgrader).Upgrade(w, r, nil)
 	if err != nil {
 		p.t.Errorf("upgrade: %v", err)

@@ -37,6 +37,7 @@ type session struct {
 	mu      sync.Mutex
 	lastID  uint64
 	pending map[uint64]*Receipt
+	limit   int // the longest message that the server takes; 0 is not known
 }
 
 // open dials and makes the WebSocket handshake.
@@ -142,18 +143,11 @@ func (r *Receipt) wait(ctx context.Context) error {
 	}
 }
 
-// send queues a message. An error, errGone or the cause of ctx, means that it will not be sent.
-func (s *session) send(ctx context.Context, action wire.Action, event string, data json.RawMessage) (*Receipt, error) {
-	select {
-	case <-s.gone:
-		return nil, errGone
-	default:
-	}
-	r := &Receipt{s: s, done: make(chan struct{})}
+// number returns a message, and the id that it has.
+func (s *session) number(action wire.Action, event string, data json.RawMessage) ([]byte, uint64) {
 	s.mu.Lock()
 	s.lastID++
 	id := s.lastID
-	s.pending[id] = r
 	s.mu.Unlock()
 
 	p := make([]byte, 0, len(`{"action":"subscribe","event":"","data":,"id":}`)+len(event)+len(data)+20)
@@ -167,7 +161,20 @@ func (s *session) send(ctx context.Context, action wire.Action, event string, da
 	}
 	p = append(p, `,"id":`...)
 	p = strconv.AppendUint(p, id, 10)
-	p = append(p, '}')
+	return append(p, '}'), id
+}
+
+// send queues a message from number. An error, errGone or the cause of ctx, means that it will not be sent.
+func (s *session) send(ctx context.Context, id uint64, p []byte) (*Receipt, error) {
+	select {
+	case <-s.gone:
+		return nil, errGone
+	default:
+	}
+	r := &Receipt{s: s, done: make(chan struct{})}
+	s.mu.Lock()
+	s.pending[id] = r
+	s.mu.Unlock()
 
 	var err error
 	select {
