@@ -536,32 +536,55 @@ func TestInterruptBeforeTheEndIsStatus130(t *testing.T) {
 	}
 }
 
-func TestClosedPipeEndsSubQuietly(t *testing.T) {
+func TestReaderThatGoesEndsSubAndWatchQuietly(t *testing.T) {
 	d := serve(t, "0")
-	cmd := exec.Command(bin+"/picloud", "sub", "door")
-	cmd.Env = []string{"PICLOUD_URL=" + d.URL, "API_KEY=" + key}
-	var said bytes.Buffer
-	errReader, errWriter := io.Pipe()
-	cmd.Stderr = io.MultiWriter(&said, errWriter)
-	stdout, err := cmd.StdoutPipe()
+	for _, args := range [][]string{{"sub", "door"}, {"sub", "--json", "-n", "2", "door"}, {"info", "--watch"}} {
+		cmd := exec.Command(bin+"/picloud", args...)
+		cmd.Env = []string{"PICLOUD_URL=" + d.URL, "API_KEY=" + key}
+		var said bytes.Buffer
+		errReader, errWriter := io.Pipe()
+		cmd.Stderr = io.MultiWriter(&said, errWriter)
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		want := ""
+		if args[0] == "sub" {
+			want = "picloud: subscribed\n"
+			if _, err := errReader.Read(make([]byte, 100)); err != nil {
+				t.Fatal(err)
+			}
+			does(t, d, "pub", "door", "one")
+		}
+		if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+		stdout.Close() // and no message comes
+		if err := cmd.Wait(); err != nil || said.String() != want {
+			t.Errorf("%q ended with %v and said %q", args, err, said.String())
+		}
+	}
+}
+
+func TestReaderThatStaysIsNotGone(t *testing.T) {
+	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	defer w.Close()
+	gone := make(chan bool, 1)
+	stop := whenReaderGone(output{w}, func() { gone <- true })
+	stop()
+	if len(gone) > 0 {
+		t.Error("gone, with a reader")
 	}
-	if _, err := errReader.Read(make([]byte, 100)); err != nil { // subscribed
-		t.Fatal(err)
-	}
-	does(t, d, "pub", "door", "one")
-	if _, err := io.ReadFull(stdout, make([]byte, len("one\n"))); err != nil {
-		t.Fatal(err)
-	}
-	stdout.Close()
-	does(t, d, "pub", "door", "two")
-	if err := cmd.Wait(); err != nil || said.String() != "picloud: subscribed\n" {
-		t.Errorf("ended with %v and said %q", err, said.String())
-	}
+	stop = whenReaderGone(output{w}, func() { gone <- true })
+	r.Close()
+	<-gone
+	stop()
 }
 
 func TestOutputThatCannotBeWrittenIsAnError(t *testing.T) {

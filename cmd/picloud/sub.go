@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"syscall"
 
 	"picloud/internal/client"
 	"picloud/internal/wire"
@@ -25,7 +26,7 @@ var subCommand = command{
 of its own: a string as its text, anything else as JSON. On a terminal, what would begin a
 line, change colours or not be seen is escaped. When the connection breaks it connects again;
 what was published in between is missed. SIGINT (Ctrl-C) ends it, with exit status 0 unless -n
-asked for more.
+asked for more. It also ends when nobody reads what it prints any more.
 
   --json     the whole message: event, data, created_at and client_name, as JSON on one line
   -n COUNT   end after so many messages
@@ -47,6 +48,7 @@ func sub(ctx context.Context, s settings, events []string, stdout, stderr io.Wri
 	}
 	printing, done := context.WithCancelCause(ctx)
 	defer done(nil)
+	defer whenReaderGone(stdout, func() { done(outputError{syscall.EPIPE}) })()
 	left := s.count
 	c, err := connect(s, stderr, client.Options{OnMessage: func(d wire.Delivery) {
 		line, err := format(d, s)

@@ -20,8 +20,8 @@ import (
 
 const watchEvery = 2 * time.Second
 
-// watch shows snapshots until ctx ends: in place on a screen, otherwise line by line. It waits for a server that goes
-// away; one that is not there at the start, or that refuses the key, is an error.
+// watch shows snapshots until ctx ends, or nobody reads them any more: in place on a screen, otherwise line by line. It
+// waits for a server that goes away; one that is not there at the start, or that refuses the key, is an error.
 func watch(ctx context.Context, s settings, screen *screen, stdout, stderr io.Writer) error {
 	if s.json {
 		screen = nil // --json asks for lines
@@ -33,6 +33,9 @@ func watch(ctx context.Context, s settings, screen *screen, stdout, stderr io.Wr
 	if err != nil {
 		return err
 	}
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
+	defer whenReaderGone(stdout, leave)()
 	w := &watcher{settings: s, c: c}
 	show := func() error { return w.line(stdout, stderr) }
 	resized := make(chan os.Signal, 1)
