@@ -66,7 +66,8 @@ func parseAddress(s string) (address, error) {
 		return address{}, fmt.Errorf("address %q: the scheme is one of http, https, ws, wss and unix", s)
 	}
 
-	host, given, err := splitHostPort(rest)
+	// A URL has %25 before the zone (RFC 6874); both are taken.
+	host, given, err := splitHostPort(strings.Replace(rest, "%25", "%", 1))
 	if err != nil {
 		return address{}, fmt.Errorf("address %q: %w", s, err)
 	}
@@ -78,9 +79,10 @@ func parseAddress(s string) (address, error) {
 	if plain, _, ok := strings.Cut(host, "%"); ok {
 		a.name, a.host = plain, net.JoinHostPort(plain, port)
 	}
-	a.shown = "http://" + a.dial
+	// It can be typed again even if the zone itself begins with 25.
+	a.shown = "http://" + strings.Replace(a.dial, "%25", "%2525", 1)
 	if a.tls {
-		a.shown = "https://" + a.dial
+		a.shown = "https://" + strings.TrimPrefix(a.shown, "http://")
 	}
 	return a, nil
 }

@@ -23,6 +23,12 @@ func TestAddressForms(t *testing.T) {
 		"[::1]:8": {"tcp", "[::1]:8", "[::1]:8", "::1", false, "http://[::1]:8"},
 		"https://[fe80::1%eth0]:8": {"tcp", "[fe80::1%eth0]:8", "[fe80::1]:8", "fe80::1", true,
 			"https://[fe80::1%eth0]:8"},
+		"http://[fe80::1%25eth0]:8": {"tcp", "[fe80::1%eth0]:8", "[fe80::1]:8", "fe80::1", false,
+			"http://[fe80::1%eth0]:8"},
+		"fe80::1%25eth0": {"tcp", "[fe80::1%eth0]:9000", "[fe80::1]:9000", "fe80::1", false,
+			"http://[fe80::1%eth0]:9000"},
+		"fe80::1%2525": {"tcp", "[fe80::1%25]:9000", "[fe80::1]:9000", "fe80::1", false,
+			"http://[fe80::1%2525]:9000"},
 		"unix:/run/picloud/p.sock": {"unix", "/run/picloud/p.sock", "localhost", "", false,
 			"unix:/run/picloud/p.sock"},
 		"unix:///run/picloud/p.sock": {"unix", "/run/picloud/p.sock", "localhost", "", false,
@@ -52,6 +58,8 @@ func TestAddressErrorsSayWhatIsTaken(t *testing.T) {
 		"a b":                      "host",
 		"a\nb":                     "host",
 		"a%zz":                     "host",
+		"a%25zz":                   "host",
+		"[fe80::1%25]:1":           "host",
 		"unix:":                    "socket",
 		"unix://host/path":         "socket",
 		"http://me:sesame@pi":      "own settings",
@@ -68,7 +76,7 @@ func TestAddressErrorsSayWhatIsTaken(t *testing.T) {
 }
 
 func FuzzAddress(f *testing.F) {
-	for _, s := range []string{"pi", "pi:9000", "https://pi", "[fe80::1%eth0]:8", "unix:/run/p.sock", "http://a@b",
+	for _, s := range []string{"pi", "pi:9000", "https://pi", "[fe80::1%eth0]:8", "fe80::1%2525", "unix:/run/p.sock", "http://a@b",
 		"::1", "[::1]", "a%b"} {
 		f.Add(s)
 	}
