@@ -127,7 +127,7 @@ func (r remote) answer(ctx context.Context) []finding {
 	if r.c.Page() == nil {
 		return nil // a Unix socket: info will tell
 	}
-	if err := healthy(ctx, r.c.Page()); err != nil {
+	if err := healthy(ctx, r.c.Page(), r.c.Connect); err != nil {
 		return []finding{{wrong, "answer", err.Error(), "on the server: sudo picloud doctor"}}
 	}
 	return []finding{{fine, "answer", r.c.Page().String() + " answers", ""}}
@@ -135,7 +135,7 @@ func (r remote) answer(ctx context.Context) []finding {
 
 func (r remote) certificate(ctx context.Context) []finding {
 	if page := r.c.Page(); page != nil && page.Scheme == "https" {
-		return servedCertificate(ctx, page.Host)
+		return servedCertificate(ctx, r.c.Connect)
 	}
 	return nil
 }
@@ -168,15 +168,25 @@ func (r remote) info(ctx context.Context) []finding {
 	return list
 }
 
+// dial opens a connection to a server, without TLS.
+type dial func(context.Context) (net.Conn, error)
+
+func dialTo(address string) dial {
+	return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", address) }
+}
+
 // healthy asks a server whether it is up. Its identity is not checked, since it is told nothing.
-func healthy(ctx context.Context, page *url.URL) error {
+func healthy(ctx context.Context, page *url.URL, dial dial) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page.JoinPath("/healthz").String(), nil)
 	if err != nil {
 		return err
 	}
-	answers := http.Client{Transport: &http.Transport{TLSClientConfig: unchecked()}}
+	answers := http.Client{Transport: &http.Transport{
+		TLSClientConfig: unchecked(),
+		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+	}}
 	defer answers.CloseIdleConnections()
 	resp, err := answers.Do(req)
 	if e, ok := errors.AsType[*url.Error](err); ok {
@@ -402,7 +412,7 @@ func (m *machine) answer(ctx context.Context) []finding {
 	if m.listens == 0 {
 		return nil
 	}
-	if err := healthy(ctx, m.page(m.host)); err != nil {
+	if err := healthy(ctx, m.page(m.host), dialTo(m.page(m.host).Host)); err != nil {
 		m.isSilent = true
 		return []finding{{wrong, "answer", err.Error(),
 			"sudo journalctl -u picloud -n 20; while the server does not run, clients wait"}}

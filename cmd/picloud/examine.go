@@ -64,7 +64,7 @@ func (m *machine) tls(ctx context.Context) []finding {
 			list = append(list, f)
 		}
 	}
-	if served := servedCertificate(ctx, m.page(m.host).Host); served != nil {
+	if served := servedCertificate(ctx, dialTo(m.page(m.host).Host)); served != nil {
 		return append(list, served...)
 	}
 	text, err := os.ReadFile(at(m.config.CertFile))
@@ -106,8 +106,8 @@ func (m *machine) secret(path string) finding {
 }
 
 // servedCertificate examines the certificate that a server presents; nil if it cannot be reached.
-func servedCertificate(ctx context.Context, address string) []finding {
-	leaf := shownCertificate(ctx, address)
+func servedCertificate(ctx context.Context, dial dial) []finding {
+	leaf := shownCertificate(ctx, dial)
 	if leaf == nil {
 		return nil
 	}
@@ -115,15 +115,19 @@ func servedCertificate(ctx context.Context, address string) []finding {
 }
 
 // shownCertificate returns the certificate that a server presents. Nothing is sent to it.
-func shownCertificate(ctx context.Context, address string) *x509.Certificate {
+func shownCertificate(ctx context.Context, dial dial) *x509.Certificate {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	conn, err := (&tls.Dialer{Config: unchecked()}).DialContext(ctx, "tcp", address)
+	conn, err := dial(ctx)
 	if err != nil {
 		return nil
 	}
 	defer conn.Close()
-	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+	secured := tls.Client(conn, unchecked())
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return nil
+	}
+	return secured.ConnectionState().PeerCertificates[0]
 }
 
 func unchecked() *tls.Config { return &tls.Config{InsecureSkipVerify: true} }
@@ -240,7 +244,7 @@ func (m *machine) network(ctx context.Context) []finding {
 	var list []finding
 	page := m.page(host)
 	if m.listens != 0 && !m.isSilent {
-		if err := healthy(ctx, page); err != nil {
+		if err := healthy(ctx, page, dialTo(page.Host)); err != nil {
 			list = append(list, finding{wrong, what, err.Error(),
 				"does it listen on that address? systemctl show -P Listen picloud.socket; a firewall: sudo nft list ruleset"})
 		} else {

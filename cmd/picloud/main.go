@@ -135,6 +135,7 @@ func oneRequest(ctx context.Context, ask func(context.Context) error) error {
 // connect makes a client that reports on stderr when its connection is lost and back.
 func connect(s settings, stderr io.Writer, options client.Options) (*client.Client, error) {
 	options.URL, options.Key, options.Name = s.url, s.key, s.name
+	options.LookUp = lookUp
 	var lost time.Time
 	options.OnState = func(state client.State) {
 		switch {

@@ -214,7 +214,7 @@ func isolatedAddress() (string, error) {
 // nameInCertificate returns a name of the server at an address that its certificate is for: host itself if it is,
 // otherwise the first that others can look up.
 func nameInCertificate(ctx context.Context, address, host string) string {
-	leaf := shownCertificate(ctx, address)
+	leaf := shownCertificate(ctx, dialTo(address))
 	if leaf == nil || leaf.VerifyHostname(host) == nil {
 		return host
 	}

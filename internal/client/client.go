@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/user"
 	"strings"
@@ -37,6 +38,10 @@ type Options struct {
 
 	// TLS, when not nil, is what the configuration of https connections is made from.
 	TLS *tls.Config
+
+	// LookUp, when not nil, finds the addresses of a host whose name ends in .local, which Go's own resolver cannot. It
+	// may be called from several goroutines.
+	LookUp func(ctx context.Context, host string) ([]netip.Addr, error)
 
 	// OnMessage, when not nil, gets each message of the subscribed events, one at a time and in order, and none once
 	// Run's context has ended. Nothing is read while it runs: the server closes a client that is too slow, and a call
@@ -70,6 +75,8 @@ type Client struct {
 	session *session        // nil while there is no connection
 	events  map[string]bool // to subscribe to again after a reconnect
 	ended   error           // not nil once Run has returned
+	found   []netip.Addr    // by LookUp
+	foundAt time.Time
 }
 
 // New checks the options. It does not connect.

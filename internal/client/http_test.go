@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -200,6 +202,74 @@ func TestSignInCode(t *testing.T) {
 		p.set(status(http.StatusUnauthorized, "", ""))
 		_, _, err = newCaller(t, p).SignInCode(t.Context())
 		checkContains(t, err, "sign-in code", "refuses this key")
+	})
+}
+
+func TestLocalNameIsLookedUpAndAllItsAddressesAreTried(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := newPeer(t)
+		p.set(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Host != "Porch.local:9000" {
+				t.Errorf("asked for the host %s", r.Host)
+			}
+			return status(http.StatusCreated, "", "")(w, r)
+		})
+		var asked []string
+		c := newCaller(t, p, func(o *Options) {
+			o.URL = "Porch.local"
+			o.LookUp = func(_ context.Context, host string) ([]netip.Addr, error) {
+				asked = append(asked, host)
+				return []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"),
+					netip.MustParseAddr("fe80::3%eth0")}, nil
+			}
+		})
+		c.dialer = func(ctx context.Context, network, address string) (net.Conn, error) {
+			switch address {
+			case "192.0.2.1:9000": // silent
+				<-ctx.Done()
+				return nil, ctx.Err()
+			case "192.0.2.2:9000":
+				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+			case "[fe80::3%eth0]:9000":
+				return p.net.dial(ctx, network, address)
+			}
+			t.Errorf("dialed %s", address)
+			return nil, errTest
+		}
+		for range 2 {
+			start := time.Now()
+			if err := c.Post(t.Context(), "door", json.RawMessage(`1`)); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(start); took != headStart {
+				t.Errorf("took %s", took)
+			}
+			c.http.CloseIdleConnections()
+		}
+		if got := fmt.Sprint(asked); got != "[Porch.local]" {
+			t.Errorf("looked up %s", got)
+		}
+	})
+}
+
+func TestLocalNameIsLookedUpAgainWhereItsAddressesFail(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := newPeer(t)
+		p.net.Close()
+		asked := 0
+		c := newCaller(t, p, func(o *Options) {
+			o.URL = "http://porch.local"
+			o.LookUp = func(context.Context, string) ([]netip.Addr, error) {
+				asked++
+				if asked > 2 {
+					return nil, errTest
+				}
+				return []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}, nil
+			}
+		})
+		for _, want := range []string{"is picloudd running there", "is picloudd running there", errTest.Error()} {
+			checkContains(t, c.Post(t.Context(), "door", json.RawMessage(`1`)), "http://porch.local:80", want)
+		}
 	})
 }
 

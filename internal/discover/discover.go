@@ -1,4 +1,5 @@
-// Package discover finds PiCloud servers on the local network by multicast DNS (RFC 6762, RFC 6763).
+// Package discover finds PiCloud servers, and hosts in .local, on the local network by multicast DNS (RFC 6762, RFC
+// 6763).
 package discover
 
 import (
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -17,6 +19,9 @@ const (
 	service = "_picloud._tcp.local."
 	port    = 5353
 	patient = 3 * time.Second // Wi-Fi loses some multicast packets, and answers may be delayed by 0.1 s
+
+	patientForHost = 2 * time.Second
+	settle         = 100 * time.Millisecond // from one answer about a host to another
 )
 
 // askAgain is when the questions are repeated, counted from the first time.
@@ -33,12 +38,46 @@ type Server struct {
 
 // Servers asks on every interface and listens for some seconds, or until ctx ends. The list is sorted by name.
 func Servers(ctx context.Context) ([]Server, error) {
-	sockets, err := open()
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, patient)
 	defer cancel()
+	k := newKnowledge()
+	if err := ask(ctx, k.question, k.learn); err != nil {
+		return nil, err
+	}
+	return k.servers(), nil
+}
+
+// Addresses asks on every interface for the addresses of a host, such as raspberrypi.local, until one is known or two
+// seconds are over, or ctx. IPv4 comes first, and a link-local address has the interface as its zone. There may be
+// none.
+func Addresses(ctx context.Context, host string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, patientForHost)
+	defer cancel()
+	k := newKnowledge()
+	host = strings.TrimSuffix(host, ".") + "."
+	question := func() ([]byte, error) { return pack(addressesOf(host)...) }
+	err := ask(ctx, question, func(packet []byte, zone string) {
+		k.learn(packet, zone)
+		switch known := k.addresses(host); {
+		case len(known) == 0:
+		case known[0].Is4() && known[len(known)-1].Is6():
+			cancel()
+		default:
+			// The other family may be in an answer of its own.
+			time.AfterFunc(settle, cancel)
+		}
+	})
+	return k.addresses(host), err
+}
+
+// ask sends the question to every interface, repeats it, and has learn read what is answered, with the interface that
+// the answer came on, until ctx ends.
+func ask(ctx context.Context, question func() ([]byte, error), learn func(packet []byte, zone string)) error {
+	sockets, err := open()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
 
 	type packet struct {
 		text []byte
@@ -79,23 +118,22 @@ func Servers(ctx context.Context) ([]Server, error) {
 		reading.Wait()
 	}()
 
-	k := newKnowledge()
 	var refused []error
-	ask := func() {
-		question, err := k.question()
+	send := func() {
+		q, err := question()
 		if err != nil {
 			refused = append(refused, err)
 			return
 		}
 		for _, s := range sockets {
-			if _, err := s.conn.WriteToUDPAddrPort(question, s.group); err != nil {
+			if _, err := s.conn.WriteToUDPAddrPort(q, s.group); err != nil {
 				refused = append(refused, err)
 			}
 		}
 	}
-	ask()
+	send()
 	if len(refused) == len(sockets) && ctx.Err() == nil {
-		return nil, fmt.Errorf("ask the network: %w", refused[0])
+		return fmt.Errorf("ask the network: %w", refused[0])
 	}
 	again := make(chan struct{})
 	for _, after := range askAgain {
@@ -109,11 +147,11 @@ func Servers(ctx context.Context) ([]Server, error) {
 	for {
 		select {
 		case p := <-packets:
-			k.learn(p.text, p.zone)
+			learn(p.text, p.zone)
 		case <-again:
-			ask()
+			send()
 		case <-ctx.Done():
-			return k.servers(), nil
+			return nil
 		}
 	}
 }

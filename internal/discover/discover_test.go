@@ -241,6 +241,15 @@ mount -t tmpfs tmpfs /etc/avahi/services`)
 		t.Fatal(err)
 	}
 	same(t, got, "[{PiCloud on porch porch.local 9001 true [192.0.2.7 fe80::7%eth7]}]")
+
+	for _, host := range []string{"porch.local", "PORCH.local."} {
+		start := time.Now()
+		addresses, err := Addresses(t.Context(), host)
+		if err != nil || time.Since(start) >= patientForHost {
+			t.Errorf("after %s: %v", time.Since(start), err)
+		}
+		same(t, addresses, "[192.0.2.7 fe80::7%eth7]")
+	}
 }
 
 func TestNobodyAnswers(t *testing.T) {
@@ -262,6 +271,13 @@ ip link set eth7 up`)
 	}
 	if took := time.Since(start); took < patient || took > 3*patient {
 		t.Errorf("it took %s", took)
+	}
+	start = time.Now()
+	if got, err := Addresses(t.Context(), "porch.local"); err != nil || len(got) > 0 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if took := time.Since(start); took < patientForHost || took > 3*patientForHost {
+		t.Errorf("asking for a host took %s", took)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

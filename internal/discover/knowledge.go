@@ -28,31 +28,45 @@ func newKnowledge() *knowledge {
 	return &knowledge{make(map[string]*instance), make(map[string][]netip.Addr)}
 }
 
+// wanted is one question.
+type wanted struct {
+	name string
+	kind dnsmessage.Type
+}
+
+func addressesOf(host string) []wanted {
+	return []wanted{{host, dnsmessage.TypeA}, {host, dnsmessage.TypeAAAA}}
+}
+
 // question asks for servers, and for what is missing about those that are known.
 func (k *knowledge) question() ([]byte, error) {
+	list := []wanted{{service, dnsmessage.TypePTR}}
+	for _, i := range k.instances {
+		switch {
+		case i.host == "":
+			list = append(list, wanted{i.name, dnsmessage.TypeSRV}, wanted{i.name, dnsmessage.TypeTXT})
+		case len(k.hosts[strings.ToLower(i.host)]) == 0:
+			list = append(list, addressesOf(i.host)...)
+		}
+	}
+	return pack(list...)
+}
+
+// pack makes a packet of questions.
+func pack(list ...wanted) ([]byte, error) {
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{})
 	b.EnableCompression()
 	if err := b.StartQuestions(); err != nil {
 		return nil, err
 	}
-	ask := func(name string, kind dnsmessage.Type) error {
-		n, err := dnsmessage.NewName(name)
+	for _, w := range list {
+		n, err := dnsmessage.NewName(w.name)
 		if err != nil {
-			return nil // too long to be asked for
+			continue // too long to be asked for
 		}
-		return b.Question(dnsmessage.Question{Name: n, Type: kind, Class: dnsmessage.ClassINET})
-	}
-	err := ask(service, dnsmessage.TypePTR)
-	for _, i := range k.instances {
-		switch {
-		case i.host == "":
-			err = cmp.Or(err, ask(i.name, dnsmessage.TypeSRV), ask(i.name, dnsmessage.TypeTXT))
-		case len(k.hosts[strings.ToLower(i.host)]) == 0:
-			err = cmp.Or(err, ask(i.host, dnsmessage.TypeA), ask(i.host, dnsmessage.TypeAAAA))
+		if err := b.Question(dnsmessage.Question{Name: n, Type: w.kind, Class: dnsmessage.ClassINET}); err != nil {
+			return nil, err
 		}
-	}
-	if err != nil {
-		return nil, err
 	}
 	return b.Finish()
 }
@@ -126,6 +140,13 @@ func (k *knowledge) address(host string, ip netip.Addr) {
 	k.hosts[host] = append(known, ip)
 }
 
+// addresses are those of a host, IPv4 first.
+func (k *knowledge) addresses(host string) []netip.Addr {
+	list := slices.Clone(k.hosts[strings.ToLower(host)])
+	slices.SortFunc(list, func(a, b netip.Addr) int { return a.Compare(b) }) // IPv4 is less
+	return list
+}
+
 // servers lists those that can be reached.
 func (k *knowledge) servers() []Server {
 	var list []Server
@@ -133,10 +154,8 @@ func (k *knowledge) servers() []Server {
 		if i.host == "" {
 			continue
 		}
-		addresses := slices.Clone(k.hosts[strings.ToLower(i.host)])
-		slices.SortFunc(addresses, func(a, b netip.Addr) int { return a.Compare(b) }) // IPv4 is less
 		list = append(list, Server{i.name[:len(i.name)-len("."+service)], strings.TrimSuffix(i.host, "."), i.port,
-			i.tls, addresses})
+			i.tls, k.addresses(i.host)})
 	}
 	slices.SortFunc(list, func(a, b Server) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name),
