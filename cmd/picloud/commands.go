@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -114,10 +115,20 @@ func jsonFlag(line string) option {
 	return option{name: "json", line: line, to: func(s *settings) any { return &s.json }}
 }
 
+// otherNames are what other programs call such commands.
+var otherNames = map[string]string{
+	"publish": "pub", "send": "pub", "subscribe": "sub", "listen": "sub",
+	"ls": "info", "list": "info", "ps": "info", "status": "info", "top": "info --watch", "watch": "info --watch",
+}
+
 func find(commands []command, name string) (command, error) {
 	i := slices.IndexFunc(commands, func(c command) bool { return c.name == name })
 	if i < 0 {
-		return command{}, usageError{fmt.Sprintf("there is no command %q: picloud help lists them", name)}
+		advice := "picloud help lists them"
+		if meant := cmp.Or(otherNames[name], nearest(name, namesOf(commands))); meant != "" {
+			advice = fmt.Sprintf("did you mean picloud %s?", meant)
+		}
+		return command{}, usageError{fmt.Sprintf("there is no command %q: %s", name, advice)}
 	}
 	return commands[i], nil
 }

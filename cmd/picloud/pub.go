@@ -34,6 +34,8 @@ in the queue of everyone who is subscribed at that moment.
            server takes, is named and the others are published. When the connection breaks
            it connects again; lines that were in flight may or may not have been delivered,
            and are named.
+  --       what follows is no flag: picloud pub door -- --json. Data such as -5 and '--- x'
+           needs it not
   --json   DATA, or each line, is JSON and is published as that
 
   picloud pub temperature '76.5 F'

@@ -58,7 +58,7 @@ func main() {
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("picloudd", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Usage = func() { usage(flags.Output()) }
+	flags.Usage = func() {}
 	showVersion := flags.Bool("version", false, "")
 	check := flags.Bool("check", false, "")
 	reload := flags.Bool("reload", false, "")
@@ -66,10 +66,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	follow := flags.Bool("follow-port", false, "")
 	ledTest := flags.String("led-test", "", "")
 	ledOff := flags.Bool("led-off", false, "")
-	if err := flags.Parse(args[1:]); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return err
-		}
+	switch err := flags.Parse(args[1:]); {
+	case errors.Is(err, flag.ErrHelp):
+		usage(stdout)
+		return err
+	case err != nil:
+		usage(stderr)
 		return errUsage
 	}
 	if flags.NArg() > 0 {

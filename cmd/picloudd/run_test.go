@@ -97,11 +97,11 @@ func TestArgumentsAreUsage(t *testing.T) {
 	}
 	for _, arg := range []string{"-help", "-h", "--help"} {
 		stdout, stderr, err := call(t, nil, arg)
-		if !errors.Is(err, flag.ErrHelp) {
-			t.Errorf("%s: error %v", arg, err)
+		if !errors.Is(err, flag.ErrHelp) || stderr != "" {
+			t.Errorf("%s: error %v, and on standard error %q", arg, err, stderr)
 		}
 		for _, s := range config.Settings() {
-			if !strings.Contains(stdout+stderr, s.Name) || !strings.Contains(stdout+stderr, s.Default) {
+			if !strings.Contains(stdout, s.Name) || !strings.Contains(stdout, s.Default) {
 				t.Errorf("%s does not show %s and its default %s", arg, s.Name, s.Default)
 			}
 		}
