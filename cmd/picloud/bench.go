@@ -35,7 +35,7 @@ var benchCommand = command{
 			to: func(s *settings) any { return &s.bench.messages }},
 		jsonFlag("print an object for each scenario"),
 	},
-	general: []option{urlFlag, keyFlag},
+	general: []option{urlFlag, keyFlag, caFlag},
 	words:   []word{{what: "scenario", many: true, offers: scenarioNames}},
 	help: `Measures the server: all scenarios, or those named. Each makes its own clients, with events
 and names that nobody else has (bench-...), and closes them. It puts load on the server,

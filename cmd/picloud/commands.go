@@ -82,6 +82,7 @@ type invocation struct {
 // settings are what the flags and the environment say.
 type settings struct {
 	url, key, name string
+	ca             string // a file of certificates to trust
 	json, watch    bool
 	count          int
 	help, version  bool
@@ -103,7 +104,10 @@ var (
 	nameFlag = option{name: "name", value: "NAME", line: "what this client is called",
 		to: func(s *settings) any { return &s.name }}
 
-	generalFlags = []option{urlFlag, keyFlag, nameFlag}
+	caFlag = option{name: "ca", value: "FILE", line: "a certificate to trust",
+		to: func(s *settings) any { return &s.ca }}
+
+	generalFlags = []option{urlFlag, keyFlag, nameFlag, caFlag}
 
 	// These go with every command, and with none.
 	helpFlag    = option{name: "help", line: "say how to use it", to: func(s *settings) any { return &s.help }}

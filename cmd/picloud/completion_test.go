@@ -112,7 +112,7 @@ func TestManualNamesEachCommandFlagAndVariable(t *testing.T) {
 	}
 	sameSet(t, "picloud.1: options", described, want)
 
-	for _, variable := range []string{"PICLOUD_URL", "API_KEY", "PICLOUD_NAME", "NO_COLOR", "TERM"} {
+	for _, variable := range []string{"PICLOUD_URL", "API_KEY", "PICLOUD_NAME", "PICLOUD_CA", "NO_COLOR", "TERM"} {
 		if !strings.Contains(stretch(rest, ".SH ENVIRONMENT\n", ".SH "), variable) {
 			t.Errorf("picloud.1: the environment has no %s", variable)
 		}

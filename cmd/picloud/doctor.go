@@ -22,7 +22,7 @@ import (
 var doctorCommand = command{
 	name:    "doctor",
 	line:    "find what is wrong, and say what to do",
-	general: []option{urlFlag, keyFlag},
+	general: []option{urlFlag, keyFlag, caFlag},
 	help: `Checks this machine's service: whether it runs, listens, answers and has its key; its
 settings, TLS files and their dates, the LED's permissions, the clock, the disk, and the
 address and the name that others use. Each finding is a line; another says what to do:

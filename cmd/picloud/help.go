@@ -47,6 +47,8 @@ flags, before or after the words:
                   needed), otherwise ` + localURL + `
   --key KEY       its key. Without it API_KEY counts, which other users of this machine
                   cannot see. A line that picloudd prints when it starts sets it.
+  --ca FILE       a PEM certificate to trust, the server's own or its authority's, besides
+                  those that this machine trusts. Without it PICLOUD_CA counts
   --name NAME     what this client is called. Without it PICLOUD_NAME counts, then user@host
 
 Colours, and what moves on the screen, are for terminals only; NO_COLOR and TERM=dumb

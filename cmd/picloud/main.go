@@ -3,8 +3,11 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -82,6 +85,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	s.url = cmp.Or(s.url, defaultURL(at(localSocket)))
 	s.key = cmp.Or(s.key, getenv("API_KEY"))
 	s.name = cmp.Or(s.name, getenv("PICLOUD_NAME"))
+	s.ca = cmp.Or(s.ca, getenv("PICLOUD_CA"))
 	s.terminal, s.watched = isTerminal(stdout), isTerminal(stderr) && !isDumb(getenv)
 	s.colour = s.terminal && !isPlain(getenv)
 	err = dispatch(ctx, invocation{
@@ -136,6 +140,13 @@ func oneRequest(ctx context.Context, ask func(context.Context) error) error {
 func connect(s settings, stderr io.Writer, options client.Options) (*client.Client, error) {
 	options.URL, options.Key, options.Name = s.url, s.key, s.name
 	options.LookUp = lookUp
+	if s.ca != "" {
+		trusted, err := trust(s.ca)
+		if err != nil {
+			return nil, err
+		}
+		options.TLS = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: trusted}
+	}
 	var lost time.Time
 	options.OnState = func(state client.State) {
 		switch {
@@ -153,6 +164,25 @@ func connect(s settings, stderr io.Writer, options client.Options) (*client.Clie
 	}
 	return c, nil
 }
+
+// trust returns what this machine trusts, and the certificates of a file.
+func trust(file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate to trust (--ca, PICLOUD_CA): %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // a machine without any
+	}
+	if !pool.AppendCertsFromPEM(bytes.TrimPrefix(text, byteOrderMark)) {
+		return nil, fmt.Errorf("%s (--ca, PICLOUD_CA) holds no PEM certificate: that has a line that begins with -----BEGIN CERTIFICATE", file)
+	}
+	return pool, nil
+}
+
+// byteOrderMark is what editors and shells of Windows put in front of UTF-8.
+var byteOrderMark = []byte("\uFEFF")
 
 // withConnection keeps c connected while f runs, and ends f's context if that cannot be done.
 func withConnection(ctx context.Context, c *client.Client, f func(context.Context) error) error {

@@ -24,7 +24,7 @@ import (
 var openCommand = command{
 	name:    "open",
 	line:    "print a link that opens the dashboard, and a QR code",
-	general: []option{urlFlag, keyFlag},
+	general: []option{urlFlag, keyFlag, caFlag},
 	help: `Prints a link that opens the dashboard and signs in, and on a terminal the same as a QR
 code for a phone's camera. It is good once, for five minutes. The address is one that works
 from the network: if --url is not given, or is localhost, it is this machine's own.

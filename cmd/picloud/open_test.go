@@ -90,7 +90,7 @@ func TestOpenWarnsOfACertificate(t *testing.T) {
 	}
 	// A key is sent to no server that could be another's.
 	env := map[string]string{"PICLOUD_URL": "https://localhost:" + d.Port(), "API_KEY": key}
-	if out, said := call(t, env, "open").ends(1); out != "" || !strings.Contains(said, "SSL_CERT_FILE") {
+	if out, said := call(t, env, "open").ends(1); out != "" || !strings.Contains(said, "PICLOUD_CA") {
 		t.Errorf("printed %q, said %q", out, said)
 	}
 }

@@ -363,7 +363,7 @@ func TestTLS(t *testing.T) {
 	certFile, keyFile := selfSigned(t, "localhost")
 	d := serve(t, "0", "USE_TLS=1", "CERT_FILE="+certFile, "KEY_FILE="+keyFile)
 
-	env := environment(d, map[string]string{"SSL_CERT_FILE": certFile})
+	env := environment(d, map[string]string{"PICLOUD_CA": certFile})
 	s := start(t, env, "sub", "-n", "2", "door")
 	s.says("subscribed")
 	start(t, env, "pub", "door", "one").ends(0)
@@ -375,9 +375,27 @@ func TestTLS(t *testing.T) {
 		t.Errorf("printed %q", out)
 	}
 
-	if _, said := start(t, environment(d, nil), "info").ends(1); !strings.Contains(said, "SSL_CERT_FILE") {
+	if _, said := start(t, environment(d, nil), "info").ends(1); !strings.Contains(said, "PICLOUD_CA") {
 		t.Errorf("with an unknown authority: said %q", said)
 	}
+	start(t, environment(d, nil), "info", "--ca", certFile).ends(0)
+	start(t, environment(d, map[string]string{"SSL_CERT_FILE": certFile}), "info").ends(0)
+	another, _ := selfSigned(t, "localhost")
+	for file, want := range map[string]string{another: "PICLOUD_CA", keyFile: "no PEM certificate",
+		"/none": "no such file"} {
+		if _, said := start(t, env, "info", "--ca", file).ends(1); !strings.Contains(said, want) {
+			t.Errorf("--ca %s: said %q", file, said)
+		}
+	}
+	text, err := os.ReadFile(certFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	marked := filepath.Join(t.TempDir(), "marked.pem")
+	if err := os.WriteFile(marked, append([]byte("\xef\xbb\xbf"), text...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, env, "info", "--ca", marked).ends(0)
 	plain := "http" + strings.TrimPrefix(d.URL, "https")
 	if _, said := start(t, env, "info", "--url", plain).ends(1); !strings.Contains(said, "https://") {
 		t.Errorf("without TLS: said %q", said)

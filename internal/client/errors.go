@@ -220,7 +220,7 @@ func advise(a address, err error) error {
 	case isPlain, errors.Is(err, http.ErrSchemeMismatch):
 		advice = "the server does not speak TLS: write the address with http://"
 	case isUnknown:
-		advice = "this machine does not know who signed the server's certificate: name the authority's file in SSL_CERT_FILE"
+		advice = "this machine does not know who signed the server's certificate: name the file of the certificate, or of its authority, with --ca or in PICLOUD_CA"
 	case isOther:
 		advice = "use the name that is in the server's certificate"
 	case isInvalid:

@@ -295,7 +295,7 @@ func TestTLSMismatchesSayWhatToDo(t *testing.T) {
 	}{
 		"https to a plain port": {"https://" + plainServer.Listener.Addr().String(), nil, "http://"},
 		"http to a TLS port":    {"http://" + secured.Listener.Addr().String(), nil, "https://"},
-		"unknown authority":     {"https://" + secured.Listener.Addr().String(), nil, "SSL_CERT_FILE"},
+		"unknown authority":     {"https://" + secured.Listener.Addr().String(), nil, "PICLOUD_CA"},
 		"another name":          {"https://" + secured.Listener.Addr().String(), other, "use the name"},
 		"expired":               {"https://" + secured.Listener.Addr().String(), late, "renewed"},
 	} {
