@@ -33,7 +33,8 @@ address and the name that others use. Each finding is a line; another says what 
   hidden   this user may not see it: sudo picloud doctor sees more
 
 With --url or PICLOUD_URL it checks that server as a client can: whether it answers, its
-certificate, whether the key is right, and whether the clocks agree.
+certificate, whether the key is right, and whether the clocks agree. So it does with one
+that was started by hand on this machine, at port 9000, where no service is installed.
 
   sudo picloud doctor
   picloud doctor --url http://raspberrypi.local:9000
@@ -71,19 +72,17 @@ func doctor(ctx context.Context, s settings, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		r := remote{s, c}
-		looks = append(looks, r.answer, r.certificate, r.info)
+		looks = (&remote{settings: s, c: c}).looks()
 	} else {
 		m = readMachine()
+		m.asked = s
 		looks = append(looks, m.service, m.settings, m.socket, m.answer, m.key, m.tls, m.led, m.clock, m.disk,
 			m.network, m.user)
 	}
 	count := 0
-	for _, look := range looks {
-		if m.isAbsent {
-			break // there is nothing else to look at
-		}
-		findings := look(ctx)
+	for len(looks) > 0 {
+		findings := looks[0](ctx)
+		looks = looks[1:]
 		if ctx.Err() != nil {
 			return errInterrupted
 		}
@@ -94,6 +93,10 @@ func doctor(ctx context.Context, s settings, stdout io.Writer) error {
 			if _, err := io.WriteString(stdout, s.finding(f)); err != nil {
 				return err
 			}
+		}
+		if m.isAbsent {
+			// There is nothing else to look at, unless somebody has started a server.
+			looks, m.isAbsent = m.byHand.looks(), false
 		}
 	}
 	switch count {
@@ -119,35 +122,74 @@ func (s settings) finding(f finding) string {
 // remote is a server of which only the address is known.
 type remote struct {
 	settings
-	c *client.Client
+	c        *client.Client
+	isSilent bool // it does not answer
+}
+
+func (r *remote) looks() []func(context.Context) []finding {
+	if r == nil {
+		return nil
+	}
+	return []func(context.Context) []finding{r.answer, r.certificate, r.info}
+}
+
+// startedByHand returns the server at this machine's usual address, with TLS or without; nil if there is none.
+func startedByHand(ctx context.Context, s settings) *remote {
+	plain := s.url
+	if strings.HasPrefix(plain, "unix:") {
+		plain = localURL
+	}
+	for _, address := range []string{plain, "https" + strings.TrimPrefix(plain, "http")} {
+		s.url = address
+		c, err := connect(s, io.Discard, client.Options{})
+		if err != nil {
+			continue // its certificate cannot be used: doctor --url says why
+		}
+		if healthy(ctx, c.Page(), c.Connect) == nil {
+			return &remote{settings: s, c: c}
+		}
+	}
+	return nil
 }
 
 // answer asks for what needs no key.
-func (r remote) answer(ctx context.Context) []finding {
+func (r *remote) answer(ctx context.Context) []finding {
 	if r.c.Page() == nil {
 		return nil // a Unix socket: info will tell
 	}
 	if err := healthy(ctx, r.c.Page(), r.c.Connect); err != nil {
+		r.isSilent = true
 		return []finding{{wrong, "answer", err.Error(), "on the server: sudo picloud doctor"}}
 	}
 	return []finding{{fine, "answer", r.c.Page().String() + " answers", ""}}
 }
 
-func (r remote) certificate(ctx context.Context) []finding {
+func (r *remote) certificate(ctx context.Context) []finding {
 	if page := r.c.Page(); page != nil && page.Scheme == "https" {
 		return servedCertificate(ctx, r.c.Connect)
 	}
 	return nil
 }
 
-// info shows whether the key is right and whether the clocks agree.
-func (r remote) info(ctx context.Context) []finding {
+// info shows whether the certificate is trusted, whether the key is right and whether the clocks agree.
+func (r *remote) info(ctx context.Context) []finding {
+	if r.isSilent {
+		return nil // answer has reported it
+	}
 	before := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	i, err := r.c.Info(ctx)
 	if err != nil {
-		return []finding{{wrong, "key", strings.TrimPrefix(err.Error(), "info: "), ""}}
+		what := "answer"
+		e, isStatus := errors.AsType[*client.StatusError](err)
+		switch {
+		case isUntrusted(err):
+			what = "TLS"
+		case isStatus && (e.Code == http.StatusUnauthorized || e.Code == http.StatusTooManyRequests):
+			what = "key"
+		}
+		return []finding{{wrong, what, strings.TrimPrefix(err.Error(), "info: "), ""}}
 	}
 	after := time.Now()
 	list := []finding{{fine, "key", fmt.Sprintf("the server lets us in: PiCloud %s, %s", i.Server.Version,
@@ -213,12 +255,14 @@ type machine struct {
 	config   config.Config
 	problem  error // why config may differ from what the service has
 	groups   map[string]group
-	host     string // at which programs on this machine reach the port
-	listens  int    // the port that is listened on; 0 if there is none or it is not known
-	isOpen   bool   // the port can be reached from other machines
-	isAbsent bool   // PiCloud is not installed
-	isActive bool   // the service runs
-	isSilent bool   // it listens but does not answer
+	host     string  // at which programs on this machine reach the port
+	listens  int     // the port that is listened on; 0 if there is none or it is not known
+	isOpen   bool    // the port can be reached from other machines
+	isAbsent bool    // PiCloud is not installed
+	byHand   *remote // runs instead; nil if there is none
+	asked    settings
+	isActive bool // the service runs
+	isSilent bool // it listens but does not answer
 }
 
 func readMachine() *machine {
@@ -262,12 +306,18 @@ func (m *machine) service(ctx context.Context) []finding {
 	const what, log = "service", "sudo journalctl -u picloud -n 20"
 	unit, err := showUnit(ctx, "picloud.service", "LoadState", "ActiveState", "SubState", "ExecMainStatus", "NRestarts",
 		"UnitFileState", "StatusText", "User")
-	if err != nil {
-		return []finding{{hidden, what, err.Error(),
-			"is this the server's machine? Otherwise: picloud doctor --url http://ADDRESS:9000"}}
+	if err != nil || unit["LoadState"] == "not-found" {
+		m.byHand = startedByHand(ctx, m.asked)
 	}
 	var list []finding
 	switch {
+	case m.byHand != nil:
+		m.isAbsent = true
+		return []finding{{look, what, "no service is installed on this machine; a server that was started by hand answers at " +
+			m.byHand.url, "it ends with its terminal, or with the machine; the package makes a service of it: README.md"}}
+	case err != nil:
+		return []finding{{hidden, what, err.Error(),
+			"is this the server's machine? Otherwise: picloud doctor --url http://ADDRESS:9000"}}
 	case unit["LoadState"] == "not-found":
 		m.isAbsent = true
 		return []finding{{wrong, what, "PiCloud is not installed as a service on this machine",

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -327,6 +328,42 @@ func TestDoctorLooksAtAServerElsewhere(t *testing.T) {
 	out = diagnosis(t, map[string]string{"PICLOUD_URL": other.URL}, 1)
 	if !strings.Contains(out, "404 Not Found: is it PiCloud?") {
 		t.Errorf("at another's address:\n%s", out)
+	}
+}
+
+func TestDoctorLooksAtAServerThatWasStartedByHand(t *testing.T) {
+	a, _ := healthyAppliance(t)
+	if err := os.Remove(a.at("/units/picloud.service")); err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile := selfSigned(t, "localhost")
+	for name, test := range map[string]struct {
+		daemon []string
+		ca     string
+		want   []string
+		err    string
+	}{
+		"plain": {nil, "", []string{"ok     key       the server lets us in"}, ""},
+		"TLS": {[]string{"USE_TLS=1", "CERT_FILE=" + certFile, "KEY_FILE=" + keyFile}, certFile,
+			[]string{"look   TLS       the certificate expires on", "ok     key "}, ""},
+		"TLS, not trusted": {[]string{"USE_TLS=1", "CERT_FILE=" + certFile, "KEY_FILE=" + keyFile}, "",
+			[]string{"look   TLS       the certificate expires on", "wrong  TLS ", "--ca"}, "one thing is wrong"},
+	} {
+		d := serve(t, "0", test.daemon...)
+		var out strings.Builder
+		err := doctor(t.Context(), settings{url: "http://localhost:" + d.Port(), key: key, ca: test.ca}, &out)
+		if got := fmt.Sprint(err); got != cmp.Or(test.err, "<nil>") {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, want := range append(test.want, "look   service   no service is installed",
+			"started by hand answers at "+d.URL, "ok     answer ") {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%s: it lacks %q:\n%s", name, want, &out)
+			}
+		}
+		if strings.Contains(out.String(), "wrong  key") {
+			t.Errorf("%s:\n%s", name, &out)
+		}
 	}
 }
 
