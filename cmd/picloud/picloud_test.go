@@ -143,6 +143,21 @@ func TestStandardInputIsPublishedLineByLine(t *testing.T) {
 	}
 }
 
+func TestByteOrderMarkIsNoPartOfTheFirstLine(t *testing.T) {
+	d := serve(t, "0")
+	s := subscribed(t, d, "door")
+	for _, flag := range []string{"--json=false", "--json"} {
+		p := call(t, environment(d, nil), "pub", "door", "-", flag)
+		fmt.Fprint(p.stdin, "\xef\xbb\xbf1\n")
+		s.expect("1")
+		fmt.Fprint(p.stdin, "2\n\"\xef\xbb\xbf\"\n")
+		s.expect("2")
+		p.stdin.Close()
+		p.ends(0)
+		s.line(s.out)
+	}
+}
+
 func TestLineIsPublishedBeforeTheNextIsThere(t *testing.T) {
 	d := serve(t, "0")
 	s := subscribed(t, d, "door")

@@ -164,12 +164,15 @@ type line struct {
 
 var errLongLine = fmt.Errorf("longer than %d MiB", maxLineBytes>>20)
 
-// readLines sends each line, without its line ending, and closes lines.
+// readLines sends each line, without its line ending and a byte order mark before the first, and closes lines.
 func readLines(ctx context.Context, stdin io.Reader, lines chan<- line) error {
 	defer close(lines)
 	r := bufio.NewReaderSize(stdin, 64<<10)
-	for {
+	for first := true; ; first = false {
 		text, err := readLine(r)
+		if first {
+			text = bytes.TrimPrefix(text, byteOrderMark)
+		}
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil
