@@ -112,6 +112,17 @@ func TestUnfinishedRequestIsLeftToTheNextProcess(t *testing.T) {
 	}
 }
 
+// The line end that a small device sends behind a body may come only when the next process has the connection.
+func TestLineEndBehindABodyComesAfterAHandover(t *testing.T) {
+	r := newRig(t, "tcp")
+	c := r.dial()
+	c.send("%s", plainPost(1))
+	c.want("POST", 201, `"1"`)
+	r = r.handOver()
+	c.send("\r\n%s", get)
+	c.want("GET", 200, "GET /echo")
+}
+
 // readFinal reads an answer, after those that ask for the body.
 func (c *client) readFinal() (answer, error) {
 	for {

@@ -133,6 +133,16 @@ var talks = func() []talk {
 		whole("no version", "GET /echo\r\n\r\n"),
 		whole("nothing but line ends", "\r\n\r\n"),
 		whole("a line end before it", "\r\n", get),
+		whole("a line end behind a plain body", plainPost(1), "\r\n", plainPost(2), "\n", get),
+		whole("a line end behind a general body", generalPost(1), "\r\n", generalPost(2), "\n", get),
+		whole("a line end behind chunks", echoChunked, "\r\n", echoChunked, "\n\n", plainPost(1)),
+		whole("a line end behind a long body", posts("/echo", 100<<10), "\r\n", get),
+		whole("line ends behind a body, as many as are skipped", plainPost(1), "\r\n\r\n", generalPost(1), "\n\n\n\n",
+			get),
+		whole("line ends behind a body, more than are skipped", plainPost(1), "\r\n\r\n\r\n", get),
+		whole("a line end behind what has no body", get, "\r\n", get),
+		whole("a line end behind what follows a body", plainPost(1), get, "\r\n", get),
+		half("a line end behind a body, and its end", plainPost(1)+"\r\n"),
 		whole("a target that is none", "GET /%zz HTTP/1.1\r\nHost: pi\r\n\r\n"),
 		whole("TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
 		whole("upgrade that nobody wants", with("Connection: Upgrade\r\nUpgrade: websocket"), get, upgrade("/echo"),
@@ -275,6 +285,39 @@ func (tk talk) with(c *client, cut func(int, *rand.Rand) int) string {
 	}
 	said.Write(rest)
 	return inOrder(said.String())
+}
+
+// FuzzTalk: whenever the last of several requests is served, by a Set or by a plain http.Server, the answers to all of
+// them are the same: a Set takes what net/http's server takes, in all that may stand between two requests too.
+func FuzzTalk(f *testing.F) {
+	r := newRig(f, "unix")
+	reference := httpServer(&r.Config, newSite())
+	l := listen(f, "unix", 0)
+	go reference.Serve(l)
+	f.Cleanup(func() { reference.Close() })
+
+	chunked := strings.Replace(chunkedPost("0123456789", 3, "", ""), "POST /plain", "POST /echo", 1)
+	for _, request := range []string{plainPost(1), generalPost(1), chunked, get} {
+		for _, behind := range []string{"", "\r\n", "\n", "\r\n\r\n", "\n\n\n\n\n", " ", "\x00"} {
+			f.Add([]byte(request+behind+plainPost(2)), uint8(0))
+			f.Add([]byte(request+behind), uint8(20))
+		}
+	}
+	f.Fuzz(func(t *testing.T, in []byte, most uint8) { // most: of a piece's bytes; 0: it is whole
+		if text := string(in); len(text) > 1<<10 || strings.Contains(text, "/hold") || strings.ContainsAny(text, "?%") {
+			return // it never ends, or is too much
+		}
+		cut := pieces["whole"]
+		if most != 0 {
+			cut = func(_ int, random *rand.Rand) int { return 1 + random.IntN(int(most)) }
+		}
+		tk := talk{parts: []string{string(in) + lastOne}, half: true}
+		const served = "GET /echo?last "
+		want, got := tk.with(dial(t, l.Addr()), cut), tk.with(dial(t, r.addr), cut)
+		if got != want && (strings.Contains(want, served) || strings.Contains(got, served)) {
+			t.Errorf("answered\n%.600q\nand without a Set in front\n%.600q", got, want)
+		}
+	})
 }
 
 var heads = regexp.MustCompile(`(?s)HTTP/1\.[01] \d\d\d .*?\r\n\r\n`)

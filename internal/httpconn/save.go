@@ -76,6 +76,9 @@ func (s *Set) Restore(saved Saved) error {
 		}
 		c = s.newConn(saved.FD, address(sa), local)
 		c.in, c.used = saved.In, saved.Used
+		if c.used { // by whatever request: it may have been a POST
+			c.blank = lineEnds
+		}
 		if c.slot = s.slots.tryEnter(c, c.network()); c.slot == nil {
 			err = ErrCrowded
 		}
