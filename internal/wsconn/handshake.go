@@ -2,9 +2,71 @@ package wsconn
 
 import (
 	"bufio"
+	"errors"
 	"net"
 	"net/http"
+	"strings"
+
+	"github.com/gorilla/websocket"
 )
+
+// version is the only one of the protocol that is understood, RFC 6455 §4.4.
+const version = "13"
+
+var (
+	errVersion  = errors.New("websocket: Sec-WebSocket-Version must be " + version)
+	errBody     = errors.New("websocket: a handshake must not have a body")
+	errManyKeys = errors.New("websocket: a handshake must have one Sec-WebSocket-Key")
+)
+
+// IsUpgrade reports whether a request asks for a WebSocket.
+func IsUpgrade(r *http.Request) bool {
+	return lists(r.Header, "Connection", "upgrade") && lists(r.Header, "Upgrade", "websocket")
+}
+
+// upgradeHTTP answers a handshake. It checks what the upgrader does not, and words for it the rest of the request.
+func (s *Set) upgradeHTTP(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
+	if IsUpgrade(r) { // the upgrader refuses others
+		var err error
+		status := http.StatusBadRequest
+		switch {
+		case !lists(r.Header, "Sec-Websocket-Version", version):
+			h := w.Header()
+			h.Set("Sec-WebSocket-Version", version)
+			h.Set("Upgrade", "websocket")
+			h.Set("Connection", "Upgrade")
+			status, err = http.StatusUpgradeRequired, errVersion
+		case r.ContentLength != 0: // its bytes would be taken for frames
+			err = errBody
+		case len(r.Header["Sec-Websocket-Key"]) > 1:
+			err = errManyKeys
+		}
+		if err != nil {
+			s.onError(w, status, err)
+			return nil, err
+		}
+		r = &http.Request{Method: r.Method, Header: http.Header{
+			"Connection":            {"Upgrade"}, // the upgrader sees nothing behind an empty element of a list
+			"Upgrade":               {"websocket"},
+			"Sec-Websocket-Version": {version},
+			"Sec-Websocket-Key":     r.Header["Sec-Websocket-Key"],
+		}}
+	}
+	return s.upgrader.Upgrade(w, r, nil)
+}
+
+// lists reports whether a header is a list with the token, in letters of either case. Empty elements do not count, RFC
+// 9110 §5.6.1.2.
+func lists(h http.Header, name, token string) bool {
+	for _, list := range h[name] {
+		for element := range strings.SplitSeq(list, ",") {
+			if strings.EqualFold(strings.Trim(element, " \t"), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // A handshake is the ResponseWriter given to gorilla's upgrader. It keeps what the client has sent after the request,
 // which the upgrader would refuse.

@@ -52,7 +52,10 @@ func (c *Conn) control(op byte, p []byte) error {
 		c.reply(appendFrame(nil, opPong, p))
 	case opClose:
 		var code []byte
-		if len(p) >= 2 {
+		switch {
+		case len(p) == 1:
+			return c.mistake("a close frame has half a code")
+		case len(p) >= 2:
 			code = p[:2]
 			switch n := int(binary.BigEndian.Uint16(code)); {
 			case !isCloseCode(n):
@@ -69,7 +72,7 @@ func (c *Conn) control(op byte, p []byte) error {
 
 // isCloseCode reports whether a client may send a close code, RFC 6455 §7.4 and the IANA registry that follows it.
 func isCloseCode(code int) bool {
-	return 1000 <= code && code <= 1003 || 1007 <= code && code <= 1013 || 3000 <= code && code <= 4999
+	return 1000 <= code && code <= 1003 || 1007 <= code && code <= 1014 || 3000 <= code && code <= 4999
 }
 
 var (

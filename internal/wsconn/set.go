@@ -35,6 +35,7 @@ type Set struct {
 	waiting  *quota.Quota    // of bytes that wait: for slow clients, and for the rest of messages
 	store    *handover.Store // nil: none
 	upgrader websocket.Upgrader
+	onError  func(w http.ResponseWriter, status int, reason error)
 	bufs     sync.Pool // of *buffer
 	poller   *poll.Poller
 	watch    func(fd int, w poll.Watcher) (poll.Place, error) // poller.Add, except in tests
@@ -55,7 +56,7 @@ type Set struct {
 // somebody ends those for which Waiting says that most waits.
 func New(limits Limits, poller *poll.Poller, store *handover.Store, waiting *quota.Quota,
 	onError func(w http.ResponseWriter, status int, reason error)) *Set {
-	s := &Set{limits: limits, waiting: waiting, store: store, poller: poller, watch: poller.Add,
+	s := &Set{limits: limits, waiting: waiting, store: store, onError: onError, poller: poller, watch: poller.Add,
 		crew: poller.NewCrew()}
 	s.bufs.New = func() any { return new(buffer) }
 	s.upgrader = websocket.Upgrader{
@@ -131,7 +132,7 @@ func (s *Set) admit(c *Conn, meet func(*Conn) Handler) {
 
 func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	hs := &handshake{ResponseWriter: w}
-	ws, err := s.upgrader.Upgrade(hs, r, nil)
+	ws, err := s.upgradeHTTP(hs, r)
 	if err != nil {
 		return nil, err
 	}
@@ -344,6 +345,3 @@ func (s *Set) Probe() {
 
 // Release waits for the last goroutines. It is called after Close and Run have returned.
 func (s *Set) Release() { s.crew.Wait() }
-
-// IsUpgrade reports whether a request asks for a WebSocket.
-func IsUpgrade(r *http.Request) bool { return websocket.IsWebSocketUpgrade(r) }
