@@ -495,6 +495,25 @@ func TestBrowsersMayAskFromAnyOrigin(t *testing.T) {
 			}
 		}
 	}
+	// A library's own headers do not keep a page out.
+	const own = "X-API-Key, X-API-Client-Name, Authorization, Content-Type"
+	for asked, want := range map[string]string{
+		"":                                 own,
+		"x-requested-with,x-api-key":       own + ", x-requested-with",
+		"traceparent, Cache-Control,, X_Y": own + ", traceparent, Cache-Control, X_Y",
+		"x-one, no name":                   own,
+		"x-one, x(two":                     own,
+		"x-one, é":                         own,
+		strings.Repeat("x", askedBytes):    own + ", " + strings.Repeat("x", askedBytes),
+		strings.Repeat("x", askedBytes+1):  own,
+		strings.Repeat("x,", askedBytes/2+1) + "x-one": own,
+	} {
+		a := sv.request(t, "OPTIONS", "/publish", "", "Origin", origin, "Access-Control-Request-Method", "POST",
+			"Access-Control-Request-Headers", asked)
+		if got := a.header.Get("Access-Control-Allow-Headers"); a.status != http.StatusNoContent || got != want {
+			t.Errorf("asked for %.80q: status %d, allowed %.80q, want %.80q", asked, a.status, got, want)
+		}
+	}
 	// A page reads answers and refusals.
 	for _, header := range [][]string{{"Origin", origin}, {"Origin", origin, "X-API-Key", testKey}} {
 		a := sv.request(t, "POST", "/publish?clientName=page", `{"event":"e"}`, header...)

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -433,11 +435,44 @@ func allowAnyOrigin(next http.Handler) http.Handler {
 	})
 }
 
+// ownHeaders are the headers that the server looks at, and Content-Type, which pages send with JSON.
+const ownHeaders = "X-API-Key, X-API-Client-Name, Authorization, Content-Type"
+
+// askedBytes is how long a list of headers that a browser asks for may be.
+const askedBytes = 1 << 10
+
+// allowHeaders lists the headers that a page from elsewhere may send: also those that are asked for, since libraries
+// add headers of their own. An asked list that is too long, or has something that is no name, is left out.
+func allowHeaders(asked []string) string {
+	names := strings.Split(ownHeaders, ", ")
+	own := len(names)
+	list := strings.Join(asked, ",")
+	if len(list) > askedBytes {
+		return ownHeaders
+	}
+	for name := range strings.SplitSeq(list, ",") {
+		name = strings.Trim(name, " \t")
+		switch {
+		case name == "" || slices.ContainsFunc(names[:own], func(s string) bool { return strings.EqualFold(s, name) }):
+		case strings.ContainsFunc(name, notInName):
+			return ownHeaders
+		default:
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// notInName reports whether no header's name has r. RFC 9110 §5.1 allows more than anybody uses.
+func notInName(r rune) bool {
+	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
+}
+
 // preflight answers a browser that asks what a page from elsewhere may send.
 func preflight(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Access-Control-Allow-Methods", h.Get("Allow"))
-	h.Set("Access-Control-Allow-Headers", "X-API-Key, X-API-Client-Name, Authorization, Content-Type")
+	h.Set("Access-Control-Allow-Headers", allowHeaders(r.Header["Access-Control-Request-Headers"]))
 	h.Set("Access-Control-Max-Age", "86400")
 	if r.Header.Get("Access-Control-Request-Private-Network") != "" {
 		h.Set("Access-Control-Allow-Private-Network", "true")
