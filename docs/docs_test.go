@@ -47,7 +47,7 @@ func TestActionsAreThoseOfTheCode(t *testing.T) {
 	for _, text := range [][]byte{
 		wire.AppendDelivery(nil, []byte("e"), nil, time.Now(), []byte(`"n"`)),
 		wire.AppendAck(nil, []byte("1")),
-		wire.AppendError(nil, "reason", nil),
+		wire.AppendError(nil, "reason", nil, nil),
 	} {
 		var m wire.Delivery
 		if err := json.Unmarshal(text, &m); err != nil {

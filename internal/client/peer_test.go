@@ -162,7 +162,7 @@ func (s *socket) write(p []byte) {
 }
 
 func (s *socket) ack(r request)                   { s.write(wire.AppendAck(nil, r.ID)) }
-func (s *socket) refuse(r request, reason string) { s.write(wire.AppendError(nil, reason, r.ID)) }
+func (s *socket) refuse(r request, reason string) { s.write(wire.AppendError(nil, reason, nil, r.ID)) }
 
 func (s *socket) deliver(event, data string) {
 	s.write(wire.AppendDelivery(nil, []byte(event), []byte(data), time.Now(), []byte(`"Porch"`)))

@@ -276,7 +276,8 @@ func TestSubscribingTo100000Events(t *testing.T) {
 		for n := i; n < i+step; n++ {
 			want := fmt.Sprintf(`{"action":"ack","id":%d}`, n)
 			if n >= limit {
-				want = fmt.Sprintf(`{"action":"error","error":"too many subscriptions on this connection","id":%d}`, n)
+				want = fmt.Sprintf(
+					`{"action":"error","error":"too many subscriptions on this connection","event":"%d","id":%d}`, n, n)
 			}
 			if got := p.text(); got != want {
 				t.Fatalf("got %s, want %s", got, want)

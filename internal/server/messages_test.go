@@ -402,3 +402,27 @@ func TestSubscribingTwiceIsSubscribingOnce(t *testing.T) {
 	p.ask(`{"action":"unsubscribe","event":"e","id":5}`)
 	p.ask(`{"action":"publish","event":"e","data":2,"id":6}`)
 }
+
+// Whatever refuses a message, its decoder or what it asks for, the answer says which event it was about.
+func TestErrorNamesTheEvent(t *testing.T) {
+	sv := start(t, func(c *Config) { c.Subscriptions = 1 })
+	sub, pub := sv.subscriber(t, "Listener"), sv.publisher(t, "Porch")
+	sub.ask(`{"action":"subscribe","event":"first","id":1}`)
+	for _, tt := range []struct {
+		p             *peer
+		message, want string
+	}{
+		{sub, `{"action":"subscribe","event":"a \"b\"","id":1}`, `"a \"b\""`},
+		{sub, `{"action":"shout","event":"\u0065"}`, `"e"`},
+		{sub, `{"event":"e","id":2}`, `"e"`},
+		{pub, `{"action":"subscribe","event":"e","id":3}`, `"e"`},
+		{pub, `{"action":"unsubscribe:all","event":"e","id":4}`, ""},
+		{pub, `{"event":7}`, ""},
+	} {
+		tt.p.send(tt.message)
+		text := tt.p.text()
+		if got := rawKeys(t, text); got["action"] != `"error"` || got["event"] != tt.want {
+			t.Errorf("%s was answered with %s, want an error of the event %s", tt.message, text, tt.want)
+		}
+	}
+}

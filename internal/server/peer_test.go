@@ -196,6 +196,9 @@ func (p *peer) failed(reason, id string) {
 	text := p.text()
 	got := rawKeys(p.T, text)
 	want := []string{"action", "error"}
+	if got["event"] != "" {
+		want = append(want, "event")
+	}
 	if id != "" {
 		want = append(want, "id")
 	}

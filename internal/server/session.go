@@ -138,7 +138,7 @@ func (ss *session) Receive(binary bool, p []byte) {
 	pub := ss.publisher
 	switch {
 	case err != nil:
-		pub.answer(ss.conn, wire.AppendError(pub.text[:0], err.Error(), m.ID))
+		pub.answer(ss.conn, wire.AppendError(pub.text[:0], err.Error(), m.Event, m.ID))
 	case m.ID != nil:
 		pub.answer(ss.conn, wire.AppendAck(pub.text[:0], m.ID))
 	}

@@ -36,8 +36,8 @@ var (
 // Decode reads one message. Keys are matched exactly; unknown ones are ignored. The event is checked unless the action
 // needs none, like UnsubscribeAll.
 //
-// An error is an *Error; the Message returned with it has only the ID, if the text is JSON and holds a valid one. Of
-// several faults the first in this order is reported: UTF-8, JSON, a key that appears twice, id, action, event.
+// An error is an *Error; the Message returned with it has only the ID and the Event, if the text is JSON and holds valid
+// ones. Of several faults the first in this order is reported: UTF-8, JSON, a key that appears twice, id, action, event.
 func Decode(p []byte) (Message, error) {
 	if !utf8.Valid(p) {
 		return Message{}, ErrInvalidUTF8
@@ -60,7 +60,7 @@ func decodeGeneral(p []byte) (Message, error) {
 	}
 	var action, event, data, id json.RawMessage
 	var twice *Error
-	var idTwice bool
+	var idTwice, eventTwice bool
 	for dec.More() {
 		key, err := dec.Token()
 		if err != nil {
@@ -92,9 +92,14 @@ func decodeGeneral(p []byte) (Message, error) {
 			twice = again
 		}
 		idTwice = idTwice || again == errIDTwice
+		eventTwice = eventTwice || again == errEventTwice
 	}
 
-	var failed Message // of two ids neither is the message's
+	var failed Message // of two ids, or events, neither is the message's
+	name, eventErr := readEvent(event)
+	if eventErr == nil && !eventTwice {
+		failed.Event = name
+	}
 	idErr := checkID(id)
 	if idErr == nil && !idTwice {
 		failed.ID = id
@@ -118,22 +123,30 @@ func decodeGeneral(p []byte) (Message, error) {
 	if !actions[m.Action].hasEvent {
 		return m, nil
 	}
-	if event == nil {
-		return failed, errEventMissing
+	if eventErr != nil {
+		return failed, eventErr
 	}
-	word, ok := unquote(event)
+	m.Event = name
+	return m, nil
+}
+
+// readEvent takes a JSON value, or nil for none, and decodes it.
+func readEvent(value []byte) (event []byte, err error) {
+	if value == nil {
+		return nil, errEventMissing
+	}
+	word, ok := unquote(value)
 	switch {
 	case !ok:
-		return failed, errEventType
+		return nil, errEventType
 	case word == "":
-		return failed, errEventEmpty
-	case hasLoneSurrogate(event):
-		return failed, errEventSurrogate
+		return nil, errEventEmpty
+	case hasLoneSurrogate(value):
+		return nil, errEventSurrogate
 	case len(word) > MaxEventBytes:
-		return failed, errEventLong
+		return nil, errEventLong
 	}
-	m.Event = []byte(word)
-	return m, nil
+	return []byte(word), nil
 }
 
 // checkID takes a JSON value, or nil for none.

@@ -259,13 +259,41 @@ func TestDecodeRefuses(t *testing.T) {
 			if tt.id != "" {
 				want.ID = []byte(tt.id)
 			}
+			if strings.Contains(tt.text, valid) && utf8.ValidString(tt.text) && json.Valid([]byte(tt.text)) {
+				want.Event = []byte("temperature")
+			}
 			if !same(got, want) {
 				t.Errorf("beside the error: got %v, want %v", show(got), show(want))
 			}
-			if got := AppendError(nil, e.Reason, got.ID); !json.Valid(got) {
+			if got := AppendError(nil, e.Reason, got.Event, got.ID); !json.Valid(got) {
 				t.Errorf("answer is not JSON: %s", got)
 			}
 		})
+	}
+}
+
+// A message whose event can be read is refused with it, whatever else is wrong.
+func TestRefusedMessageHasItsEvent(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"action":"shout","event":"e"}`:                       "e",
+		`{"action":1,"event":"a\u0062"}`:                       "ab",
+		`{"event":"e","id":{}}`:                                "e",
+		`{"data":1,"data":2,"event":"e"}`:                      "e",
+		`{"id":1,"id":2,"event":"e"}`:                          "e",
+		`{"action":"shout"}`:                                   "",
+		`{"action":"shout","event":7}`:                         "",
+		`{"action":"shout","event":""}`:                        "",
+		`{"action":"shout","event":"\ud800"}`:                  "",
+		`{"action":"shout","Event":"e"}`:                       "",
+		`{"event":"a","event":"a"}`:                            "",
+		`{"action":"shout","event":"e","data":1`:               "",
+		`{"action":"shout","data":{"event":"e"}}`:              "",
+		`{"id":{},"event":"` + strings.Repeat("e", 256) + `"}`: "",
+	} {
+		got, err := Decode([]byte(text))
+		if err == nil || string(got.Event) != want || want == "" && got.Event != nil {
+			t.Errorf("%.60s: got event %q, error %v, want %q and an error", text, got.Event, err, want)
+		}
 	}
 }
 

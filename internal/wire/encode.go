@@ -27,11 +27,15 @@ func AppendAck(dst, id []byte) []byte {
 	return append(dst, '}')
 }
 
-// AppendError appends the answer to a message that is refused. id is nil where none could be read; reason is valid
-// UTF-8.
-func AppendError(dst []byte, reason string, id []byte) []byte {
+// AppendError appends the answer to a message that is refused. event and id are empty where none could be read; reason
+// and event are valid UTF-8. The first PiCloud's clients take every message for one about an event.
+func AppendError(dst []byte, reason string, event, id []byte) []byte {
 	dst = append(dst, `{"action":"error","error":`...)
 	dst = appendQuoted(dst, reason)
+	if len(event) > 0 {
+		dst = append(dst, `,"event":`...)
+		dst = appendQuoted(dst, event)
+	}
 	if len(id) > 0 {
 		dst = append(dst, `,"id":`...)
 		dst = append(dst, id...)

@@ -68,13 +68,15 @@ func TestDeliveryTimeIsUTCWithZ(t *testing.T) {
 	}
 }
 
-func TestAckAndErrorCarryTheID(t *testing.T) {
+func TestAckAndErrorCarryWhatTheyAnswer(t *testing.T) {
 	for _, tt := range []struct{ got, want string }{
 		{string(AppendAck([]byte("before "), []byte(`17`))), `before {"action":"ack","id":17}`},
 		{string(AppendAck(nil, []byte(`"a-1"`))), `{"action":"ack","id":"a-1"}`},
-		{string(AppendError([]byte("before "), "event is required", []byte(`17`))),
+		{string(AppendError([]byte("before "), "event is required", nil, []byte(`17`))),
 			`before {"action":"error","error":"event is required","id":17}`},
-		{string(AppendError(nil, `a "b"`, nil)), `{"action":"error","error":"a \"b\""}`},
+		{string(AppendError(nil, `a "b"`, nil, nil)), `{"action":"error","error":"a \"b\""}`},
+		{string(AppendError(nil, "no", []byte(`a "b"`), []byte(`17`))),
+			`{"action":"error","error":"no","event":"a \"b\"","id":17}`},
 	} {
 		if tt.got != tt.want {
 			t.Errorf("got %s, want %s", tt.got, tt.want)
@@ -106,7 +108,7 @@ func TestEncodingDoesNotAllocateWhenThereIsRoom(t *testing.T) {
 	for name, encode := range map[string]func(){
 		"AppendDelivery": func() { dst = AppendDelivery(dst[:0], event, data, local, porch) },
 		"AppendAck":      func() { dst = AppendAck(dst[:0], []byte(`17`)) },
-		"AppendError":    func() { dst = AppendError(dst[:0], "event is required", []byte(`17`)) },
+		"AppendError":    func() { dst = AppendError(dst[:0], "event is required", event, []byte(`17`)) },
 		"AppendString":   func() { dst = AppendString(dst[:0], "Porch\n") },
 	} {
 		if allocs := testing.AllocsPerRun(1000, encode); allocs != 0 {

@@ -26,10 +26,11 @@ func FuzzDecode(f *testing.F) {
 			if !ok {
 				t.Fatalf("got error of type %T", err)
 			}
-			if !same(m, Message{ID: m.ID}) {
+			if !same(m, Message{Event: m.Event, ID: m.ID}) || m.Event != nil && len(m.Event) == 0 ||
+				len(m.Event) > MaxEventBytes {
 				t.Errorf("beside the error: got %v", show(m))
 			}
-			if answer := AppendError(nil, e.Reason, m.ID); !json.Valid(answer) || !utf8.Valid(answer) {
+			if answer := AppendError(nil, e.Reason, m.Event, m.ID); !json.Valid(answer) || !utf8.Valid(answer) {
 				t.Errorf("answer is not JSON: %q", answer)
 			}
 		}

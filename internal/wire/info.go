@@ -9,11 +9,11 @@ import (
 // Delivery is any message from the server, as a client reads it: a publish, an ack or an error, told apart by Action.
 type Delivery struct {
 	Action     string          `json:"action"`
+	Error      string          `json:"error,omitempty"`
 	Event      string          `json:"event,omitempty"`
 	Data       json.RawMessage `json:"data,omitempty"`
 	CreatedAt  time.Time       `json:"created_at,omitzero"`
 	ClientName string          `json:"client_name,omitempty"`
-	Error      string          `json:"error,omitempty"`
 	ID         json.RawMessage `json:"id,omitempty"`
 }
 

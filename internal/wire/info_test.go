@@ -129,8 +129,12 @@ func TestClientReadsWhatTheServerWrites(t *testing.T) {
 		},
 		{AppendAck(nil, []byte(`17`)), Delivery{Action: "ack", ID: json.RawMessage(`17`)}},
 		{
-			AppendError(nil, "event is required", []byte(`"a"`)),
+			AppendError(nil, "event is required", nil, []byte(`"a"`)),
 			Delivery{Action: "error", Error: "event is required", ID: json.RawMessage(`"a"`)},
+		},
+		{
+			AppendError(nil, "data appears twice", []byte("temperature"), []byte(`17`)),
+			Delivery{Action: "error", Error: "data appears twice", Event: "temperature", ID: json.RawMessage(`17`)},
 		},
 	} {
 		var got Delivery
