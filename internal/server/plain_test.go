@@ -102,6 +102,8 @@ func TestPlainPostIsAPostLikeAnyOther(t *testing.T) {
 		{what: "no body", body: "none", headers: right + "\n" + name, status: 400},
 		{what: "no JSON", body: payload, headers: right + "\n" + name, status: 400},
 		{what: "no object", body: "[]", headers: right + "\n" + name, status: 400},
+		{what: "a byte order mark", body: "\ufeff" + message, headers: right + "\n" + name, status: 201},
+		{what: "UTF-16", body: "{\x00\"\x00", headers: right + "\n" + name, status: 400},
 		{what: "no event", body: "{}", headers: right + "\n" + name, status: 400},
 		{what: "trailing data", body: message + "{}", headers: right + "\n" + name, status: 400},
 		{what: "not UTF-8", body: `{"event":"e","data":"` + "\xff" + `"}`, headers: right + "\n" + name, status: 400},

@@ -33,15 +33,17 @@ var (
 	errEventSurrogate = &Error{`event has a \u escape that is half of a surrogate pair`}
 )
 
-// Decode reads one message. Keys are matched exactly; unknown ones are ignored. The event is checked unless the action
-// needs none, like UnsubscribeAll.
+// Decode reads one message. A byte order mark in front is skipped. Keys are matched exactly; unknown ones are ignored.
+// The event is checked unless the action needs none, like UnsubscribeAll.
 //
-// An error is an *Error; the Message returned with it has only the ID and the Event, if the text is JSON and holds valid
-// ones. Of several faults the first in this order is reported: UTF-8, JSON, a key that appears twice, id, action, event.
+// An error is an *Error; the Message returned with it has only the ID and the Event, if the text is JSON and holds
+// valid ones. Of several faults the first in this order is reported: UTF-8, JSON, a key that appears twice, id, action,
+// event.
 func Decode(p []byte) (Message, error) {
 	if !utf8.Valid(p) {
-		return Message{}, ErrInvalidUTF8
+		return Message{}, notUTF8(p)
 	}
+	p = bytes.TrimPrefix(p, mark)
 	if m, ok := decodeFast(p); ok {
 		return m, nil
 	}
@@ -52,7 +54,7 @@ func Decode(p []byte) (Message, error) {
 func decodeGeneral(p []byte) (Message, error) {
 	// encoding/json refuses nesting beyond 10,000 here; nothing below recurses.
 	if start := skipSpace(p, 0); start == len(p) || p[start] != '{' || !json.Valid(p) {
-		return Message{}, errNotObject
+		return Message{}, notObject(p)
 	}
 	dec := json.NewDecoder(bytes.NewReader(p))
 	if _, err := dec.Token(); err != nil {

@@ -37,6 +37,7 @@ func TestDecodeTakes(t *testing.T) {
 		{"publish", `{"action": "publish", "event": "temperature", "data": "76.5 F"}`, true, Publish, "temperature",
 			str(`"76.5 F"`), nil},
 		{"no action", `{"event":"temperature","data":"76.5 F"}`, true, None, "temperature", str(`"76.5 F"`), nil},
+		{"byte order mark", "\ufeff{\"event\":\"e\",\"data\":\"\ufeff\"}", true, None, "e", str("\"\ufeff\""), nil},
 		{"no data", `{"event":"temperature"}`, true, None, "temperature", nil, nil},
 		{"keys in another order", `{"id":1,"data":2,"event":"e","action":"publish"}`, true, Publish, "e", str(`2`),
 			str(`1`)},
@@ -111,10 +112,11 @@ func TestDecodeTakes(t *testing.T) {
 			if err != nil || !same(got, want) {
 				t.Errorf("Decode: got %v, error %v, want %v", show(got), err, show(want))
 			}
-			if got, err := decodeGeneral([]byte(tt.text)); err != nil || !same(got, want) {
+			text := []byte(strings.TrimPrefix(tt.text, "\ufeff"))
+			if got, err := decodeGeneral(text); err != nil || !same(got, want) {
 				t.Errorf("general path: got %v, error %v, want %v", show(got), err, show(want))
 			}
-			if _, ok := decodeFast([]byte(tt.text)); ok != tt.fast {
+			if _, ok := decodeFast(text); ok != tt.fast {
 				t.Errorf("taken by the fast path: got %v, want %v", ok, tt.fast)
 			}
 		})
@@ -137,7 +139,17 @@ func TestDecodeRefuses(t *testing.T) {
 		{"number", `7`, notObject, ""},
 		{"string", `"event"`, notObject, ""},
 		{"text", `hello`, notObject, ""},
-		{"byte order mark", "\ufeff{" + valid + `}`, notObject, ""},
+		{"two byte order marks", "\ufeff\ufeff{" + valid + `}`, notObject, ""},
+		{"byte order mark alone", "\ufeff", notObject, ""},
+		{"byte order mark behind a space", " \ufeff{" + valid + `}`, notObject, ""},
+		{"UTF-16", "{\x00\"\x00e\x00", errUTF16.Reason, ""},
+		{"UTF-16, the other way round", "\x00{\x00\"\x00e", errUTF16.Reason, ""},
+		{"UTF-16, a character beyond ASCII", "{\x00\"\x00\xe9\x00", errUTF16.Reason, ""},
+		{"UTF-16 with a byte order mark", "\xff\xfe{\x00", errUTF16.Reason, ""},
+		{"UTF-16 with a byte order mark, the other way round", "\xfe\xff\x00{", errUTF16.Reason, ""},
+		{"NUL", "\x00", notObject, ""},
+		{"NULs", "\x00\x00{", notObject, ""},
+		{"gzip", "\x1f\x8b\x08\x00", errGzip.Reason, ""},
 		{"another space", "\u00a0{" + valid + `}`, notObject, ""},
 		{"form feed", "\f{" + valid + `}`, notObject, ""},
 		{"half an object", `{` + valid, notObject, ""},
@@ -162,7 +174,19 @@ func TestDecodeRefuses(t *testing.T) {
 		{"brackets of another kind", `{` + valid + `,"data":[}}`, notObject, ""},
 		{"brackets crossed", `{` + valid + `,"data":[{]}}`, notObject, ""},
 		{"data no JSON", `{` + valid + `,"data":76.5 F}`, notObject, ""},
-		{"data NaN", `{` + valid + `,"data":NaN}`, notObject, ""},
+		{"data NaN", `{` + valid + `,"data":NaN}`, errNaN.Reason, ""},
+		{"data NaN deeper", `{"data": {"a":[1, NaN]},` + valid + `}`, errNaN.Reason, ""},
+		{"data nan, as C prints it", `{"data": nan,` + valid + `}`, errNaN.Reason, ""},
+		{"data -nan", `{"data":-nan,` + valid + `}`, errNaN.Reason, ""},
+		{"data Infinity", `{"data":Infinity,` + valid + `}`, errInfinity.Reason, ""},
+		{"data -Infinity", `{"data":-Infinity,` + valid + `}`, errInfinity.Reason, ""},
+		{"data inf", `{"data":[inf],` + valid + `}`, errInfinity.Reason, ""},
+		{"data inf and more", `{"data":info,` + valid + `}`, notObject, ""},
+		{"data that has NaN in it", `{"data":xNaN,` + valid + `}`, notObject, ""},
+		{"half a string, nan", `{"event":"nan`, notObject, ""},
+		{"a bad escape, nan", `{"event":":\nan\inf"}`, notObject, ""},
+		{"NaN for a key", `{NaN:1}`, notObject, ""},
+		{"NaN alone", `NaN`, notObject, ""},
 		{"data with a leading zero", `{` + valid + `,"data":01}`, notObject, ""},
 		{"data with a leading plus", `{` + valid + `,"data":+1}`, notObject, ""},
 		{"data half a literal", `{` + valid + `,"data":nul}`, notObject, ""},

@@ -96,8 +96,7 @@ type Error struct{ Reason string }
 
 func (e *Error) Error() string { return e.Reason }
 
-// ErrInvalidUTF8 is Decode's error for bytes that are not UTF-8. It is separate from the others because in a text frame
-// it ends the connection (RFC 6455 §8.1).
+// ErrInvalidUTF8 is Decode's error for bytes that are not UTF-8, nor anything else that it has a name for.
 var ErrInvalidUTF8 = &Error{"message is not valid UTF-8"}
 
 // These are for a message that has no action, or one that is not known.

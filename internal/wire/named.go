@@ -1,0 +1,60 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+)
+
+// Texts that others' programs send for JSON get an error that says what they are.
+var (
+	errUTF16    = &Error{"message is UTF-16: send UTF-8"}
+	errGzip     = &Error{"message is gzip: send it uncompressed"}
+	errNaN      = &Error{"NaN is no JSON: send null or a string"}
+	errInfinity = &Error{"Infinity is no JSON: send null or a string"}
+)
+
+// mark is UTF-8's byte order mark, which editors and shells of Windows put in front of a text.
+var mark = []byte("\ufeff")
+
+// notUTF8 names what p is, which is not UTF-8.
+func notUTF8(p []byte) error {
+	switch {
+	case bytes.HasPrefix(p, []byte("\xff\xfe")), bytes.HasPrefix(p, []byte("\xfe\xff")), hasZero(p):
+		return errUTF16
+	case bytes.HasPrefix(p, []byte("\x1f\x8b")): // RFC 1952 §2.3.1
+		return errGzip
+	}
+	return ErrInvalidUTF8
+}
+
+// hasZero reports whether one of the first two bytes is zero, and the other not, as ASCII is in UTF-16.
+func hasZero(p []byte) bool { return len(p) >= 2 && (p[0] == 0) != (p[1] == 0) }
+
+// notObject names what p is, UTF-8 that is not one JSON object.
+func notObject(p []byte) error {
+	if hasZero(p) {
+		return errUTF16
+	}
+	syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(p, new(json.RawMessage)))
+	if !ok || syntax.Offset >= int64(len(p)) { // at the end it may be inside a string
+		return errNotObject
+	}
+	at := int(syntax.Offset) - 1
+	start := len(bytes.TrimRightFunc(p[:at], isLetter))
+	end := len(p) - len(bytes.TrimLeftFunc(p[start:], isLetter))
+	before := bytes.TrimRight(bytes.TrimRight(p[:start], "+-"), " \t\r\n")
+	if len(before) == 0 || !strings.ContainsRune(":,[", rune(before[len(before)-1])) {
+		return errNotObject // not where a value begins
+	}
+	switch strings.ToLower(string(p[start:end])) {
+	case "nan":
+		return errNaN
+	case "inf", "infinity":
+		return errInfinity
+	}
+	return errNotObject
+}
+
+func isLetter(r rune) bool { return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' }
