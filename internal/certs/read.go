@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -14,47 +15,59 @@ import (
 // maxFileBytes is far above any chain; it keeps a wrong path (a disk image, a log) from being read into memory.
 const maxFileBytes = 1 << 20
 
-// read returns the pair in two PEM files, its Leaf set. The error is one line that names the file, what is wrong with
-// it and what to do.
+// certSetting and keySetting name the files as an operator sets them.
+const (
+	certSetting = "CERT_FILE"
+	keySetting  = "KEY_FILE"
+)
+
+// read returns the pair in two PEM files, its Leaf set. The error is one line that names the setting, the file, what is
+// wrong with it and what to do.
 func read(certFile, keyFile string) (*tls.Certificate, error) {
 	certPEM, err := contents(certFile)
 	if err != nil {
-		return nil, fmt.Errorf("certificate file %q: %w", certFile, err)
+		return nil, fmt.Errorf("%s=%q: %w", certSetting, certFile, err)
 	}
 	keyPEM, err := contents(keyFile)
 	if err != nil {
-		return nil, fmt.Errorf("key file %q: %w", keyFile, err)
+		return nil, fmt.Errorf("%s=%q: %w", keySetting, keyFile, err)
 	}
 
 	block := find(certPEM, isCertificate)
 	if block == nil {
-		return nil, fmt.Errorf("certificate file %q: %s", certFile,
+		return nil, fmt.Errorf("%s=%q: %s", certSetting, certFile,
 			missing(find(certPEM, isKey) != nil, "certificate", "key"))
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("certificate file %q: its first certificate is damaged (%w): copy it here again",
+		return nil, fmt.Errorf("%s=%q: its first certificate is damaged (%w): copy it here again", certSetting,
 			certFile, err)
 	}
 
 	block = find(keyPEM, isKey)
 	if block == nil {
-		return nil, fmt.Errorf("key file %q: %s", keyFile,
+		return nil, fmt.Errorf("%s=%q: %s", keySetting, keyFile,
 			missing(find(keyPEM, isCertificate) != nil, "key", "certificate"))
 	}
 	if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
-		return nil, fmt.Errorf("key file %q: the key is encrypted: store it without a passphrase (openssl pkey -in FILE -out NEWFILE)", keyFile)
+		return nil, fmt.Errorf("%s=%q: the key is encrypted: store it without a passphrase (openssl pkey -in FILE -out NEWFILE)",
+			keySetting, keyFile)
 	}
 
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return nil, fmt.Errorf("key file %q does not fit certificate file %q (%w): use the key this certificate was made with, and put the server's own certificate first", keyFile, certFile, err)
+		return nil, fmt.Errorf("%s=%q does not fit %s=%q (%w): use the key this certificate was made with, and put the server's own certificate first",
+			keySetting, keyFile, certSetting, certFile, err)
 	}
 	pair.Leaf = leaf
 	return &pair, nil
 }
 
-// contents reads a regular file; anything else might block or never end. Its error does not name the file.
+// mark is UTF-8's byte order mark, which editors of Windows put in front, where pem looks for the first line.
+var mark = []byte("\ufeff")
+
+// contents reads a regular file; anything else might block or never end. A byte order mark is skipped. The error does
+// not name the file.
 func contents(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -69,7 +82,10 @@ func contents(path string) ([]byte, error) {
 	if err != nil {
 		return nil, advise(err)
 	}
-	return data, nil
+	if bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")) {
+		return nil, errors.New("the file is UTF-16: save it as UTF-8")
+	}
+	return bytes.TrimPrefix(data, mark), nil
 }
 
 // advise adds the remedy to an error of the file system and drops the path, which the caller quotes.

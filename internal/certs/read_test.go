@@ -47,35 +47,39 @@ func TestLoadSaysWhichFileWhatAndWhatToDo(t *testing.T) {
 		want      string // CERT and KEY stand in for the paths
 	}{
 		{"no certificate file", absent, file(id.key),
-			`certificate file "CERT": no such file or directory: correct the path or put the file there`},
+			`CERT_FILE="CERT": no such file or directory: correct the path or put the file there`},
 		{"no key file", file(id.cert), absent,
-			`key file "KEY": no such file or directory: correct the path or put the file there`},
+			`KEY_FILE="KEY": no such file or directory: correct the path or put the file there`},
 		{"folder", folder, file(id.key),
-			`certificate file "CERT": not a regular file: give the path of a PEM file`},
+			`CERT_FILE="CERT": not a regular file: give the path of a PEM file`},
 		{"pipe", file(id.cert), fifo,
-			`key file "KEY": not a regular file: give the path of a PEM file`},
+			`KEY_FILE="KEY": not a regular file: give the path of a PEM file`},
 		{"huge", file(id.cert), file(make([]byte, maxFileBytes+1)),
-			`key file "KEY": 1048577 bytes are too many: give the path of a PEM file`},
+			`KEY_FILE="KEY": 1048577 bytes are too many: give the path of a PEM file`},
 		{"empty", file(nil), file(id.key),
-			`certificate file "CERT": holds no PEM certificate: give the path of a file with a line that begins with -----BEGIN`},
+			`CERT_FILE="CERT": holds no PEM certificate: give the path of a file with a line that begins with -----BEGIN`},
 		{"empty key", file(id.cert), file(nil),
-			`key file "KEY": holds no PEM key: give the path of a file with a line that begins with -----BEGIN`},
+			`KEY_FILE="KEY": holds no PEM key: give the path of a file with a line that begins with -----BEGIN`},
+		{"UTF-16", file([]byte("\xff\xfe-\x00")), file(id.key),
+			`CERT_FILE="CERT": the file is UTF-16: save it as UTF-8`},
+		{"UTF-16 key", file(id.cert), file([]byte("\xfe\xff\x00-")),
+			`KEY_FILE="KEY": the file is UTF-16: save it as UTF-8`},
 		{"exchanged", file(id.key), file(id.cert),
-			`certificate file "CERT": holds a key and no certificate: exchange the two paths`},
+			`CERT_FILE="CERT": holds a key and no certificate: exchange the two paths`},
 		{"certificate twice", file(id.cert), file(id.cert),
-			`key file "KEY": holds a certificate and no key: exchange the two paths`},
+			`KEY_FILE="KEY": holds a certificate and no key: exchange the two paths`},
 		{"damaged certificate", file(damaged), file(id.key),
-			`certificate file "CERT": its first certificate is damaged (x509: malformed certificate): copy it here again`},
+			`CERT_FILE="CERT": its first certificate is damaged (x509: malformed certificate): copy it here again`},
 		{"encrypted key", file(id.cert), file(encrypted),
-			`key file "KEY": the key is encrypted: store it without a passphrase (openssl pkey -in FILE -out NEWFILE)`},
+			`KEY_FILE="KEY": the key is encrypted: store it without a passphrase (openssl pkey -in FILE -out NEWFILE)`},
 		{"key encrypted the old way", file(id.cert), file(oldEncrypted),
-			`key file "KEY": the key is encrypted: store it without a passphrase (openssl pkey -in FILE -out NEWFILE)`},
+			`KEY_FILE="KEY": the key is encrypted: store it without a passphrase (openssl pkey -in FILE -out NEWFILE)`},
 		{"another's key", file(id.cert), file(stranger.key),
-			`key file "KEY" does not fit certificate file "CERT" (tls: private key does not match public key): use the key this certificate was made with, and put the server's own certificate first`},
+			`KEY_FILE="KEY" does not fit CERT_FILE="CERT" (tls: private key does not match public key): use the key this certificate was made with, and put the server's own certificate first`},
 		{"key of another kind", file(id.cert), file(encodeKey(t, otherKind)),
-			`key file "KEY" does not fit certificate file "CERT" (tls: private key type does not match public key type): use the key this certificate was made with, and put the server's own certificate first`},
+			`KEY_FILE="KEY" does not fit CERT_FILE="CERT" (tls: private key type does not match public key type): use the key this certificate was made with, and put the server's own certificate first`},
 		{"chain in the wrong order", file(append(bytes.Clone(stranger.cert), id.cert...)), file(id.key),
-			`key file "KEY" does not fit certificate file "CERT" (tls: private key does not match public key): use the key this certificate was made with, and put the server's own certificate first`},
+			`KEY_FILE="KEY" does not fit CERT_FILE="CERT" (tls: private key does not match public key): use the key this certificate was made with, and put the server's own certificate first`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -101,6 +105,17 @@ func TestOneFileMayHoldBoth(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "all.pem")
 	put(t, path, append(bytes.Clone(id.key), id.cert...))
 	if _, err := Load(path, path, slog.New(slog.DiscardHandler)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestByteOrderMarkIsSkipped(t *testing.T) {
+	id := issue(t, "pi")
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "c.pem"), filepath.Join(dir, "k.pem")
+	put(t, cert, append([]byte("\ufeff"), id.cert...))
+	put(t, key, append([]byte("\ufeff"), id.key...))
+	if _, err := Load(cert, key, slog.New(slog.DiscardHandler)); err != nil {
 		t.Error(err)
 	}
 }

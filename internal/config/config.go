@@ -108,8 +108,9 @@ func Settings() []Setting {
 const keyCredential = "api-key"
 
 // Parse reads every setting through getenv, which returns "" for one that is not set and so has its default. Blanks
-// around a value are ignored. The error is one printable line about the first wrong setting: its name, its value (never
-// that of API_KEY) and what is allowed.
+// around a value are ignored, and so is a byte order mark in front of it, which editors and shells of Windows put
+// there. The error is one printable line about the first wrong setting: its name, its value (never that of API_KEY) and
+// what is allowed.
 //
 // Without API_KEY the key is the credential api-key, if the service manager has handed one over: the variable
 // CREDENTIALS_DIRECTORY says where.
@@ -122,7 +123,7 @@ func Parse(getenv func(string) string) (Config, error) {
 	for _, r := range settings {
 		// ASCII blanks only: an exotic space pasted around a key is not part of what was meant, and dropping it
 		// silently would hide why no client gets in.
-		text := strings.Trim(getenv(r.name), blanks)
+		text := trim(getenv(r.name))
 		isPreset := text == ""
 		switch {
 		case isPreset && r.kind.secret:
@@ -162,8 +163,10 @@ func credential(getenv func(string) string) (string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("read the key's credential: %w", err)
 	}
-	return strings.Trim(string(p), blanks), nil
+	return trim(string(p)), nil
 }
+
+func trim(text string) string { return strings.Trim(strings.TrimPrefix(text, "\ufeff"), blanks) }
 
 type row struct {
 	name, preset, help string

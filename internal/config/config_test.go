@@ -263,6 +263,14 @@ func TestKeyIsTakenFromTheCredentialUnlessSet(t *testing.T) {
 			t.Errorf("API_KEY=%q: got key %q from %q, want %q from %q", tt.set, c.APIKey, c.APIKeyFrom, tt.key, tt.from)
 		}
 	}
+	if err := os.WriteFile(file, []byte("\ufefffrom-windows\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for set, want := range map[string]string{"": "from-windows", "\ufeffset\r": "set"} {
+		if c := mustParse(t, env{"CREDENTIALS_DIRECTORY": dir, "API_KEY": set}); c.APIKey != want {
+			t.Errorf("with byte order marks, API_KEY=%q: got key %q, want %q", set, c.APIKey, want)
+		}
+	}
 	if err := os.WriteFile(file, []byte("two\nkeys\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
