@@ -221,6 +221,7 @@ func (c *Conn) rest() bool {
 var (
 	errLent  = errors.New("it is lent")
 	errEnded = errors.New("the client has ended it")
+	errMQTT  = errors.New("the client speaks MQTT")
 
 	errPanicked = errors.New("its request made the server panic")
 )
@@ -268,6 +269,10 @@ func (c *Conn) look() error {
 		}
 		if n == 0 {
 			return errEnded
+		}
+		if isMQTT(buf[:held+n]) {
+			c.set.cfg.MQTT(c.remote)
+			return errMQTT
 		}
 		if held == 0 {
 			c.begins()

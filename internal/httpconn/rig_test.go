@@ -45,6 +45,7 @@ type site struct {
 	plain   atomic.Int64          // answered in the short way
 	joined  atomic.Int64          // hijacked in the short way
 	general atomic.Int64          // by the handler
+	mqtt    atomic.Int64          // clients that speak MQTT
 }
 
 func newSite() *site {
@@ -220,6 +221,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	cfg.HTTP, cfg.Short, cfg.Join = r.http, r.short, r.join
 	cfg.Waiting = quota.New(r.waiting)
 	cfg.Panicked = func(what any, _ []byte) { r.panics <- what }
+	cfg.MQTT = func(net.Addr) { r.mqtt.Add(1) }
 	cfg.Crowded = func(c Crowding) { r.told <- c }
 	var err error
 	if cfg.Poller, err = poll.New(); err != nil {

@@ -48,6 +48,8 @@ type Config struct {
 	KeylessBytes int
 	// Panicked is told of a panic of Short or Join. It must not block.
 	Panicked func(what any, stack []byte)
+	// MQTT is told of a client that speaks MQTT, before its connection is closed. It must not block.
+	MQTT func(from net.Addr)
 	// Crowded is told when a bound has been reached, each kind at most once a minute. It must not block.
 	Crowded func(Crowding)
 

@@ -530,3 +530,20 @@ func TestBrowsersMayAskFromAnyOrigin(t *testing.T) {
 	sv.connect(t, "/subscribe?clientName=page&apiKey="+testKey, "Origin",
 		origin).ask(`{"action":"subscribe","event":"e","id":1}`)
 }
+
+func TestMQTTClientsAreLoggedOnceAMinute(t *testing.T) {
+	sv := start(t)
+	for range 3 {
+		p := sv.dial(t, "tcp")
+		p.Raw([]byte("\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a"))
+		if b, err := p.In.ReadByte(); err == nil {
+			t.Errorf("got the byte %#x, want the end", b)
+		}
+	}
+	lines := sv.log.lines(t, "an MQTT client tried to connect: PiCloud does not speak MQTT")
+	if len(lines) != 1 || !strings.HasPrefix(lines[0]["address"], "127.0.0.1:") ||
+		!strings.Contains(lines[0]["remedy"], "POST /publish") {
+		t.Errorf("logged %v, want one line with the address and what to do", lines)
+	}
+	sv.stillServes(t)
+}

@@ -118,6 +118,7 @@ type Server struct {
 	slow        slowClients
 	fullWarning warning // connections
 	roomWarning warning // subscriptions
+	mqttWarning warning // clients that speak MQTT
 	budget      budget  // of the store
 	created     atomic.Pointer[created]
 }
@@ -174,6 +175,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 			s.log.Error("a request made the server panic, its connection is closed", "panic", what, "stack",
 				string(stack))
 		},
+		MQTT:        s.warnMQTT,
 		HeadTimeout: cfg.HeaderTimeout,
 		BodyTimeout: bodyTimeout,
 		IdleTimeout: idleTimeout,
@@ -308,6 +310,19 @@ func (s *Server) crowded(c httpconn.Crowding) {
 	case httpconn.Waiting:
 		s.log.Warn("all HTTP connections are busy: new ones wait", "connections", c.Bound)
 	}
+}
+
+// warnMQTT warns of a client that speaks MQTT, and got no answer.
+func (s *Server) warnMQTT(from net.Addr) {
+	if !s.mqttWarning.due() {
+		return
+	}
+	address := from.String()
+	if isUnix(from) {
+		address = wsconn.Local
+	}
+	s.log.Warn("an MQTT client tried to connect: PiCloud does not speak MQTT", "address", address,
+		"remedy", "have it use a WebSocket or POST /publish, see docs/protocol.md")
 }
 
 func (s *Server) routes() http.Handler {
