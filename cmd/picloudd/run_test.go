@@ -325,8 +325,8 @@ func TestLimitsFitWhatTheProcessMayOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := wsconn.Limits{MessageBytes: 5 << 10, QueueBytes: 2 << 20, PingEvery: 3 * time.Second,
-		PeerTimeout: 7 * time.Second}
+	want := wsconn.Limits{MessageBytes: 5 << 10, QueueBytes: 2 << 20, UnsentBytes: unsentBytes(memory()),
+		PingEvery: 3 * time.Second, PeerTimeout: 7 * time.Second}
 	for files, connections := range map[int]int{1 << 30: 8192, 1 << 20: 8192, 8192: 6080, 1024: 704, 256: 128} {
 		want.Connections = connections
 		if got := fit(cfg, files); got != want {
