@@ -22,9 +22,14 @@ func memory() int64 {
 func waitingBytes(ram int64) int { return int(min(ram/8, 64<<20)) }
 
 // unsentBytes is what the kernel may take for one client that takes nothing, besides its queue here. By itself it goes
-// up to 4 MiB (net.ipv4.tcp_wmem), which a small machine has no room for: all its TCP sockets together have a tenth of
-// the memory or so (net.ipv4.tcp_mem), and past that they all become slow.
-func unsentBytes(ram int64) int { return int(min(max(ram/2048, 128<<10), 4<<20)) }
+// up to 4 MiB (net.ipv4.tcp_wmem), which a small machine has no room for: all its TCP sockets together have some 9 % of
+// the memory (net.ipv4.tcp_mem), and past that none of them gets on. With 4 GiB and more it may do as it likes.
+func unsentBytes(ram int64) int {
+	if ram >= 4<<30 {
+		return 8 << 20 // tcp(7) reports room only below the half of it
+	}
+	return int(max(ram/8192, 64<<10))
+}
 
 // subscriptionBytes is what all subscriptions together may take.
 func subscriptionBytes(ram int64) int { return int(min(ram/16, 64<<20)) }
@@ -42,6 +47,6 @@ func limitMemory(getenv func(string) string) {
 	debug.SetMemoryLimit(memoryLimit(memory()))
 }
 
-// memoryLimit is a little less than half of ram bytes: what Go does not count, the program and what outlives it, comes on
-// top.
+// memoryLimit is a little less than half of ram bytes: what Go does not count, the program and what outlives it, comes
+// on top.
 func memoryLimit(ram int64) int64 { return ram / 16 * 7 }

@@ -28,9 +28,9 @@ func TestMemoryLimitIsLessThanHalfOfTheMachine(t *testing.T) {
 		t.Errorf("the limit is %d bytes", got)
 	}
 	for ram, want := range map[int64][3]int{ // waiting, subscriptions, unsent
-		512 << 20: {64 << 20, 32 << 20, 256 << 10},
-		256 << 20: {32 << 20, 16 << 20, 128 << 10},
-		24 << 30:  {64 << 20, 64 << 20, 4 << 20},
+		512 << 20: {64 << 20, 32 << 20, 64 << 10},
+		1 << 30:   {64 << 20, 64 << 20, 128 << 10},
+		24 << 30:  {64 << 20, 64 << 20, 8 << 20},
 	} {
 		if got := [3]int{waitingBytes(ram), subscriptionBytes(ram), unsentBytes(ram)}; got != want {
 			t.Errorf("of %d bytes: %v, want %v", ram, got, want)

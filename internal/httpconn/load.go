@@ -35,22 +35,23 @@ func (l *load) shown(s *Set) {
 	}
 }
 
-// Waiting calls add for each connection that counts in Config.Waiting, with how much it counts for, and with what ends it
-// as the one that holds most.
+// Waiting calls add for each connection that counts in Config.Waiting, with how much it counts for, and with what ends
+// it as the one that holds most.
 func (s *Set) Waiting(add func(bytes int, end func())) {
-	s.loads(func(l load, h holder) {
+	s.loads(func(l load, _ time.Time, h holder) {
 		if l.bytes > 0 && l.known {
 			add(l.bytes, func() { h.yield(time.Time{}, always) })
 		}
 	})
 }
 
-func (s *Set) loads(add func(load, holder)) {
+// loads calls add for each connection, with when its client was last active.
+func (s *Set) loads(add func(load, time.Time, holder)) {
 	for _, c := range s.all() {
 		c.mu.Lock()
-		l := c.load
+		l, since := c.load, c.since
 		c.mu.Unlock()
-		add(l, c)
+		add(l, since, c)
 	}
 	s.mu.Lock()
 	strangers := make([]*stranger, 0, len(s.strangers))
@@ -60,13 +61,14 @@ func (s *Set) loads(add func(load, holder)) {
 	s.mu.Unlock()
 	for _, st := range strangers {
 		st.mu.Lock()
-		l := st.load
+		l, since := st.load, st.since
 		st.mu.Unlock()
-		add(l, st)
+		add(l, since, st)
 	}
 }
 
-// relieve ends those who hold most without having shown the key, if all of them hold too much.
+// relieve ends those who hold most without having shown the key, if all of them hold too much; of several that hold the
+// same, those that have kept the server waiting the longest.
 func (s *Set) relieve() {
 	if !s.keyless.Over() || !s.relieving.TryLock() {
 		return
@@ -74,15 +76,18 @@ func (s *Set) relieve() {
 	defer s.relieving.Unlock()
 	type held struct {
 		bytes int
+		since time.Time
 		holder
 	}
 	var all []held
-	s.loads(func(l load, h holder) {
+	s.loads(func(l load, since time.Time, h holder) {
 		if l.bytes > 0 && !l.known {
-			all = append(all, held{l.bytes, h})
+			all = append(all, held{l.bytes, since, h})
 		}
 	})
-	slices.SortFunc(all, func(a, b held) int { return cmp.Compare(b.bytes, a.bytes) })
+	slices.SortFunc(all, func(a, b held) int {
+		return cmp.Or(cmp.Compare(b.bytes, a.bytes), a.since.Compare(b.since))
+	})
 	excess := s.keyless.Used() - s.keyless.Limit() // what is ended gives its memory back a moment later
 	for _, h := range all {
 		if excess <= 0 {

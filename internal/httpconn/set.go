@@ -95,9 +95,15 @@ const restBytes = 16 << 10
 
 // New makes a Set.
 func New(cfg Config) *Set {
-	s := &Set{cfg: cfg, crew: cfg.Poller.NewCrew(), lending: relay{conns: make(chan net.Conn), done: make(chan struct{})},
-		slots: newSlots(cfg.Bounds, cfg.Crowded), keyless: quota.New(cfg.KeylessBytes), conns: make(map[*Conn]struct{}),
-		strangers: make(map[net.Conn]*stranger)}
+	s := &Set{
+		cfg:       cfg,
+		crew:      cfg.Poller.NewCrew(),
+		lending:   relay{conns: make(chan net.Conn), done: make(chan struct{})},
+		slots:     newSlots(cfg.Bounds, cfg.Crowded),
+		keyless:   quota.New(cfg.KeylessBytes),
+		conns:     make(map[*Conn]struct{}),
+		strangers: make(map[net.Conn]*stranger),
+	}
 	s.bufs.New = func() any { return new(buffer) }
 	return s
 }

@@ -8,8 +8,8 @@ import (
 )
 
 // Workers are goroutines that run what has been woken, in the order in which it was: what one look of a Poller finds
-// ready first is begun first, and has an effect before what comes behind it begins. As long as what is run is short, one
-// goroutine does it all. What has waited in the line for patience gets another one.
+// ready first is begun first, and has an effect before what comes behind it begins. As long as what is run is short,
+// one goroutine does it all. What has waited in the line for patience gets another one.
 //
 // A goroutine that has finished waits a while for more: a new one has to grow its stack first, which takes a twelfth of
 // the cost of a message that comes alone.

@@ -8,7 +8,7 @@ import (
 
 // KeylessShare is the part of what may wait that belongs to those who have not shown the key. The others have the rest
 // to themselves.
-const KeylessShare = 4
+const KeylessShare = 8
 
 // relieve ends those for whom most waits, if more waits in all than may. Whoever has added to it calls this, so that a
 // publisher is kept from adding more meanwhile.
