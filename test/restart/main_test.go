@@ -96,13 +96,16 @@ func serve(t *testing.T, addr string) (at string, stop func()) {
 		Key:     key,
 		Version: "v0",
 		Limits: wsconn.Limits{
-			Connections: 100, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Minute,
+			Connections: 100, MessageBytes: 64 << 10, QueueBytes: 1 << 20, UnsentBytes: 1 << 20,
+			PingEvery:   time.Minute,
 			PeerTimeout: time.Minute,
 		},
-		Subscriptions: 100,
-		HeaderTimeout: time.Minute,
-		WrongKeys:     8,
-		Requests:      100,
+		Subscriptions:     100,
+		SubscriptionBytes: 64 << 20,
+		WaitingBytes:      64 << 20,
+		HeaderTimeout:     time.Minute,
+		WrongKeys:         8,
+		Requests:          100,
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
