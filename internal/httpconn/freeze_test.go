@@ -88,8 +88,8 @@ func TestUnfinishedRequestIsLeftToTheNextProcess(t *testing.T) {
 					c.send("%s", plainPost("before"))
 					c.want("POST", 201, "before")
 					c.send("%s", text[:cut])
-					r.handOver()
-					r.handOver()
+					r = r.handOver()
+					r = r.handOver()
 					if r.general.Load() > 1 { // a process that gave it back may have begun it
 						t.Errorf("cut at %d: %d requests were begun", cut, r.general.Load())
 					}
@@ -102,7 +102,7 @@ func TestUnfinishedRequestIsLeftToTheNextProcess(t *testing.T) {
 					}
 					c.want("POST", 201, "behind")
 					if name != "with a bare LF" {
-						r.handOver()
+						r = r.handOver()
 						c.send("%s", plainPost("once more"))
 						c.want("POST", 201, "once more")
 					}
@@ -198,7 +198,7 @@ func TestIdleConnectionIsIdleForTheNextProcess(t *testing.T) {
 	c.send(get)
 	c.want("GET", 200, "/echo")
 	r.atRest()
-	r.handOver()
+	r = r.handOver()
 	r.atRest()
 	if n := r.count((*Conn).idle); n != 1 {
 		t.Errorf("%d connections count as idle, want the one that has had an answer", n)
@@ -303,7 +303,7 @@ func TestNobodyNoticesHandOvers(t *testing.T) {
 	for range generations {
 		goal := answered.Load() + clients
 		wait.Until(t, "each has had an answer or so", func() bool { return answered.Load() >= goal || t.Failed() })
-		r.handOver()
+		r = r.handOver()
 	}
 	close(stop)
 	wait.Within(t, "all clients have ended", talking.Wait)

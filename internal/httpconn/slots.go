@@ -55,8 +55,8 @@ type slots struct {
 	leaving    sync.Cond // of mu
 	unbound    bool
 	tcp, local pool
-	ending     int                       // connections that have lost their slot and are not gone yet
-	networks   map[netip.Addr]*list.List // of *slot, without the key
+	ending     int                // connections that have lost their slot and are not gone yet
+	networks   map[netip.Addr]int // those in tcp.without
 	told       [crowdingKinds]time.Time
 	entered    uint64
 	evicted    uint64
@@ -80,12 +80,11 @@ type slot struct {
 	pool    *pool
 
 	// Guarded by slots.mu.
-	shown      bool          // the key
-	free       bool          // the connection has it no more
-	ending     bool          // but is not gone yet
-	active     time.Time     // when the client was active, as far as is known
-	everywhere *list.Element // in one of pool's lists; nil while the holder is asked
-	within     *list.Element // in that of its network
+	shown  bool          // the key
+	free   bool          // the connection has it no more
+	ending bool          // but is not gone yet
+	active time.Time     // when the client was active, as far as is known
+	listed *list.Element // in one of pool's lists; nil while the holder is asked
 }
 
 func (sl *slot) isLocal() bool { return !sl.network.IsValid() }
@@ -107,7 +106,7 @@ const (
 )
 
 func newSlots(b Bounds, crowded func(Crowding)) *slots {
-	s := &slots{bounds: b, crowded: crowded, networks: make(map[netip.Addr]*list.List)}
+	s := &slots{bounds: b, crowded: crowded, networks: make(map[netip.Addr]int)}
 	s.leaving.L = &s.mu
 	s.tcp.most, s.local.most = b.TCP, b.Local
 	return s
@@ -133,8 +132,8 @@ func (s *slots) enter(h holder, network netip.Addr) *slot {
 		}
 	}
 	s.take(sl)
-	if own := s.networks[network]; own != nil && own.Len() > s.bounds.Network && s.evict(own, ifInactive) {
-		s.tell(Crowding{Kind: NetworkFull, From: network, Holds: own.Len(), Bound: s.bounds.Network})
+	if n := s.networks[network]; n > s.bounds.Network && s.evict(&s.tcp.without, ifInactive, network) {
+		s.tell(Crowding{Kind: NetworkFull, From: network, Holds: n, Bound: s.bounds.Network})
 	}
 	return sl
 }
@@ -172,19 +171,19 @@ func (s *slots) take(sl *slot) {
 // there may be one now. mu must be held, and is released meanwhile.
 func (s *slots) makeRoom(p *pool) bool {
 	// No key is asked for on a Unix socket, so that whoever is busy there may be anybody.
-	if p == &s.local && s.evict(&p.without, ifResting) {
+	if p == &s.local && s.evict(&p.without, ifResting, anybody) {
 		return true
 	}
 	for _, d := range []demand{ifInactive, always} {
 		if p.taken < p.most {
 			return true
 		}
-		if s.evict(&p.without, d) {
+		if s.evict(&p.without, d, anybody) {
 			s.tell(Crowding{Kind: Full, Bound: p.most})
 			return true
 		}
 	}
-	return p.taken < p.most || s.evict(&p.with, ifResting)
+	return p.taken < p.most || s.evict(&p.with, ifResting, anybody)
 }
 
 // wait waits until a slot may be free. mu must be held, and is released meanwhile.
@@ -201,11 +200,17 @@ func (s *slots) wait(p *pool) {
 	}
 }
 
-// evict closes the connection of a list whose client has been inactive the longest, and reports whether there was one
-// that had to yield. mu must be held, and is released meanwhile.
-func (s *slots) evict(l *list.List, d demand) bool {
+// anybody is no network.
+var anybody netip.Addr
+
+// evict closes the connection of a list, and of a network if one is given, whose client has been inactive the longest,
+// and reports whether there was one that had to yield. mu must be held, and is released meanwhile.
+func (s *slots) evict(l *list.List, d demand, from netip.Addr) bool {
 	for range 2 * l.Len() { // the first time may only show that a client has been active
 		e := l.Front()
+		for e != nil && from != anybody && e.Value.(*slot).network != from {
+			e = e.Next()
+		}
 		if e == nil {
 			break
 		}
@@ -232,20 +237,15 @@ func (s *slots) evict(l *list.List, d demand) bool {
 	return false
 }
 
-// list puts a slot into its lists, which are in the order of slot.active. mu must be held.
+// list puts a slot into its list, which is in the order of slot.active. mu must be held.
 func (s *slots) list(sl *slot) {
 	if sl.shown {
-		sl.everywhere = insert(&sl.pool.with, sl)
+		sl.listed = insert(&sl.pool.with, sl)
 		return
 	}
-	sl.everywhere = insert(&sl.pool.without, sl)
+	sl.listed = insert(&sl.pool.without, sl)
 	if !sl.isLocal() {
-		own := s.networks[sl.network]
-		if own == nil {
-			own = list.New()
-			s.networks[sl.network] = own
-		}
-		sl.within = insert(own, sl)
+		s.networks[sl.network]++
 	}
 }
 
@@ -259,23 +259,22 @@ func insert(l *list.List, sl *slot) *list.Element {
 	return l.PushFront(sl)
 }
 
-// unlist takes a slot out of its lists. mu must be held.
+// unlist takes a slot out of its list. mu must be held.
 func (s *slots) unlist(sl *slot) {
-	if sl.everywhere == nil {
+	if sl.listed == nil {
 		return
 	}
 	if sl.shown {
-		sl.pool.with.Remove(sl.everywhere)
+		sl.pool.with.Remove(sl.listed)
 	} else {
-		sl.pool.without.Remove(sl.everywhere)
-	}
-	if sl.within != nil {
-		own := s.networks[sl.network]
-		if own.Remove(sl.within); own.Len() == 0 {
+		sl.pool.without.Remove(sl.listed)
+		if n := s.networks[sl.network]; n > 1 {
+			s.networks[sl.network] = n - 1
+		} else {
 			delete(s.networks, sl.network)
 		}
 	}
-	sl.everywhere, sl.within = nil, nil
+	sl.listed = nil
 }
 
 // show notes that a connection has shown the key.
@@ -285,7 +284,7 @@ func (s *slots) show(sl *slot) {
 	if sl.shown || sl.free {
 		return
 	}
-	listed := sl.everywhere != nil
+	listed := sl.listed != nil
 	s.unlist(sl)
 	sl.shown = true
 	if listed {
@@ -332,9 +331,9 @@ func (s *slots) tell(c Crowding) {
 	}
 	s.told[c.Kind] = now
 	if c.Kind != NetworkFull {
-		for network, own := range s.networks {
-			if own.Len() > c.Holds {
-				c.From, c.Holds = network, own.Len()
+		for network, n := range s.networks {
+			if n > c.Holds {
+				c.From, c.Holds = network, n
 			}
 		}
 	}

@@ -63,9 +63,6 @@ const InfoEvery = 5 * time.Second
 // headBytes is how long a request's line and headers may be.
 const headBytes = 16 << 10
 
-// unsentBytes is what the kernel may take of an answer that its client, who may have no key, does not take.
-const unsentBytes = 64 << 10
-
 // How long things may take: a request's body, after its headers; an answer; a stop.
 const (
 	bodyTimeout   = 20 * time.Second
@@ -184,7 +181,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		IdleTimeout: idleTimeout,
 		SendTimeout: answerTimeout,
 		HeadBytes:   headBytes,
-		UnsentBytes: min(cfg.Limits.UnsentBytes, unsentBytes),
+		UnsentBytes: cfg.Limits.UnsentBytes,
 		RecallBytes: headBytes + 2*cfg.Limits.MessageBytes, // a chunked body can be longer than its message
 	})
 	s.http.ConnState, s.http.ConnContext = s.httpConns.Note, s.httpConns.ConnContext

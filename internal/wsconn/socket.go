@@ -154,7 +154,6 @@ func newSocket(nc net.Conn, l *Limits) (s socket, place poll.Place, ahead []byte
 		_, isTCP := nc.(net.Conn).RemoteAddr().(*net.TCPAddr)
 		if s.fd, place, ahead, err = nc.Take(); err == nil && isTCP {
 			watchPeer(s.fd, l.PeerTimeout)
-			poll.LimitUnsent(s.fd, l.UnsentBytes)
 		}
 		return s, place, ahead, err
 	case *tls.Conn:
