@@ -28,7 +28,7 @@ func unsentBytes(ram int64) int {
 	if ram >= 4<<30 {
 		return 8 << 20 // tcp(7) reports room only below the half of it
 	}
-	return int(max(ram/8192, 64<<10))
+	return int(max(ram/16384, 32<<10))
 }
 
 // subscriptionBytes is what all subscriptions together may take.

@@ -28,8 +28,8 @@ func TestMemoryLimitIsLessThanHalfOfTheMachine(t *testing.T) {
 		t.Errorf("the limit is %d bytes", got)
 	}
 	for ram, want := range map[int64][3]int{ // waiting, subscriptions, unsent
-		512 << 20: {64 << 20, 32 << 20, 64 << 10},
-		1 << 30:   {64 << 20, 64 << 20, 128 << 10},
+		512 << 20: {64 << 20, 32 << 20, 32 << 10},
+		1 << 30:   {64 << 20, 64 << 20, 64 << 10},
 		24 << 30:  {64 << 20, 64 << 20, 8 << 20},
 	} {
 		if got := [3]int{waitingBytes(ram), subscriptionBytes(ram), unsentBytes(ram)}; got != want {

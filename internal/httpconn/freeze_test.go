@@ -102,7 +102,7 @@ func TestUnfinishedRequestIsLeftToTheNextProcess(t *testing.T) {
 					}
 					c.want("POST", 201, "behind")
 					if name != "with a bare LF" {
-						r = r.handOver()
+						r.handOver()
 						c.send("%s", plainPost("once more"))
 						c.want("POST", 201, "once more")
 					}
