@@ -31,7 +31,6 @@ type Conn struct {
 	used  bool      // a request has been answered on it
 	since time.Time // when the rest began, or the first byte of in came
 	head  bool      // in has a whole head
-	key   bool      // the slot knows that it has been shown
 	rests bool      // it is lent for good, and between two requests
 	lent  int       // what a call that blocks costs, as long as it may: bytes
 	load  load      // what all of it counts for
@@ -138,15 +137,18 @@ func (c *Conn) network() netip.Addr { return Network(addr(c.remote), addr(c.loca
 // shown notes that a request of the connection has shown the key.
 func (c *Conn) shown() {
 	c.mu.Lock()
-	known := c.key || c.slot.isLocal() // where there is no key
-	if !known {
-		c.key = true
-		c.load.shown(c.set)
-	}
+	first := c.load.shown(c.set)
 	c.mu.Unlock()
-	if !known {
+	if first {
 		c.set.slots.show(c.slot)
 	}
+}
+
+// bears is bearer's.
+func (c *Conn) bears() (load, time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.load, c.since
 }
 
 // settle brings up to date what the connection counts for. mu must be held.

@@ -1,10 +1,10 @@
 package httpconn
 
 import (
-	"cmp"
-	"context"
-	"slices"
+	"iter"
 	"time"
+
+	"picloud/internal/quota"
 )
 
 // A load is the memory that a connection counts for. Its owner's lock guards it.
@@ -26,86 +26,56 @@ func (l *load) set(s *Set, n int) {
 	l.bytes = n
 }
 
-// shown makes it count among those that have shown the key.
-func (l *load) shown(s *Set) {
-	if !l.known {
-		l.known = true
-		s.keyless.Add(-l.bytes)
-		s.cfg.Waiting.Add(l.bytes)
+// shown makes it count among those that have shown the key, and reports whether it has not before.
+func (l *load) shown(s *Set) bool {
+	if l.known {
+		return false
 	}
+	l.known = true
+	s.keyless.Add(-l.bytes)
+	s.cfg.Waiting.Add(l.bytes)
+	return true
 }
 
-// Waiting calls add for each connection that counts in Config.Waiting, with how much it counts for, and with what ends
-// it as the one that holds most.
-func (s *Set) Waiting(add func(bytes int, end func())) {
-	s.loads(func(l load, _ time.Time, h holder) {
-		if l.bytes > 0 && l.known {
-			add(l.bytes, func() { h.yield(time.Time{}, always) })
+// A bearer is a holder that counts for some memory.
+type bearer interface {
+	holder
+	// bears returns how much that is, and when the client was last active.
+	bears() (load, time.Time)
+}
+
+// Waiting is what counts in Config.Waiting.
+func (s *Set) Waiting() iter.Seq[quota.Share] { return s.shares(true) }
+
+// shares is what those hold who have shown the key, or need not, or what the others do.
+func (s *Set) shares(known bool) iter.Seq[quota.Share] {
+	return func(yield func(quota.Share) bool) {
+		for _, b := range s.bearers() {
+			l, since := b.bears()
+			end := func() { b.yield(time.Time{}, always) }
+			if l.bytes > 0 && l.known == known && !yield(quota.Share{Held: l.bytes, Since: since, End: end}) {
+				return
+			}
 		}
-	})
+	}
 }
 
-// loads calls add for each connection, with when its client was last active.
-func (s *Set) loads(add func(load, time.Time, holder)) {
-	for _, c := range s.all() {
-		c.mu.Lock()
-		l, since := c.load, c.since
-		c.mu.Unlock()
-		add(l, since, c)
-	}
+func (s *Set) bearers() []bearer {
 	s.mu.Lock()
-	strangers := make([]*stranger, 0, len(s.strangers))
+	defer s.mu.Unlock()
+	list := make([]bearer, 0, len(s.conns)+len(s.strangers))
+	for c := range s.conns {
+		list = append(list, c)
+	}
 	for _, st := range s.strangers {
-		strangers = append(strangers, st)
+		list = append(list, st)
 	}
-	s.mu.Unlock()
-	for _, st := range strangers {
-		st.mu.Lock()
-		l, since := st.load, st.since
-		st.mu.Unlock()
-		add(l, since, st)
-	}
+	return list
 }
 
-// relieve ends those who hold most without having shown the key, if all of them hold too much; of several that hold the
-// same, those that have kept the server waiting the longest.
+// relieve sees to it that those who have not shown the key hold no more than they may.
 func (s *Set) relieve() {
-	if !s.keyless.Over() || !s.relieving.TryLock() {
-		return
-	}
-	defer s.relieving.Unlock()
-	type held struct {
-		bytes int
-		since time.Time
-		holder
-	}
-	var all []held
-	s.loads(func(l load, since time.Time, h holder) {
-		if l.bytes > 0 && !l.known {
-			all = append(all, held{l.bytes, since, h})
-		}
-	})
-	slices.SortFunc(all, func(a, b held) int {
-		return cmp.Or(cmp.Compare(b.bytes, a.bytes), a.since.Compare(b.since))
-	})
-	excess := s.keyless.Used() - s.keyless.Limit() // what is ended gives its memory back a moment later
-	for _, h := range all {
-		if excess <= 0 {
-			break
-		}
-		h.yield(time.Time{}, always)
-		excess -= h.bytes
-	}
-}
-
-// relieveAlways is relieve whenever it is due, until ctx ends.
-func (s *Set) relieveAlways(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.keyless.Exceeded():
-			s.relieve()
-		}
+	if s.keyless.Over() {
+		s.keyless.Relieve(s.shares(false))
 	}
 }

@@ -72,8 +72,6 @@ type Set struct {
 	slots   *slots
 	keyless *quota.Quota
 
-	relieving sync.Mutex // held by whoever ends those who hold most
-
 	draining atomic.Bool // each answer is its connection's last
 	closed   atomic.Bool // no connection goes on
 
@@ -113,7 +111,7 @@ func (s *Set) Run(ctx context.Context) {
 	var lending sync.WaitGroup
 	defer lending.Wait()
 	lending.Go(func() { s.cfg.HTTP.Serve(&s.lending) })
-	lending.Go(func() { s.relieveAlways(ctx) })
+	lending.Go(func() { s.keyless.Run(ctx, s.shares(false)) })
 	defer s.lending.Close()
 	s.sweep(ctx)
 }

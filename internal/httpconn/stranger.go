@@ -18,7 +18,6 @@ type stranger struct {
 	mu    sync.Mutex
 	since time.Time // when it was accepted, its request began, or its last answer was given
 	rests bool      // between two requests
-	key   bool      // it has been shown
 	load  load
 }
 
@@ -73,15 +72,18 @@ func (st *stranger) note(rests bool) {
 
 func (st *stranger) shown(s *Set) {
 	st.mu.Lock()
-	known := st.key
-	if !known {
-		st.key = true
-		st.load.shown(s)
-	}
+	first := st.load.shown(s)
 	st.mu.Unlock()
-	if !known {
+	if first {
 		s.slots.show(st.slot)
 	}
+}
+
+// bears is bearer's.
+func (st *stranger) bears() (load, time.Time) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.load, st.since
 }
 
 // yield is holder's.

@@ -113,8 +113,6 @@ type Server struct {
 
 	keptOverRestart, lostOverRestart int
 
-	relieving sync.Mutex // held by whoever ends the longest queues
-
 	slow        slowClients
 	fullWarning warning // connections
 	roomWarning warning // subscriptions
@@ -201,7 +199,7 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 			failed <- err
 		}
 	})
-	parts.Go(func() { s.relieveAlways(serving) })
+	parts.Go(func() { s.waiting.Run(serving, s.wsConns.Waiting(), s.httpConns.Waiting()) })
 	parts.Go(func() { s.wsConns.Run(serving) })
 	parts.Go(func() { s.httpConns.Run(serving) })
 	s.beginRestored()

@@ -3,6 +3,7 @@ package wsconn
 import (
 	"context"
 	"errors"
+	"iter"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -311,15 +312,16 @@ func (s *Set) conns() []*Conn {
 	return conns
 }
 
-// Waiting calls add for each connection that counts in the quota, with how much it counts for, and with what ends it as
-// the one that holds most.
-func (s *Set) Waiting(add func(bytes int, end func())) {
-	for _, c := range s.All() {
-		c.mu.Lock()
-		n := c.charge
-		c.mu.Unlock()
-		if n > 0 {
-			add(n, c.closeLongest)
+// Waiting is what counts in the Set's quota.
+func (s *Set) Waiting() iter.Seq[quota.Share] {
+	return func(yield func(quota.Share) bool) {
+		for _, c := range s.All() {
+			c.mu.Lock()
+			n := c.charge
+			c.mu.Unlock()
+			if n > 0 && !yield(quota.Share{Held: n, End: c.closeLongest}) {
+				return
+			}
 		}
 	}
 }
