@@ -45,7 +45,7 @@ func restore(t *testing.T, network string, sv Saved, prepare func(fd int)) *rest
 	if err != nil {
 		t.Fatal(err)
 	}
-	sock, _, _, err := newSocket(taker{near, nil}, &Limits{PeerTimeout: time.Hour, UnsentBytes: 64 << 10})
+	sock, _, _, err := newSocket(taker{near, nil}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -142,7 +142,7 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 	if _, ok := nc.RemoteAddr().(*net.UnixAddr); ok {
 		addr = Local
 	}
-	sock, place, ahead, err := newSocket(nc, &s.limits)
+	sock, place, ahead, err := newSocket(nc, s.limits.PeerTimeout)
 	if err != nil {
 		nc.Close()
 		return nil, err

@@ -148,16 +148,16 @@ type Taker interface {
 }
 
 // newSocket takes over a hijacked connection, a Taker or one of crypto/tls.
-func newSocket(nc net.Conn, l *Limits) (s socket, place poll.Place, ahead []byte, err error) {
+func newSocket(nc net.Conn, peerTimeout time.Duration) (s socket, place poll.Place, ahead []byte, err error) {
 	switch nc := nc.(type) {
 	case Taker:
 		_, isTCP := nc.(net.Conn).RemoteAddr().(*net.TCPAddr)
 		if s.fd, place, ahead, err = nc.Take(); err == nil && isTCP {
-			watchPeer(s.fd, l.PeerTimeout)
+			watchPeer(s.fd, peerTimeout)
 		}
 		return s, place, ahead, err
 	case *tls.Conn:
-		if err := watchPeerOf(nc.NetConn(), l.PeerTimeout); err != nil {
+		if err := watchPeerOf(nc.NetConn(), peerTimeout); err != nil {
 			return socket{}, place, nil, err
 		}
 		return socket{fd: -1, stream: secure{nc}}, place, nil, nil
