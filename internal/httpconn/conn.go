@@ -132,7 +132,7 @@ func (c *Conn) release() (fd int, place poll.Place) {
 }
 
 // network is what counts as the client's address.
-func (c *Conn) network() netip.Addr { return Network(addr(c.remote), addr(c.local)) }
+func (c *Conn) network() netip.Addr { return Network(Address(c.remote), Address(c.local)) }
 
 // shown notes that a request of the connection has shown the key.
 func (c *Conn) shown() {

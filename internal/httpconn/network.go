@@ -22,14 +22,18 @@ func Network(remote, local netip.Addr) netip.Addr {
 	return subnet.Addr()
 }
 
+// Address returns the IP address of a TCP connection's end, or the zero Addr.
+func Address(a net.Addr) netip.Addr {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr()
+	}
+	return netip.Addr{}
+}
+
 // localAddr returns the address on this side of an accepted socket, for Network: that of the listener unless it could
 // matter, since a listener is mostly on all addresses and asking for the socket's takes a system call.
 func localAddr(fd int, remote, listener net.Addr) net.Addr {
-	tcp, ok := remote.(*net.TCPAddr)
-	if !ok {
-		return listener
-	}
-	if a := tcp.AddrPort().Addr(); !a.Is6() || a.Is4In6() || a.IsLinkLocalUnicast() {
+	if a := Address(remote); !a.Is6() || a.Is4In6() || a.IsLinkLocalUnicast() {
 		return listener
 	}
 	sa, err := unix.Getsockname(fd)

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -33,7 +32,7 @@ func (s *Set) Note(nc net.Conn, state http.ConnState) {
 	}
 	if state == http.StateNew {
 		st := &stranger{nc: nc, since: time.Now()}
-		st.slot = s.slots.enter(st, Network(addr(nc.RemoteAddr()), addr(nc.LocalAddr())))
+		st.slot = s.slots.enter(st, Network(Address(nc.RemoteAddr()), Address(nc.LocalAddr())))
 		st.tune(s)
 		st.mu.Lock()
 		st.load.set(s, strangerBytes)
@@ -142,12 +141,4 @@ func (s *Set) Shown(ctx context.Context) {
 			st.shown(s)
 		}
 	}
-}
-
-// addr returns the address of a TCP peer, or the zero Addr.
-func addr(a net.Addr) netip.Addr {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		return tcp.AddrPort().Addr()
-	}
-	return netip.Addr{}
 }

@@ -439,23 +439,15 @@ func query(raw, name string) string {
 	return ""
 }
 
-// address returns the IP address of a TCP connection's end, or the zero Addr.
-func address(a net.Addr) netip.Addr {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		return tcp.AddrPort().Addr()
-	}
-	return netip.Addr{}
-}
-
 // origin returns what counts as the address that a TCP request came from.
 func origin(r *http.Request) netip.Addr {
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return httpconn.Network(from.Addr(), address(local(r)))
+	return httpconn.Network(from.Addr(), httpconn.Address(local(r)))
 }
 
 // plainOrigin is origin for a plain request.
 func plainOrigin(r *httpconn.Request) netip.Addr {
-	return httpconn.Network(address(r.Remote), address(r.Local))
+	return httpconn.Network(httpconn.Address(r.Remote), httpconn.Address(r.Local))
 }
 
 // isLocal reports whether a request came over a Unix socket: that socket's permissions are its key.
@@ -491,6 +483,12 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request) bool {
 		s.httpConns.Shown(r.Context())
 		return true
 	}
+	v.answer(w)
+	return false
+}
+
+// answer answers a request that is not let in.
+func (v verdict) answer(w http.ResponseWriter) {
 	switch v.status {
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Bearer realm="PiCloud"`)
@@ -498,7 +496,6 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request) bool {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(v.retryAfter.Seconds()))))
 	}
 	refuse(w, v.status, v.reason)
-	return false
 }
 
 // named returns the client's name in a request, or answers the request.

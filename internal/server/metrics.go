@@ -23,13 +23,13 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	e.add("picloud_max_connections", gauge, "The connection limit.", float64(st.MaxConnections))
 	e.add("picloud_connection_limit_reached_total", counter, "Times that the last free connection was taken.",
 		float64(st.ConnectionLimitReached))
-	http := s.httpConns.Usage()
-	e.add("picloud_http_connections", gauge, "Connections that are HTTP, not WebSockets.", float64(http.Open))
-	e.add("picloud_max_http_connections", gauge, "The limit of those.", float64(http.Bound))
+	requests := s.httpConns.Usage()
+	e.add("picloud_http_connections", gauge, "Connections that are HTTP, not WebSockets.", float64(requests.Open))
+	e.add("picloud_max_http_connections", gauge, "The limit of those.", float64(requests.Bound))
 	e.add("picloud_http_connections_evicted_total", counter, "HTTP connections closed to make room for new ones.",
-		float64(http.Evicted))
+		float64(requests.Evicted))
 	e.add("picloud_http_connections_waited_total", counter,
-		"New HTTP connections that had to wait because all others were busy.", float64(http.Waited))
+		"New HTTP connections that had to wait because all others were busy.", float64(requests.Waited))
 	e.add("picloud_events", gauge, "Events that have subscribers.", float64(st.Events))
 	e.add("picloud_subscriptions", gauge, "Subscriptions of all connections.", float64(st.Subscriptions))
 	e.add("picloud_published_total", counter, "Messages accepted from publishers.", float64(st.Published))

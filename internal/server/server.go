@@ -294,9 +294,9 @@ func bounds(n int) httpconn.Bounds {
 
 // crowded says that HTTP connections are closed, or have to wait, because there are as many as there may be.
 func (s *Server) crowded(c httpconn.Crowding) {
-	from := "local"
+	from := wsconn.Local
 	if c.From.IsValid() {
-		from = c.From.String()
+		from = name(c.From)
 	}
 	switch c.Kind {
 	case httpconn.NetworkFull:

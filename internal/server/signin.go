@@ -7,10 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"math"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -125,12 +123,9 @@ func (s *Server) codeAdmitted(w http.ResponseWriter, r *http.Request, code strin
 	case 0:
 		return true
 	case http.StatusUnauthorized:
-		w.Header().Set("WWW-Authenticate", `Bearer realm="PiCloud"`)
 		v.reason = "this sign-in code is wrong, used or out of date: picloud open makes a new one"
-	case http.StatusTooManyRequests:
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(v.retryAfter.Seconds()))))
 	}
-	refuse(w, v.status, v.reason)
+	v.answer(w)
 	return false
 }
 
