@@ -383,11 +383,16 @@ func (c *Conn) fail(err error) {
 func (c *Conn) kill() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.cutOff()
+}
+
+// cutOff is kill. mu must be held.
+func (c *Conn) cutOff() {
 	if c.dead { // and perhaps closed: its descriptor may be another client's by now
 		return
 	}
 	c.fail(ErrClosed)
-	c.users++
+	c.users++ // there may be none
 	c.leave()
 }
 

@@ -330,11 +330,10 @@ func (s *Set) Waiting() iter.Seq[quota.Share] {
 func (c *Conn) closeLongest() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.ending == nil:
+	if c.ending == nil {
 		c.closeSlow(ErrLongest)
-	case !c.dead:
-		c.fail(c.ending.why)
+	} else {
+		c.cutOff()
 	}
 }
 

@@ -130,6 +130,27 @@ func TestSlowReaderThatNeverReadsIsCutOff(t *testing.T) {
 	})
 }
 
+// The one with the longest queue goes whatever it is in the middle of, also while it is to answer a goodbye and nobody
+// works on it.
+func TestLongestQueueGoesInEveryState(t *testing.T) {
+	eachNetwork(t, func(t *testing.T, network string) {
+		r := newRig(t, network)
+		for _, before := range []func(*session){
+			func(*session) {},
+			func(s *session) {
+				s.Close(1001, "")
+				s.wantEnded(ErrClosed)
+			},
+			(*session).closeLongest,
+		} {
+			_, s := r.connect()
+			before(s)
+			s.closeLongest()
+			wait.Until(t, "it is gone", func() bool { return r.Len() == 0 })
+		}
+	})
+}
+
 func TestClientThatStallsAndReadsOnLosesNothing(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
 		const queue = 1 << 20
