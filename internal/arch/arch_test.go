@@ -52,6 +52,7 @@ var arrows = map[string][]string{
 	"test":             {},
 	"test/benchmarks":  {},
 	"test/browser":     {},
+	"test/alone":       {},
 	"test/daemon":      {"test/wait"},
 	"test/hostile":     {},
 	"test/load":        {"internal/client", "test/daemon", "test/peer"},

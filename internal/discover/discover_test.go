@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"picloud/internal/leak"
+	"picloud/test/alone"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -132,45 +133,12 @@ func FuzzLearn(f *testing.F) {
 	})
 }
 
-// inside is set in the test's own network, where it is root.
-const inside = "PICLOUD_TEST_NETWORK"
-
-// alone runs the test again in namespaces of its own, which need no root where the kernel lets users create them.
-func alone(t *testing.T) {
-	t.Helper()
-	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-		t.Fatalf("in a network of its own: %v\n%s", err, out)
-	}
-}
-
-// path also finds the commands for root.
-func path() string { return "PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin" }
-
-// must runs commands, one a line.
-func must(t *testing.T, script string) {
-	t.Helper()
-	cmd := exec.Command("sh", "-eu", "-c", script)
-	cmd.Env = append(os.Environ(), path())
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-}
-
 // avahi starts the real responder on another machine of eth7's network, announcing what the package's own script
 // writes, and waits until it does.
 func avahi(t *testing.T, listen string, useTLS string) {
 	t.Helper()
 	bin := t.TempDir()
-	must(t, `
+	alone.Must(t, `
 printf '#!/bin/sh\necho "`+listen+`"\n' >`+bin+`/systemctl
 chmod +x `+bin+`/systemctl
 PATH=`+bin+`:$PATH USE_TLS=`+useTLS+` ../../systemd/announce`)
@@ -187,7 +155,7 @@ ip address add 192.0.2.7/24 dev eth8
 ip -6 address add fe80::7/64 dev eth8 nodad
 ip link set eth8 up
 exec /usr/sbin/avahi-daemon -f "$0" --no-drop-root --no-chroot --no-rlimits --debug`, conf)
-	cmd.Env = append(os.Environ(), path())
+	cmd.Env = append(os.Environ(), alone.Path())
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +173,7 @@ exec /usr/sbin/avahi-daemon -f "$0" --no-drop-root --no-chroot --no-rlimits --de
 	})
 	lines := bufio.NewScanner(log)
 	lines.Scan() // it is in its network
-	must(t, fmt.Sprintf(`
+	alone.Must(t, fmt.Sprintf(`
 ip link add eth7 type veth peer eth8 netns %d
 ip link set eth7 addrgenmode none
 ip address add 192.0.2.1/24 dev eth7
@@ -226,11 +194,10 @@ ip link set eth7 up`, cmd.Process.Pid))
 }
 
 func TestServersThatAvahiAnnouncesAreFound(t *testing.T) {
-	if os.Getenv(inside) == "" {
-		alone(t)
+	if !alone.Inside(t) {
 		return
 	}
-	must(t, `
+	alone.Must(t, `
 mount --make-rprivate /
 mount -t tmpfs tmpfs /run
 mkdir /run/avahi-daemon
@@ -253,14 +220,13 @@ mount -t tmpfs tmpfs /etc/avahi/services`)
 }
 
 func TestNobodyAnswers(t *testing.T) {
-	if os.Getenv(inside) == "" {
-		alone(t)
+	if !alone.Inside(t) {
 		return
 	}
 	if _, err := Servers(t.Context()); err == nil || !strings.Contains(err.Error(), "no network with multicast") {
 		t.Errorf("without a network: %v", err)
 	}
-	must(t, `
+	alone.Must(t, `
 ip link add eth7 type veth peer eth8
 ip link set eth8 up
 ip address add 192.0.2.7/24 dev eth7

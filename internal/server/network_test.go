@@ -3,50 +3,23 @@ package server
 import (
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 
+	"picloud/test/alone"
 	ws "picloud/test/peer"
 )
 
-// inside is set in the test's own network, where it is root.
-const inside = "PICLOUD_TEST_NETWORK"
-
-// alone runs the test again in a network of its own, which needs no root where the kernel lets users create one.
-func alone(t *testing.T) {
-	t.Helper()
-	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-		t.Fatalf("in a network of its own: %v\n%s", err, out)
-	}
-}
-
 // The server has the addresses …:1:2::1 and …:9:9::1, in two networks.
 func TestAddressesOfTheHouseCountOneByOne(t *testing.T) {
-	if os.Getenv(inside) == "" {
-		alone(t)
+	if !alone.Inside(t) {
 		return
 	}
-	cmd := exec.Command("sh", "-eu", "-c", `
+	alone.Must(t, `
 ip link set lo up
 for a in 1:2::1 1:2::10 1:2::20 1:2::30 9:9::1 9:9::10 9:9::20 9:a::10; do
 	ip -6 address add 2001:db8:$a/64 dev lo nodad
 done`)
-	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
 	s, log := newServer(t)
 	sv := serveOn(t, s, log, net.ListenConfig{}, "[::]:0")
 	_, port, err := net.SplitHostPort(sv.addr)
