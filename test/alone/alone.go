@@ -12,9 +12,9 @@ import (
 // inside is set in the test's own network.
 const inside = "PICLOUD_TEST_NETWORK"
 
-// Inside reports whether the test runs in a network and with mounts of its own, where it is root. If not, it runs it so,
-// which needs no root where the kernel lets users create namespaces, and fails the test if that fails: then the caller
-// returns.
+// Inside reports whether the test runs in a network and with mounts of its own, where it is root. If not, it runs it
+// so, which needs no root where the kernel lets users create namespaces, and fails the test if that fails: then the
+// caller returns.
 func Inside(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(inside) != "" {
