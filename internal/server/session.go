@@ -137,6 +137,7 @@ func (ss *session) Receive(binary bool, p []byte) {
 	}
 	pub := ss.publisher
 	switch {
+	case errors.Is(err, errStopping): // nothing is wrong with the message: the 1001 that follows says it
 	case err != nil:
 		pub.answer(ss.conn, wire.AppendError(pub.text[:0], err.Error(), m.Event, m.ID))
 	case m.ID != nil:

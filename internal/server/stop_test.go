@@ -52,6 +52,23 @@ func TestStopDeliversWhatIsQueuedThenSays1001(t *testing.T) {
 	stopping.Wait()
 }
 
+func TestAMessageThatComesTooLateIsAnsweredByTheClose(t *testing.T) {
+	sv := start(t)
+	pub, late := sv.publisher(t, "P"), sv.subscriber(t, "S")
+	late.ask(`{"action":"subscribe","event":"e","id":1}`)
+	sv.refuseAll()
+	for _, p := range []*peer{pub, late} {
+		p.Write(ws.Frame(ws.Fin|ws.Text, `{"action":"publish","event":"e","id":2}`))
+		p.Write(ws.Frame(ws.Fin|ws.Text, `{"action":"none of these","id":3}`))
+		if text, err := p.message(); err != nil || !strings.HasSuffix(string(text), `"id":3}`) {
+			t.Errorf("got %s (%v), want the answer to the other message and none to what was not published", text, err)
+		}
+	}
+	sv.stop()
+	pub.wantClose(1001)
+	late.wantClose(1001)
+}
+
 func TestEverythingAcceptedIsDeliveredDuringAStop(t *testing.T) {
 	for range 10 {
 		sv := start(t)
