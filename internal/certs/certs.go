@@ -1,7 +1,8 @@
-// Package certs holds a TLS certificate with its key and follows their files as they change.
+// Package certs makes a TLS certificate with its key, and holds one and follows its files as they change.
 package certs
 
 import (
+	"bytes"
 	"crypto/tls"
 	"fmt"
 	"io/fs"
@@ -81,6 +82,42 @@ func (p *Pair) Describe() string {
 	}
 	return fmt.Sprintf("certificate for %s (subject %q), valid until %s",
 		strings.Join(names, ", "), leaf.Subject, leaf.NotAfter.UTC().Format(time.RFC3339))
+}
+
+// IsSelfSigned reports whether the certificate has signed itself: a client then has to be given its file to trust it.
+func (p *Pair) IsSelfSigned() bool {
+	leaf := p.current.Load().Leaf
+	// Not CheckSignatureFrom, which wants an authority's certificate.
+	return bytes.Equal(leaf.RawIssuer, leaf.RawSubject) &&
+		leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil
+}
+
+// Host returns the first of hosts that the certificate is for. If it is for none of them, that is a name or an address
+// in it that other machines can use, or "". In place of a * it puts label. It has no sign that means something to a
+// shell, unless one of hosts has.
+func (p *Pair) Host(label string, hosts ...string) string {
+	leaf := p.current.Load().Leaf
+	for _, host := range hosts {
+		if host != "" && leaf.VerifyHostname(host) == nil {
+			return host
+		}
+	}
+	wild := ""
+	for _, name := range leaf.DNSNames {
+		parent, isWild := strings.CutPrefix(strings.ToLower(name), "*")
+		switch {
+		case isWild && wild == "" && hostName.MatchString(strings.ToLower(label+parent)):
+			wild = label + parent
+		case !isWild && name != "localhost" && hostName.MatchString(parent):
+			return name
+		}
+	}
+	for _, ip := range leaf.IPAddresses {
+		if !ip.IsLoopback() {
+			return ip.String()
+		}
+	}
+	return wild
 }
 
 // Reload reads the files now. Its error is like Load's; the old pair then stays in use.

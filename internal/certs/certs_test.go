@@ -52,6 +52,30 @@ func issue(t *testing.T, name string, edit ...func(*x509.Certificate)) identity 
 	return identity{cert: encode("CERTIFICATE", der), key: encodeKey(t, key)}
 }
 
+// issueBy makes an identity whose subject is CN=name, signed by an authority whose subject is CN=by.
+func issueBy(t *testing.T, name, by string) identity {
+	t.Helper()
+	authority, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		Subject:   pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour),
+		NotAfter:  time.Now().Add(time.Hour),
+	}
+	parent := &x509.Certificate{Subject: pkix.Name{CommonName: by}}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), authority)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return identity{cert: encode("CERTIFICATE", der), key: encodeKey(t, key)}
+}
+
 func encodeKey(t *testing.T, key crypto.PrivateKey) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
