@@ -63,6 +63,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	check := flags.Bool("check", false, "")
 	reload := flags.Bool("reload", false, "")
 	keyFile := flags.String("make-key", "", "")
+	isForCert := flags.Bool("make-cert", false, "")
 	follow := flags.Bool("follow-port", false, "")
 	ledTest := flags.String("led-test", "", "")
 	ledOff := flags.Bool("led-off", false, "")
@@ -74,7 +75,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		usage(stderr)
 		return errUsage
 	}
-	if flags.NArg() > 0 {
+	if flags.NArg() > 0 && !*isForCert {
 		fmt.Fprintf(stderr, "picloudd: %q: takes no arguments; settings are environment variables, see picloudd -help\n", flags.Arg(0))
 		return errUsage
 	}
@@ -88,6 +89,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return reloadRunning(ctx)
 	case *keyFile != "":
 		return makeKey(*keyFile)
+	case *isForCert:
+		return makeCert(args[0], flags.Args(), getenv, stdout)
 	case *follow:
 		log, lines := openLog(stderr, slog.LevelInfo, underJournal(getenv))
 		defer lines.close(flushTime)
@@ -409,6 +412,9 @@ usage: picloudd                  serve
        picloudd -check           read the settings and TLS files, say what would be done, exit
        picloudd -reload          make the running service read its TLS files again
        picloudd -make-key FILE   write a new random key to FILE, unless it exists
+       picloudd -make-cert [NAME|ADDRESS]...
+                                 write a new key and certificate for TLS to KEY_FILE and CERT_FILE, or to key.pem and
+                                 cert.pem here: for this machine's names and addresses, and those that are given
        picloudd -follow-port     have systemd listen on PORT, where the service was handed another port
        picloudd -led-test LED    show every pattern on that LED: gpio17, gpio17,active-low or led:ACT
        picloudd -led-off         turn the LED of the settings off, after a crash

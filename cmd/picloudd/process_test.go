@@ -30,7 +30,12 @@ func spawn(t *testing.T, e env) (*daemon, *os.Process) {
 // begin starts the real binary, which prints to stdout and stderr.
 func (d *daemon) begin(t *testing.T, e env, stdout, stderr io.Writer) *os.Process {
 	t.Helper()
-	cmd := exec.Command(binary)
+	return d.become(t, exec.Command(binary), e, stdout, stderr)
+}
+
+// become is begin for a command that ends up as picloudd.
+func (d *daemon) become(t *testing.T, cmd *exec.Cmd, e env, stdout, stderr io.Writer) *os.Process {
+	t.Helper()
 	cmd.Env = []string{picloudd.AtOnce}
 	for k, v := range e.with("PORT", "0").with("API_KEY", testKey) {
 		cmd.Env = append(cmd.Env, k+"="+v)

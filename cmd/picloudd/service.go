@@ -93,6 +93,24 @@ func reloadRunning(ctx context.Context) error {
 // keyGroup may read the key: its members use the service without asking root.
 const keyGroup = "picloud"
 
+// serviceGroup returns the number of keyGroup; false where the service is not installed.
+func serviceGroup() (gid int, ok bool) {
+	g, err := user.LookupGroup(keyGroup)
+	if err != nil {
+		return 0, false
+	}
+	gid, err = strconv.Atoi(g.Gid)
+	return gid, err == nil
+}
+
+// share lets a group read a secret file.
+func share(f *os.File, gid int) error {
+	if err := f.Chown(-1, gid); err != nil {
+		return err
+	}
+	return f.Chmod(0o640)
+}
+
 // makeKey writes a new random key to a file that does not exist yet; one that does is left alone. The file appears
 // whole, or not at all.
 func makeKey(path string) (err error) {
@@ -115,15 +133,8 @@ func makeKey(path string) (err error) {
 	if _, err := f.WriteString(rand.Text() + "\n"); err != nil {
 		return err
 	}
-	if g, err := user.LookupGroup(keyGroup); err == nil {
-		gid, err := strconv.Atoi(g.Gid)
-		if err != nil {
-			return err
-		}
-		if err := f.Chown(-1, gid); err != nil {
-			return err
-		}
-		if err := f.Chmod(0o640); err != nil {
+	if gid, ok := serviceGroup(); ok {
+		if err := share(f, gid); err != nil {
 			return err
 		}
 	}
