@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -198,14 +199,18 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		lines.flush(greetTime) // on a terminal the log so far comes before the greeting
 		screen := newSpool(stdout, nil)
 		defer screen.close(flushTime)
-		greet(screen, greeting{
+		g := greeting{
 			url:     address(cfg.UseTLS, "localhost", port),
 			network: networkAddress(cfg.UseTLS, port),
 			key:     key,
 			showKey: isMadeUp,
 			client:  clientPath(args[0]),
-			cert:    cfg.CertFile,
-		})
+		}
+		g.reach = g.url
+		if pair != nil {
+			g.certify(pair, cfg.CertFile, port)
+		}
+		greet(screen, g)
 	case isMadeUp:
 		log.Warn("no key is given: this run has a random key, which is not written into the journal",
 			"remedy", "set API_KEY, or hand over the credential api-key")
@@ -344,11 +349,36 @@ func underJournal(getenv func(string) string) bool { return getenv("JOURNAL_STRE
 
 type greeting struct {
 	url     string // for this machine
+	reach   string // the same, as the commands need it: with TLS by a name in the certificate
 	network string // for others; empty when there is no network
 	key     string
 	showKey bool // it was generated for this run
 	client  string
-	cert    string // empty without TLS
+	ca      string // the file that clients are told to trust; empty when there is none
+	remark  string // on the certificate
+}
+
+// certify puts into the greeting what clients need so that they trust the certificate.
+func (g *greeting) certify(pair *certs.Pair, file string, port int) {
+	name, _ := os.Hostname() // without it there is one name less to try
+	name, _, _ = strings.Cut(name, ".")
+	if host := pair.Host(name, "localhost", "127.0.0.1", "::1"); host != "" {
+		g.reach = address(true, host, port)
+	} else {
+		g.remark = "The certificate is for no name and no address, so clients refuse it: picloudd -make-cert makes another."
+	}
+	if g.network != "" {
+		at, _, _ := net.SplitHostPort(strings.TrimPrefix(g.network, "https://"))
+		g.network = ""
+		if host := pair.Host(name, at); host != "" {
+			g.network = address(true, host, port)
+		}
+	}
+	if pair.IsSelfSigned() {
+		g.ca = fromAnywhere(file)
+	} else {
+		g.remark = cmp.Or(g.remark, "The certificate is signed by an authority. A machine that does not know that needs its certificate: with --cacert for curl, --ca for picloud.")
+	}
 }
 
 // greet tells a person what to do next. The first line is stable, for scripts.
@@ -357,15 +387,19 @@ func greet(w io.Writer, g greeting) {
 	if g.network != "" {
 		fmt.Fprintf(w, "Other machines reach it at %s\n", g.network)
 	}
+	if g.remark != "" {
+		fmt.Fprintln(w, g.remark)
+	}
 	if g.showKey {
 		fmt.Fprintf(w, "\nThe key of this run (set API_KEY to choose one). Paste it into another terminal:\n\n  export API_KEY=%s\n", g.key)
 	}
 	flag, curl := "", ""
-	if g.url != address(false, "localhost", 9000) {
-		flag = " --url " + g.url
+	if g.ca != "" {
+		flag = " --ca " + quote(g.ca)
+		curl = "--cacert " + quote(g.ca) + " "
 	}
-	if g.cert != "" {
-		curl = "--cacert " + g.cert + " "
+	if g.reach != address(false, "localhost", 9000) {
+		flag += " --url " + quote(g.reach)
 	}
 	fmt.Fprintf(w, `
 Then, each in a terminal of its own: subscribe, publish, and see who is connected.
@@ -375,7 +409,7 @@ Then, each in a terminal of its own: subscribe, publish, and see who is connecte
   %[1]s info%[2]s
 
 Or open %[3]s/ in a browser, and sign in with the key.
-`, g.client, flag, g.url, curl)
+`, quote(g.client), flag, g.reach, curl)
 }
 
 func address(isTLS bool, host string, port int) string {
@@ -400,7 +434,7 @@ func networkAddress(isTLS bool, port int) string {
 // clientPath is the command for the client, which is beside the daemon.
 func clientPath(daemon string) string {
 	if strings.Contains(daemon, "/") {
-		return filepath.Join(filepath.Dir(daemon), "picloud")
+		return strings.TrimSuffix(daemon, filepath.Base(daemon)) + "picloud" // not cleaned: ./picloud needs its dot
 	}
 	return "picloud"
 }
