@@ -74,7 +74,7 @@ func (m *machine) tls(ctx context.Context) []finding {
 	block, _ := pem.Decode(text)
 	if block == nil {
 		return append(list, finding{wrong, what, m.config.CertFile + " holds no PEM certificate",
-			"sudo picloudd -check names what is wrong with it"})
+			"sudo journalctl -u picloud -n 20 names what is wrong with it"})
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
