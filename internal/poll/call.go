@@ -18,6 +18,43 @@ func LimitUnsent(fd, bytes int) {
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes)
 }
 
+// Held is how many bytes of memory the kernel has for what a socket has received and nobody has read, and for what is
+// not acknowledged yet, SO_MEMINFO (Linux 4.12): 0 where that cannot be told.
+func Held(fd int) int {
+	// linux/sock_diag.h
+	const (
+		receiveQueue  = 0
+		forwardAlloc  = 4
+		transmitQueue = 5
+		backlog       = 7
+	)
+	var info [9]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(info[receiveQueue] + info[transmitQueue] + info[forwardAlloc] + info[backlog])
+}
+
+// Reset ends a TCP connection without a word more: the peer gets a reset, the kernel lets go at once of all that it
+// holds for the socket, whoever else has it open, and calls on it fail, connect(2) with AF_UNSPEC.
+func Reset(fd int) {
+	unspecified := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspecified)),
+		unsafe.Sizeof(unspecified))
+}
+
+// Cut ends both directions of a connection whose peer has been given up. If there is something that the peer has no
+// room for, the kernel would keep it for as long as the peer's system answers: it is let go of, with Reset.
+func Cut(fd int) {
+	if unsent, err := unix.IoctlGetInt(fd, unix.SIOCOUTQNSD); err == nil && unsent > 0 {
+		Reset(fd)
+	}
+	unix.Shutdown(fd, unix.SHUT_RDWR)
+}
+
 // Recv makes one non-blocking recv(2) on a socket: ErrAgain when there is nothing to read, 0 at the end. Go's scheduler
 // is not told, since a call that never blocks need not trouble it. read(2) would do the same, but looks first at what a
 // file would have: memory that is in no cache when there are many sockets.

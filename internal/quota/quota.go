@@ -62,16 +62,23 @@ func (q *Quota) Relieve(shares ...iter.Seq[Share]) {
 	for _, list := range shares {
 		all = slices.AppendSeq(all, list)
 	}
-	slices.SortFunc(all, func(a, b Share) int {
+	End(all, excess)
+}
+
+// End ends those who hold most, as many as it takes to give back excess, and returns what is still lacking. It sorts
+// the shares.
+func End(shares []Share, excess int) (lacking int) {
+	slices.SortFunc(shares, func(a, b Share) int {
 		return cmp.Or(cmp.Compare(b.Held, a.Held), a.Since.Compare(b.Since))
 	})
-	for _, s := range all {
+	for _, s := range shares {
 		if excess <= 0 {
 			break
 		}
 		s.End()
 		excess -= s.Held
 	}
+	return max(excess, 0)
 }
 
 // Run is Relieve whenever more is held than may be, until ctx ends.
