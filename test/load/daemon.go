@@ -29,9 +29,10 @@ const (
 // daemon is a picloudd that runs as a process of its own.
 type daemon struct {
 	*picloudd.Process
-	lab  *lab
-	addr string // 127.0.0.1 and its port
-	c    *client.Client
+	lab   *lab
+	addr  string // 127.0.0.1 and its port
+	c     *client.Client
+	tight bool // connections to it have buffers as small as can be, as if the clients were on other machines
 }
 
 // with runs the daemon with settings besides those that every load needs, and hands it to use.

@@ -9,13 +9,14 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"picloud/test/peer"
 )
 
-// patience bounds the life of every connection here, and so every wait for the daemon.
-const patience = 2 * time.Minute
+// patience bounds the life of every connection here, and so every wait for the daemon. An emulated machine is slow.
+const patience = 15 * time.Minute
 
 // socket is the client's end of a WebSocket, kept small for a load of thousands.
 type socket struct {
@@ -28,11 +29,27 @@ type socket struct {
 func (d *daemon) open(i int) (*net.TCPConn, error) {
 	from := &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%200))}
 	dialer := net.Dialer{Timeout: patience, LocalAddr: from, KeepAliveConfig: net.KeepAliveConfig{Enable: false}}
+	if d.tight {
+		dialer.Control = tighten
+	}
 	conn, err := dialer.Dial("tcp4", d.addr)
 	if err != nil {
 		return nil, err
 	}
 	return conn.(*net.TCPConn), nil
+}
+
+// tighten leaves a socket with as little of the kernel's memory as it gives. It must be done before the socket connects:
+// what the window was said to be at first will be filled.
+func tighten(_, _ string, raw syscall.RawConn) error {
+	var err error
+	if cerr := raw.Control(func(fd uintptr) {
+		err = errors.Join(syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096),
+			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, 16<<10))
+	}); cerr != nil {
+		return cerr
+	}
+	return err
 }
 
 // dial is open for a WebSocket.

@@ -104,7 +104,6 @@ func request(text string) func(*daemon, int) (*net.TCPConn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.SetReadBuffer(4096)
 		c.SetDeadline(time.Now().Add(patience))
 		io.WriteString(c, text)
 		return c, nil
@@ -131,6 +130,7 @@ func closed(c *net.TCPConn) (ended bool) {
 
 func (d *daemon) sums(ctx context.Context, limit string) error {
 	l, with := d.lab, ""
+	d.tight = true
 	if limit != "" {
 		with = ", with " + limit
 	}
@@ -157,9 +157,6 @@ func (d *daemon) sums(ctx context.Context, limit string) error {
 	defer stalled.disperse()
 	if err != nil {
 		return err
-	}
-	for _, s := range stalled {
-		s.SetReadBuffer(4096)
 	}
 	refused, subscribers, err := d.subscribeMuch(l.greedy / 3)
 	defer subscribers.disperse()
