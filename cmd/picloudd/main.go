@@ -164,6 +164,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Subscriptions: cfg.MaxSubscriptions,
 
 		SubscriptionBytes: subscriptionBytes(memory()),
+		TCPBytes:          tcpBytes(lowMemory()),
 		WaitingBytes:      waitingBytes(memory()),
 
 		HeaderTimeout: cfg.HeaderTimeout,

@@ -11,11 +11,20 @@ const assumedMemory = 512 << 20
 
 // memory is how many bytes the machine has, sysinfo(2).
 func memory() int64 {
+	return bytesOf(func(info *syscall.Sysinfo_t) uint64 { return uint64(info.Totalram) })
+}
+
+// lowMemory is how many of them a 32-bit kernel reaches everywhere: only those count when it says what TCP may take.
+func lowMemory() int64 {
+	return bytesOf(func(info *syscall.Sysinfo_t) uint64 { return uint64(info.Totalram - info.Totalhigh) })
+}
+
+func bytesOf(units func(*syscall.Sysinfo_t) uint64) int64 {
 	var info syscall.Sysinfo_t
 	if err := syscall.Sysinfo(&info); err != nil {
 		return assumedMemory
 	}
-	return int64(min(uint64(info.Totalram)*uint64(info.Unit), math.MaxInt64))
+	return int64(min(units(&info)*uint64(info.Unit), math.MaxInt64))
 }
 
 // waitingBytes is what may wait in all connections together on a machine with ram bytes. A hand-over carries that much.
@@ -30,6 +39,10 @@ func unsentBytes(ram int64) int {
 	}
 	return int(max(ram/16384, 32<<10))
 }
+
+// tcpBytes is what the kernel may hold for all TCP connections: less than half of what it has for them at most, and less
+// than makes it save (a sixteenth of what is free at boot, tcp(7)).
+func tcpBytes(ram int64) int { return int(min(ram/24, math.MaxInt32)) }
 
 // subscriptionBytes is what all subscriptions together may take.
 func subscriptionBytes(ram int64) int { return int(min(ram/16, 64<<20)) }

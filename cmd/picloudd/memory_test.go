@@ -27,14 +27,17 @@ func TestMemoryLimitIsLessThanHalfOfTheMachine(t *testing.T) {
 	if got := debug.SetMemoryLimit(-1); got <= 0 || got == math.MaxInt64 {
 		t.Errorf("the limit is %d bytes", got)
 	}
-	for ram, want := range map[int64][3]int{ // waiting, subscriptions, unsent
-		512 << 20: {64 << 20, 32 << 20, 32 << 10},
-		1 << 30:   {64 << 20, 64 << 20, 64 << 10},
-		24 << 30:  {64 << 20, 64 << 20, 8 << 20},
+	for ram, want := range map[int64][4]int{ // waiting, subscriptions, unsent, TCP
+		480 << 20: {60 << 20, 30 << 20, 32 << 10, 20 << 20},
+		960 << 20: {64 << 20, 60 << 20, 60 << 10, 40 << 20},
+		24 << 30:  {64 << 20, 64 << 20, 8 << 20, 1 << 30},
 	} {
-		if got := [3]int{waitingBytes(ram), subscriptionBytes(ram), unsentBytes(ram)}; got != want {
+		if got := [4]int{waitingBytes(ram), subscriptionBytes(ram), unsentBytes(ram), tcpBytes(ram)}; got != want {
 			t.Errorf("of %d bytes: %v, want %v", ram, got, want)
 		}
+	}
+	if low, all := lowMemory(), memory(); low <= 0 || low > all {
+		t.Errorf("%d bytes of %d are low", low, all)
 	}
 	if got := memoryLimit(512 << 20); got != 224<<20 {
 		t.Errorf("of 512 MB it is %d bytes", got)
@@ -70,6 +73,7 @@ func TestMemoryInTheDocumentsIsThatOfTheCode(t *testing.T) {
 		add("wrong keys", server.WrongKeysBytes, true)
 		add("the info", server.InfoBytes, true)
 		add("lines of the log", spoolBytes, true)
+		add("what the kernel holds for TCP", tcpBytes(ram), true)
 		add("together", int(together*(1<<20)), false)
 		add("where Go's memory is held down", int(memoryLimit(ram)), false)
 	}

@@ -151,6 +151,15 @@ func (c *Conn) bears() (load, time.Time) {
 	return c.load, c.since
 }
 
+// tcp is bearer's.
+func (c *Conn) tcp(use func(fd int)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd >= 0 && !c.slot.isLocal() {
+		use(c.fd)
+	}
+}
+
 // settle brings up to date what the connection counts for. mu must be held.
 func (c *Conn) settle() {
 	if c.fd >= 0 {
@@ -177,13 +186,15 @@ func (c *Conn) yield(since time.Time, d demand) (ended bool, active time.Time) {
 		return false, c.since
 	case d != always && c.turn.Rests() && !c.quiet():
 		return false, time.Now()
-	case c.turn.Take():
-		c.close()
-		return true, since
-	case d == ifResting && !c.rests:
+	}
+	rested := c.turn.Take()
+	if !rested && d == ifResting && !c.rests {
 		return false, time.Now()
 	}
-	unix.Shutdown(c.fd, unix.SHUT_RDWR) // whoever has the turn will see it
+	poll.Cut(c.fd) // whoever has the turn will see it
+	if rested {
+		c.close()
+	}
 	return true, since
 }
 
@@ -418,7 +429,9 @@ func (c *Conn) send(p []byte) error {
 	c.blocks(int(unsafe.Sizeof(buffer{})))
 	defer c.blocks(0)
 	nc.SetWriteDeadline(time.Now().Add(c.set.cfg.SendTimeout))
-	_, err = nc.Write(p[n:])
+	if _, err = nc.Write(p[n:]); errors.Is(err, os.ErrDeadlineExceeded) {
+		poll.Cut(c.fd)
+	}
 	return err
 }
 

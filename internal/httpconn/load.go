@@ -4,6 +4,7 @@ import (
 	"iter"
 	"time"
 
+	"picloud/internal/poll"
 	"picloud/internal/quota"
 )
 
@@ -42,6 +43,8 @@ type bearer interface {
 	holder
 	// bears returns how much that is, and when the client was last active.
 	bears() (load, time.Time)
+	// tcp calls use with the connection's descriptor, unless it is closed or a Unix socket's.
+	tcp(use func(fd int))
 }
 
 // Waiting is what counts in Config.Waiting.
@@ -54,6 +57,28 @@ func (s *Set) shares(known bool) iter.Seq[quota.Share] {
 			l, since := b.bears()
 			end := func() { b.yield(time.Time{}, always) }
 			if l.bytes > 0 && l.known == known && !yield(quota.Share{Held: l.bytes, Since: since, End: end}) {
+				return
+			}
+		}
+	}
+}
+
+// Buffered is what the kernel holds, over TCP, for those who have shown the key, or for the others. Whoever is ended here
+// gets a reset.
+func (s *Set) Buffered(known bool) iter.Seq[quota.Share] {
+	return func(yield func(quota.Share) bool) {
+		for _, b := range s.bearers() {
+			l, since := b.bears()
+			if l.known != known {
+				continue
+			}
+			n := 0
+			b.tcp(func(fd int) { n = poll.Held(fd) })
+			end := func() {
+				b.tcp(poll.Reset)
+				b.yield(time.Time{}, always)
+			}
+			if n > 0 && !yield(quota.Share{Held: n, Since: since, End: end}) {
 				return
 			}
 		}

@@ -222,6 +222,9 @@ func (l *loan) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	if !l.closed {
 		l.conn.blocks(l.cost())
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			poll.Cut(l.conn.fd)
+		}
 	}
 	l.mu.Unlock()
 	return n + m, err

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"picloud/internal/poll"
 )
 
 // A stranger is a connection that the http.Server has accepted itself: one with TLS. It has a slot like the others.
@@ -33,7 +35,7 @@ func (s *Set) Note(nc net.Conn, state http.ConnState) {
 	if state == http.StateNew {
 		st := &stranger{nc: nc, since: time.Now()}
 		st.slot = s.slots.enter(st, Network(Address(nc.RemoteAddr()), Address(nc.LocalAddr())))
-		st.tune(s)
+		st.tcp(s.tune)
 		st.mu.Lock()
 		st.load.set(s, strangerBytes)
 		st.mu.Unlock()
@@ -95,6 +97,7 @@ func (st *stranger) yield(since time.Time, d demand) (ended bool, active time.Ti
 	case d == ifResting && !st.rests:
 		return false, time.Now()
 	}
+	st.tcp(poll.Cut)
 	st.close()
 	return true, since
 }
@@ -110,11 +113,11 @@ func (st *stranger) below() net.Conn {
 	return st.nc
 }
 
-// tune is Set.tune.
-func (st *stranger) tune(s *Set) {
+// tcp is bearer's.
+func (st *stranger) tcp(use func(fd int)) {
 	if tcp, ok := st.below().(*net.TCPConn); ok {
 		if raw, err := tcp.SyscallConn(); err == nil {
-			raw.Control(func(fd uintptr) { s.tune(int(fd)) })
+			raw.Control(func(fd uintptr) { use(int(fd)) })
 		}
 	}
 }

@@ -85,6 +85,7 @@ func newServer(t testing.TB, set ...func(*Config)) (*Server, *book) {
 		WaitingBytes:  64 << 20,
 
 		SubscriptionBytes: 64 << 20,
+		TCPBytes:          1 << 30,
 
 		HeaderTimeout: 10 * time.Second,
 		WrongKeys:     30,

@@ -30,6 +30,12 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 		float64(requests.Evicted))
 	e.add("picloud_http_connections_waited_total", counter,
 		"New HTTP connections that had to wait because all others were busy.", float64(requests.Waited))
+	if n, err := tcpBytes(); err == nil {
+		e.add("picloud_kernel_tcp_bytes", gauge,
+			"Memory that the kernel holds for all TCP connections of the machine.", float64(n))
+		e.add("picloud_max_kernel_tcp_bytes", gauge, "Past this, the connections that hold most of it are closed.",
+			float64(s.cfg.TCPBytes))
+	}
 	e.add("picloud_events", gauge, "Events that have subscribers.", float64(st.Events))
 	e.add("picloud_subscriptions", gauge, "Subscriptions of all connections.", float64(st.Subscriptions))
 	e.add("picloud_published_total", counter, "Messages accepted from publishers.", float64(st.Published))

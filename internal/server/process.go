@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -20,6 +23,24 @@ func residentBytes() (int, error) {
 		return 0, err
 	}
 	return resident * os.Getpagesize(), nil
+}
+
+// tcpBytes is how much memory the kernel holds for all TCP connections of the machine, whose network namespace ever. It
+// can be read where nothing of /proc but processes is to be seen, as in the service's sandbox.
+func tcpBytes() (int, error) {
+	const file = "/proc/self/net/sockstat"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if i := slices.Index(fields, "mem"); i > 0 && fields[0] == "TCP:" && i+1 < len(fields) {
+			pages, err := strconv.Atoi(fields[i+1])
+			return pages * os.Getpagesize(), err
+		}
+	}
+	return 0, fmt.Errorf("%s does not tell how much memory TCP takes", file)
 }
 
 // cpuSeconds is user and system time together.

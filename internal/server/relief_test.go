@@ -1,8 +1,11 @@
 package server
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"syscall"
 	"testing"
 
 	"picloud/test/wait"
@@ -100,4 +103,72 @@ func TestSubscriptionsTogetherAreBounded(t *testing.T) {
 	if n := len(sv.log.lines(t, "a subscription is refused: those of all clients together take what they may")); n != 1 {
 		t.Errorf("said %d times", n)
 	}
+}
+
+// What the kernel holds counts where it is short of memory for TCP: those go for whom it holds most, without the key
+// first, and nobody who takes what he gets.
+func TestKernelsMemoryIsGivenBack(t *testing.T) {
+	sv := start(t)
+	reader, stalled := sv.subscriber(t, "Reader"), sv.subscriber(t, "Stalled")
+	reader.ask(`{"action":"subscribe","event":"read","id":1}`)
+	stalled.ask(`{"action":"subscribe","event":"e","id":1}`)
+	pub := sv.publisher(t, "P")
+	text := strings.Repeat("x", 60_000)
+	wait.Until(t, "the subscriber has stalled", func() bool {
+		pub.ask(fmt.Sprintf(`{"event":"e","data":%q,"id":1}`, text))
+		return sv.waiting.Used() > 0
+	})
+	deaf := sv.dial(t, "tcp")
+	deaf.Write([]byte(strings.Repeat("GET / HTTP/1.1\r\nHost: picloud\r\n\r\n", 1000)))
+	holds := func(known bool) (most int) {
+		for share := range sv.httpConns.Buffered(known) {
+			most = max(most, share.Held)
+		}
+		return most
+	}
+	wait.Until(t, "the kernel holds something for the one without the key", func() bool { return holds(false) > 16<<10 })
+
+	const limit = 10_000
+	if sv.relieveTCP(limit+1, 1<<40); holds(false) == 0 {
+		t.Error("somebody has gone although it is not the server's")
+	}
+	if sv.relieveTCP(limit+1, limit); holds(false) > 4096 {
+		t.Errorf("%d bytes are held for one without the key", holds(false))
+	}
+	if n := sv.slow.Load(); n != 0 {
+		t.Errorf("%d with the key have gone although that was enough", n)
+	}
+	if _, err := io.Copy(io.Discard, deaf); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("it ends with %v", err)
+	}
+
+	sv.relieveTCP(1<<30, limit)
+	wait.Until(t, "the slow one goes", func() bool { return sv.slow.Load() == 1 })
+	for range sv.wsConns.Buffered() {
+		t.Error("the kernel holds something for a WebSocket")
+	}
+	lines := sv.log.lines(t, "the kernel's memory for TCP runs short: the connections for which it holds most are closed")
+	if len(lines) != 1 || lines[0]["limit"] != fmt.Sprint(limit) {
+		t.Errorf("logged %v", lines)
+	}
+	pub.ask(`{"event":"read","data":1,"id":1}`)
+	reader.delivery()
+	sv.stillServes(t)
+}
+
+// It is looked after by itself.
+func TestKernelsMemoryIsWatched(t *testing.T) {
+	sv := start(t, func(c *Config) { c.TCPBytes = 1 }) // all that there is, is too much
+	stalled, pub := sv.subscriber(t, "Stalled"), sv.publisher(t, "P")
+	stalled.ask(`{"action":"subscribe","event":"e","id":1}`)
+	text := strings.Repeat("x", 60_000)
+	wait.Until(t, "the one that takes nothing has stalled, or is gone", func() bool {
+		pub.ask(fmt.Sprintf(`{"event":"e","data":%q,"id":1}`, text))
+		return sv.waiting.Used() > 0 || sv.slow.Load() > 0
+	})
+	wait.Until(t, "it goes", func() bool { return sv.slow.Load() == 1 })
+	if l := sv.log.lines(t, "slow client closed"); len(l) != 1 || !strings.Contains(l[0]["reason"], "most of it waits") {
+		t.Errorf("logged %v", l)
+	}
+	sv.stillServes(t)
 }

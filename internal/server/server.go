@@ -35,6 +35,7 @@ type Config struct {
 	Subscriptions     int           // of one connection
 	SubscriptionBytes int           // of all connections
 	WaitingBytes      int           // of what waits in all connections for slow clients, or for its rest
+	TCPBytes          int           // of the kernel's memory, for all TCP connections of the machine
 	HeaderTimeout     time.Duration // for a request's headers
 	WrongKeys         int           // from one address, then one a minute
 	Requests          int           // HTTP connections at the same time, before they become WebSockets; at least 2
@@ -117,6 +118,7 @@ type Server struct {
 	fullWarning warning // connections
 	roomWarning warning // subscriptions
 	mqttWarning warning // clients that speak MQTT
+	tcpWarning  warning // the kernel's memory
 	budget      budget  // of the store
 	created     atomic.Pointer[created]
 }
@@ -200,6 +202,7 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 		}
 	})
 	parts.Go(func() { s.waiting.Run(serving, s.wsConns.Waiting(), s.httpConns.Waiting()) })
+	parts.Go(func() { s.watchTCP(serving) })
 	parts.Go(func() { s.wsConns.Run(serving) })
 	parts.Go(func() { s.httpConns.Run(serving) })
 	s.beginRestored()

@@ -21,7 +21,7 @@ func TestReloadProbeAndStatus(t *testing.T) {
 	broken.Store(new(error))
 	s, err := New(Config{
 		Key: testKey, Version: "test", Subscriptions: 8, SubscriptionBytes: 1 << 20, WaitingBytes: 1 << 20,
-		HeaderTimeout: time.Second, WrongKeys: 3, Requests: 8,
+		TCPBytes: 1 << 30, HeaderTimeout: time.Second, WrongKeys: 3, Requests: 8,
 		Limits: wsconn.Limits{Connections: 8, MessageBytes: 1024, QueueBytes: 4096, PingEvery: time.Minute,
 			PeerTimeout: time.Minute},
 		Reload: func() error { return *broken.Load() },

@@ -391,6 +391,9 @@ func (c *Conn) cutOff() {
 	if c.dead { // and perhaps closed: its descriptor may be another client's by now
 		return
 	}
+	if c.sock.fd >= 0 {
+		poll.Cut(c.sock.fd)
+	}
 	c.fail(ErrClosed)
 	c.users++ // there may be none
 	c.leave()

@@ -326,6 +326,38 @@ func (s *Set) Waiting() iter.Seq[quota.Share] {
 	}
 }
 
+// Buffered is what the kernel holds, over TCP, for those who take nothing of what is sent to them. Whoever is ended here
+// gets a reset.
+func (s *Set) Buffered() iter.Seq[quota.Share] {
+	return func(yield func(quota.Share) bool) {
+		for _, c := range s.All() {
+			n := 0
+			c.mu.Lock()
+			if c.stalled && !c.dead && c.sock.fd >= 0 && c.addr != Local {
+				n = poll.Held(c.sock.fd)
+			}
+			c.mu.Unlock()
+			if n > 0 && !yield(quota.Share{Held: n, End: c.cutLongest}) {
+				return
+			}
+		}
+	}
+}
+
+// cutLongest ends the connection because what the kernel holds for it is more than what it holds for any other.
+func (c *Conn) cutLongest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead || !c.stalled {
+		return
+	}
+	poll.Reset(c.sock.fd)
+	if c.ending == nil {
+		c.ending = &ending{why: ErrLongest}
+	}
+	c.cutOff()
+}
+
 // closeLongest closes the connection because what waits for it is more than what waits for any other.
 func (c *Conn) closeLongest() {
 	c.mu.Lock()

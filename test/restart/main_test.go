@@ -102,6 +102,7 @@ func serve(t *testing.T, addr string) (at string, stop func()) {
 		},
 		Subscriptions:     100,
 		SubscriptionBytes: 64 << 20,
+		TCPBytes:          1 << 30,
 		WaitingBytes:      64 << 20,
 		HeaderTimeout:     time.Minute,
 		WrongKeys:         8,
