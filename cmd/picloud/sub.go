@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"syscall"
 
 	"picloud/internal/client"
@@ -22,11 +23,11 @@ var subCommand = command{
 	},
 	general: generalFlags,
 	words:   []word{{what: "event", many: true}},
-	help: `Prints the data of every message that is published from now on, each at once and on a line
-of its own: a string as its text, anything else as JSON. On a terminal, what would begin a
-line, change colours or not be seen is escaped. When the connection breaks it connects again;
-what was published in between is missed. SIGINT (Ctrl-C) ends it, with exit status 0 unless -n
-asked for more. It also ends when nobody reads what it prints any more.
+	help: `Prints the data of every message that is published from now on, each at once and on one
+line: a string as its text, with \n and \r for its line breaks, anything else as JSON. On a
+terminal, what would change colours or not be seen is escaped, too. When the connection breaks
+it connects again; what was published in between is missed. SIGINT (Ctrl-C) ends it, with exit
+status 0 unless -n asked for more. It also ends when nobody reads what it prints any more.
 
   --json     the whole message: event, data, created_at and client_name, as JSON on one line
   -n COUNT   end after so many messages
@@ -87,7 +88,10 @@ func sub(ctx context.Context, s settings, events []string, stdout, stderr io.Wri
 	return err
 }
 
-// format returns a message as a line.
+// lineBreaks escapes what would make several lines of a text, as visible does.
+var lineBreaks = strings.NewReplacer("\n", `\n`, "\r", `\r`)
+
+// format returns a message as one line.
 func format(d wire.Delivery, s settings) ([]byte, error) {
 	var b bytes.Buffer
 	if s.json {
@@ -102,7 +106,7 @@ func format(d wire.Delivery, s settings) ([]byte, error) {
 		if err := json.Unmarshal(d.Data, &text); err != nil {
 			return nil, err
 		}
-		b.WriteString(text)
+		lineBreaks.WriteString(&b, text)
 	} else if err := json.Compact(&b, d.Data); err != nil {
 		return nil, err
 	}
