@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"picloud/test/daemon"
+	"picloud/test/wait"
+
 	"github.com/chromedp/chromedp"
 )
 
@@ -92,7 +95,7 @@ func TestPageFromElsewhere(t *testing.T) {
 // Each line that the page shows works exactly as shown.
 func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 	t.Parallel()
-	const event, text, json = `it's "quoted" $HOME`, `24 °C, isn't it? \n "$PATH"`,
+	const event, text, json = `--it's "quoted" $HOME`, `24 °C, isn't it? \n "$PATH"`,
 		`{"big": 12345678901234567890, "text": "it's"}`
 	s := start(t)
 	p := signedIn(t, s)
@@ -104,7 +107,7 @@ func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 	module := client(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	run := func(code, language string) *exec.Cmd {
+	run := func(code, language, key string) *exec.Cmd {
 		var cmd *exec.Cmd
 		switch language {
 		case "python":
@@ -119,20 +122,42 @@ func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 			// Without exec the shell would be killed, not what it runs.
 			cmd = exec.CommandContext(ctx, "sh", "-c", strings.Replace(code, "picloud --url", "exec picloud --url", 1))
 		}
-		cmd.Env = append(os.Environ(), "API_KEY="+key, "NODE_PATH=/usr/share/nodejs", "PATH="+bin+":"+os.Getenv("PATH"))
+		cmd.Env = append(os.Environ(), "API_KEY="+key, "NODE_PATH=/usr/share/nodejs", "PATH="+bin+":"+os.Getenv("PATH"),
+			daemon.AtOnce)
 		cmd.Stderr = t.Output()
 		cmd.WaitDelay = time.Second
 		return cmd
 	}
 
-	languages := []string{"curl", "picloud", "python", "javascript"}
-	for _, language := range languages {
+	languages := map[string]string{ // and what each says of a wrong key
+		"curl":       `{"error":"wrong key"}`,
+		"picloud":    "the server refuses this key",
+		"python":     "401 Unauthorized",
+		"javascript": "The server does not know this key.",
+	}
+	// refused checks that a line says so when the key is wrong, and ends.
+	refused := func(code, language string) {
+		t.Helper()
+		cmd := run(code, language, "wrong")
+		cmd.Stderr = nil
+		out, err := cmd.CombinedOutput()
+		said := strings.Replace(string(out), "Error 401: ", "401 ", 1) // as urllib says it
+		if !strings.Contains(said, languages[language]) || (err != nil) != (language != "curl") {
+			t.Errorf("with a wrong key: %v\n%s\n%s", err, code, out)
+		}
+	}
+	for language := range languages {
 		p.do(chromedp.Click(`#languages input[value="` + language + `"]`))
 		for _, kind := range []struct{ button, data, shown string }{
 			{"#as-text", text, text},
+			{"#as-text", "two\nlines", "two\nlines"},
+			{"#as-text", "76.5 F", "76.5 F"},
+			{"#as-text", "--json", "--json"},
+			{"#as-text", "-", "-"},
 			{"#as-json", json, `{"big":12345678901234567890,"text":"it's"}`},
+			{"#as-json", "-5", "-5"},
 		} {
-			if language == "javascript" && kind.button == "#as-json" {
+			if language == "javascript" && kind.data == json {
 				kind.shown = "it's" // its numbers have 16 digits
 			}
 			p.do(chromedp.Click(`#clear`), chromedp.Click(kind.button), chromedp.SetValue(`#publish-data`, kind.data))
@@ -141,9 +166,12 @@ func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 				p.do(chromedp.Click(`#pretty`))
 			}
 			code := eval[string](p, `document.querySelector('#publish-code').textContent`)
-			cmd := run(code, language)
+			if kind.data == text {
+				refused(code, language)
+			}
+			cmd := run(code, language, key)
 			if language == "javascript" {
-				cmd = run(code+"\nprocess.exit();", language) // it would otherwise stay connected
+				cmd = run(code+"\nprocess.exit();", language, key) // it would otherwise stay connected
 			}
 			if err := cmd.Run(); err != nil {
 				t.Fatalf("%v\n%s", err, code)
@@ -154,10 +182,11 @@ func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 	}
 
 	hearing := make(map[string]*bufio.Reader)
-	for _, language := range languages {
+	for language := range languages {
 		p.do(chromedp.Click(`#languages input[value="` + language + `"]`))
 		code := eval[string](p, `document.querySelector('#watch-code').textContent`)
-		cmd := run(code, language)
+		refused(code, language)
+		cmd := run(code, language, key)
 		if language == "curl" {
 			out, err := cmd.Output()
 			if err != nil || !strings.Contains(string(out), `"Pörch 1"`) {
@@ -178,11 +207,28 @@ func TestLinesForElsewhereWorkAsWritten(t *testing.T) {
 		})
 		hearing[language] = bufio.NewReader(stdout)
 	}
-	p.until(`document.querySelector('#events td.number')?.innerText.startsWith('4')`) // these three, and the page
-	s.post("x", event, `"do you hear me?"`)
-	for language, out := range hearing {
-		if line, err := out.ReadString('\n'); err != nil || strings.TrimSpace(line) != "do you hear me?" {
-			t.Errorf("%s heard %q, %v", language, line, err)
+	hear := func(text string) {
+		t.Helper()
+		wait.Until(t, "these and the page are subscribed", func() bool {
+			all := s.info().Subscriptions
+			return len(all) == 1 && len(all[0].Connections) == len(hearing)+1
+		})
+		s.post("x", event, quote(text))
+		for language, out := range hearing {
+			if line, err := out.ReadString('\n'); err != nil || strings.TrimSpace(line) != text {
+				t.Errorf("%s heard %q, %v", language, line, err)
+			}
 		}
 	}
+	hear("do you hear me?")
+	s.stop()
+	if line, err := hearing["python"].ReadString('\n'); err != io.EOF {
+		t.Errorf("python heard %q, %v, and ends with the server", line, err)
+	}
+	delete(hearing, "python")
+	s.again()
+	hear("do you hear me again?")
+	p.forgive("WebSocket")
+	p.forgive("426 (Upgrade Required)")
+	p.forgive("ERR_CONNECTION_REFUSED")
 }

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"picloud/internal/wire"
 	"picloud/test/daemon"
 
 	"github.com/chromedp/cdproto/log"
@@ -149,8 +150,8 @@ func (s *server) link() string {
 	return s.url + "/#code=" + made.Code
 }
 
-// wrongKeys is how many the server has counted.
-func (s *server) wrongKeys() int {
+// info asks the server for its info.
+func (s *server) info() wire.Info {
 	s.t.Helper()
 	r, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, s.url+"/info?apiKey="+key, nil)
 	if err != nil {
@@ -161,16 +162,15 @@ func (s *server) wrongKeys() int {
 		s.t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	var info struct {
-		Server struct {
-			WrongKeys int `json:"wrong_keys"`
-		}
-	}
+	var info wire.Info
 	if err := json.NewDecoder(answer.Body).Decode(&info); err != nil {
 		s.t.Fatalf("no info: %s, %v", answer.Status, err)
 	}
-	return info.Server.WrongKeys
+	return info
 }
+
+// wrongKeys is how many the server has counted.
+func (s *server) wrongKeys() int { return int(s.info().Server.WrongKeys) }
 
 // A device is a client that subscribes and reads.
 type device struct{ *websocket.Conn }

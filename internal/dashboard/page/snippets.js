@@ -16,8 +16,9 @@ export function publishing(language, {server, name, event, json}) {
     case 'picloud': {
       const data = JSON.parse(json);
       // A string is passed as it is, except the one that would mean standard input.
-      const words = typeof data === 'string' && data !== '-' ? shell(data) : `--json ${shell(json)}`;
-      return `picloud --url ${shell(server)} --name ${shell(name)} pub ${shell(event)} ${words}`;
+      const asText = typeof data === 'string' && data !== '-';
+      return `picloud --url ${shell(server)} --name ${shell(name)} pub ${asText ? '' : '--json '}${
+        operands(event, asText ? data : json)}`;
     }
     case 'python':
       return `import os, urllib.request
@@ -44,7 +45,7 @@ export function subscribing(language, {server, name, event}) {
       return `# curl cannot subscribe: it speaks no WebSocket. This shows who is subscribed.
 curl -H "X-API-Key: $API_KEY" ${shell(`${server}/info`)}`;
     case 'picloud':
-      return `picloud --url ${shell(server)} --name ${shell(name)} sub ${shell(event)}`;
+      return `picloud --url ${shell(server)} --name ${shell(name)} sub ${operands(event)}`;
     case 'python':
       return `import json, os, websocket  # Debian: python3-websocket
 
@@ -52,14 +53,24 @@ ws = websocket.create_connection(
     ${JSON.stringify(`${server.replace('http', 'ws')}/subscribe?clientName=${encodeURIComponent(name)}`)},
     header=["X-API-Key: " + os.environ["API_KEY"]])
 ws.send(json.dumps({"action": "subscribe", "event": ${JSON.stringify(event)}}))
-while text := ws.recv():
-    print(json.loads(text)["data"], flush=True)`;
+while text := ws.recv():  # until the server closes it
+    message = json.loads(text)
+    print(message.get("data", message), flush=True)`;
     case 'javascript':
       return `import {PiCloud} from ${quoted(`${server}/picloud.js`)};
 
 const cloud = new PiCloud(${quoted(server)}, {key: 'PUT THE KEY HERE', name: ${quoted(name)}});
-cloud.subscribe(${quoted(event)}, (data) => console.log(data));`;
+await cloud.subscribe(${quoted(event)}, (data) => console.log(data)).ready;`;
   }
+}
+
+/**
+ * Words of picloud's command line that are no flags, whatever they begin with.
+ *
+ * @param {...string} words
+ */
+function operands(...words) {
+  return (words.some((word) => word.startsWith('-')) ? '-- ' : '') + words.map(shell).join(' ');
 }
 
 /**
