@@ -58,6 +58,7 @@ var arrows = map[string][]string{
 	"test/load":        {"internal/client", "test/daemon", "test/peer"},
 	"test/peer":        {"test/wait"},
 	"test/recipes":     {},
+	"test/snippet":     {},
 	"test/restart":     {"test/peer"},
 	"test/sandbox":     {},
 	"test/wait":        {},

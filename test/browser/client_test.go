@@ -15,8 +15,11 @@ import (
 	"time"
 
 	"picloud/test/daemon"
+	"picloud/test/snippet"
 	"picloud/test/wait"
 
+	"github.com/chromedp/cdproto/cdp"
+	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 )
 
@@ -64,32 +67,116 @@ func TestScriptsAreTyped(t *testing.T) {
 	}
 }
 
-// The page in the README, from an origin other than the server's.
-func TestPageFromElsewhere(t *testing.T) {
+// counted counts a page's WebSockets and the timers that are still to run, and keeps what it logs.
+func counted(ctx context.Context, t *chromedp.Target) error {
+	_, err := cdp.Call(ctx, t, cdppage.AddScriptToEvaluateOnNewDocument, cdppage.AddScriptToEvaluateOnNewDocumentParams{
+		Source: `
+			globalThis.sockets = 0;
+			globalThis.timers = new Set();
+			globalThis.logged = '';
+			globalThis.WebSocket = class extends WebSocket {
+				constructor(...args) { super(...args); sockets++; }
+			};
+			const {setTimeout: begin, clearTimeout: end} = globalThis;
+			globalThis.setTimeout = (f, ms) => {
+				const timer = begin(() => { timers.delete(timer); f(); }, ms);
+				if (/http:/.test(new Error().stack)) timers.add(timer); // those of the page: chromedp has some, too
+				return timer;
+			};
+			globalThis.clearTimeout = (timer) => { timers.delete(timer); end(timer); };
+			const text = (word) => typeof word === 'string' ? word : JSON.stringify(word);
+			console.log = (...words) => { logged += words.map(text).join(': ') + '\n'; };`,
+	})
+	return err
+}
+
+// The pages in the documents, from an origin other than the server's.
+func TestPagesFromElsewhere(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
+	for _, c := range []struct {
+		name, html, server, client string
+		shown                      string // what the page shows, as JavaScript
+		open, away, refused        string // what it says of the connection; empty: nothing
+	}{
+		{"README", snippet.Of(t, "README.md", "<!doctype html>"), "http://localhost:9000", "Page",
+			`document.querySelector('#now').textContent`, "open", "away", "The server does not know this key."},
+		{"web-page", snippet.Of(t, "docs/recipes/web-page.md", "<!doctype html>"), "http://raspberrypi.local:9000",
+			"Page", `document.querySelector('#now').textContent`, "connected", "trying again",
+			"The server does not know this key."},
+		{"browser", snippet.Of(t, "docs/browser.md", "<script"), "http://raspberrypi.local:9000", "Hall display",
+			`logged`, "", "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			from := func(key string) string {
+				html := snippet.Put(t, c.html, c.server, s.url, "PUT THE KEY HERE", key)
+				elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Type", "text/html; charset=utf-8")
+					if r.URL.Path == "/" {
+						io.WriteString(w, html)
+					}
+				}))
+				t.Cleanup(elsewhere.Close)
+				return elsewhere.URL + "/"
+			}
+			p := open(t, from(key), chromedp.Func(counted))
+			says := func(p *page, text string) {
+				t.Helper()
+				if text != "" {
+					p.shows("#state", text)
+				}
+			}
+			for i := range 2 { // the second time after a restart
+				says(p, c.open)
+				s.hasSubscriber("temperature", c.client)
+				for _, m := range []struct{ data, text string }{
+					{`"76.5 F"`, "76.5 F"},
+					{`{"on": true, "level": 40}`, `{"on":true,"level":40}`},
+					{`"two\nlines, <b>24 °C</b>, it's \"quoted\""`, "two\nlines, <b>24 °C</b>, it's \"quoted\""},
+					{`null`, "null"},
+					{`18.5`, "18.5"},
+				} {
+					s.post("Porch", "temperature", m.data)
+					p.until(c.shown + `.includes(` + quote("Porch: "+m.text) + `)`)
+				}
+				if i == 0 {
+					s.stop()
+					says(p, c.away)
+					s.again()
+				}
+			}
+			if c.open != "" {
+				eval[any](p, `void document.querySelector('#publish').click()`)
+				p.until(c.shown + `.includes("Page: 76.5 F")`)
+			}
+
+			q := open(t, from("wrong"), chromedp.Func(counted))
+			says(q, c.refused)
+			if c.refused == "" {
+				wait.Until(t, "the console says that the key is wrong", func() bool {
+					return q.showed("The server does not know this key.")
+				})
+			}
+			if n := eval[int](q, `sockets`); n != 1 {
+				t.Errorf("with a wrong key it has tried %d times", n)
+			}
+			if n := eval[int](q, `timers.size`); n != 0 {
+				t.Errorf("with a wrong key it will try again: %d timers run", n)
+			}
+			for _, p := range []*page{p, q} {
+				p.do(chromedp.Navigate("about:blank")) // else it would notice that the server stops
+				p.forgive("WebSocket")
+				p.forgive("426 (Upgrade Required)")
+				p.forgive("ERR_CONNECTION_REFUSED")
+				p.forgive("401 (Unauthorized)")
+				p.forgive("The server does not know this key.")
+				p.mu.Lock()
+				p.foreign = nil // the server is another host here
+				p.mu.Unlock()
+			}
+		})
 	}
-	example := regexp.MustCompile("(?s)```html\n(.*?)```").FindSubmatch(readme)
-	if example == nil {
-		t.Fatal("the README has no page")
-	}
-	html := strings.NewReplacer("http://localhost:9000", s.url, "PUT THE KEY HERE", key).Replace(string(example[1]))
-	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		if r.URL.Path == "/" {
-			io.WriteString(w, html)
-		}
-	}))
-	defer elsewhere.Close()
-	p := open(t, elsewhere.URL+"/")
-	eval[any](p, `void document.querySelector('#publish').click()`)
-	p.shows("#now", "Page: 76.5 F")
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.foreign = nil // the server is another host here
 }
 
 // Each line that the page shows works exactly as shown.

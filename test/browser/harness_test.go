@@ -19,6 +19,7 @@ import (
 
 	"picloud/internal/wire"
 	"picloud/test/daemon"
+	"picloud/test/wait"
 
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
@@ -172,6 +173,20 @@ func (s *server) info() wire.Info {
 // wrongKeys is how many the server has counted.
 func (s *server) wrongKeys() int { return int(s.info().Server.WrongKeys) }
 
+// hasSubscriber waits until the client with that name is subscribed.
+func (s *server) hasSubscriber(event, name string) {
+	s.t.Helper()
+	wait.Until(s.t, name+" subscribes to "+event, func() bool {
+		for _, subscription := range s.info().Subscriptions {
+			if subscription.Name == event && slices.ContainsFunc(subscription.Connections,
+				func(c wire.Connection) bool { return c.ClientName == name }) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
 // A device is a client that subscribes and reads.
 type device struct{ *websocket.Conn }
 
@@ -287,6 +302,13 @@ func (p *page) request(host, address string) {
 	if at, err := url.Parse(address); err != nil || at.Host != host {
 		p.foreign = append(p.foreign, address)
 	}
+}
+
+// showed reports whether the console has shown the text, in red or yellow.
+func (p *page) showed(text string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.problems, func(problem string) bool { return strings.Contains(problem, text) })
 }
 
 // forgive removes the problems with that text: the browser itself reports each failed request.

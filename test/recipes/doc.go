@@ -1,2 +1,2 @@
-// Package recipes runs the code of docs/recipes, as it stands there, against the real daemon.
+// Package recipes runs the code of the documents, as it stands there, against the real daemon.
 package recipes

@@ -8,7 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +17,7 @@ import (
 	"picloud/internal/client"
 	"picloud/internal/wire"
 	"picloud/test/daemon"
+	"picloud/test/wait"
 )
 
 var bin string // folder of the built picloudd and picloud
@@ -29,35 +30,13 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	apiKey = "a-key-for-tests"
-	late   = 30 * time.Second // long after anything here should have happened
+	apiKey        = "a-key-for-tests"
+	readmesServer = "http://localhost:9000"
+	late          = 30 * time.Second // long after anything here should have happened
 )
 
-// code returns the n-th block of a language in a recipe.
-func code(t *testing.T, page, language string, n int) string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("../../docs/recipes", page))
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
-	if len(blocks) <= n {
-		t.Fatalf("%s has %d blocks of %s", page, len(blocks), language)
-	}
-	return blocks[n][1]
-}
-
-// put replaces what a reader is told to replace, which must be there.
-func put(t *testing.T, text string, pairs ...string) string {
-	t.Helper()
-	for i := 0; i < len(pairs); i += 2 {
-		if !strings.Contains(text, pairs[i]) {
-			t.Fatalf("there is no %q to be replaced in\n%s", pairs[i], text)
-		}
-		text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
-	}
-	return text
-}
+// wrong is for the environment of a program that has a wrong key.
+var wrong = []string{"API_KEY=wrong"}
 
 // file writes a program or configuration, and returns its path.
 func file(t *testing.T, name, text string) string {
@@ -83,8 +62,14 @@ func serve(t *testing.T) *picloudd {
 	t.Helper()
 	p := &picloudd{t: t, address: "127.0.0.1:0"}
 	p.begin()
-	p.messages, p.client = connect(t, client.Options{URL: p.url, Key: apiKey, Name: "test"})
+	p.run()
 	return p
+}
+
+// run starts the client.
+func (p *picloudd) run() {
+	p.t.Helper()
+	p.messages, p.client = connect(p.t, client.Options{URL: p.url, Key: apiKey, Name: "test"})
 }
 
 // connect returns a client that runs until the end of the test.
@@ -137,39 +122,37 @@ func (p *picloudd) publish(event, data string) {
 	}
 }
 
+// next returns the next message.
+func (p *picloudd) next() wire.Delivery {
+	p.t.Helper()
+	return wait.For(p.t, p.messages, "nobody publishes")
+}
+
 // gets checks the next message: its event, its data as JSON and who published it.
 func (p *picloudd) gets(event, data, from string) {
 	p.t.Helper()
-	select {
-	case m := <-p.messages:
-		if m.Event != event || string(m.Data) != data || m.ClientName != from {
-			p.t.Errorf("%s published %s as %q, want %s publishing %s as %q", m.ClientName, m.Data, m.Event, from, data,
-				event)
-		}
-	case <-time.After(late):
-		p.t.Fatalf("nobody publishes %s as %q", data, event)
+	if m := p.next(); m.Event != event || string(m.Data) != data || m.ClientName != from {
+		p.t.Errorf("%s published %.100s as %q, want %s publishing %.100s as %q", m.ClientName, m.Data, m.Event, from,
+			data, event)
 	}
 }
 
 // hasSubscriber waits until the client with that name is subscribed.
 func (p *picloudd) hasSubscriber(event, name string) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), late)
-	defer cancel()
-	for {
-		info, err := p.client.Info(ctx)
+	wait.Until(p.t, name+" subscribes to "+event, func() bool {
+		info, err := p.client.Info(p.t.Context())
 		if err != nil {
-			p.t.Fatalf("%s does not subscribe to %q: %v", name, event, err)
+			p.t.Fatal(err)
 		}
 		for _, s := range info.Subscriptions {
-			for _, c := range s.Connections {
-				if s.Name == event && c.ClientName == name {
-					return
-				}
+			if s.Name == event && slices.ContainsFunc(s.Connections,
+				func(c wire.Connection) bool { return c.ClientName == name }) {
+				return true
 			}
 		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		return false
+	})
 }
 
 // dish is a running program of a recipe.
@@ -183,9 +166,15 @@ type dish struct {
 // cook starts a program with the server and its key in its environment, and picloud in its PATH.
 func cook(t *testing.T, p *picloudd, env []string, name string, args ...string) *dish {
 	t.Helper()
+	return cookWith(t, p, nil, env, name, args...)
+}
+
+// cookWith is cook with an input.
+func cookWith(t *testing.T, p *picloudd, input *os.File, env []string, name string, args ...string) *dish {
+	t.Helper()
 	d := &dish{t, exec.Command(name, args...), make(chan string, 1000), make(chan error, 1)}
 	d.cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin", "API_KEY="+apiKey,
-		"PYTHONDONTWRITEBYTECODE=1")
+		"PYTHONDONTWRITEBYTECODE=1", daemon.AtOnce)
 	if p != nil {
 		d.cmd.Env = append(d.cmd.Env, "PICLOUD_URL="+p.url)
 	}
@@ -196,6 +185,9 @@ func cook(t *testing.T, p *picloudd, env []string, name string, args ...string) 
 		t.Fatal(err)
 	}
 	d.cmd.Stdout, d.cmd.Stderr = w, w
+	if input != nil {
+		d.cmd.Stdin = input
+	}
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -211,6 +203,12 @@ func cook(t *testing.T, p *picloudd, env []string, name string, args ...string) 
 	// A shell's pipeline is more than one process, all in one group.
 	t.Cleanup(func() { syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL) })
 	return d
+}
+
+// line returns the next line.
+func (d *dish) line() string {
+	d.t.Helper()
+	return wait.For(d.t, d.lines, d.cmd.String()+" prints nothing")
 }
 
 // prints waits for a line that contains the words, whatever comes before it.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"picloud/internal/client"
+	"picloud/test/snippet"
 )
 
 // proxyName stands in for raspberrypi.local, which this machine may not know.
@@ -114,8 +115,8 @@ func TestNginxInFront(t *testing.T) {
 	p := serve(t)
 	port := freePort(t)
 	certificate, key := certificate(t)
-	site := put(t, code(t, "reverse-proxy.md", "nginx", 0), "443", port, "raspberrypi.local", proxyName,
-		"127.0.0.1:9000", p.address,
+	site := snippet.Put(t, snippet.Of(t, "docs/recipes/reverse-proxy.md", "proxy_pass"), "443", port,
+		"raspberrypi.local", proxyName, "127.0.0.1:9000", p.address,
 		"/etc/ssl/picloud/cert.pem", file(t, "cert.pem", certificate), "/etc/ssl/picloud/key.pem",
 		file(t, "key.pem", key))
 	dir := t.TempDir()
@@ -129,8 +130,8 @@ func TestNginxInFront(t *testing.T) {
 func TestCaddyInFront(t *testing.T) {
 	p := serve(t)
 	port, home := freePort(t), t.TempDir()
-	site := put(t, code(t, "reverse-proxy.md", "caddyfile", 0), "raspberrypi.local", proxyName, "127.0.0.1:9000",
-		p.address)
+	site := snippet.Put(t, snippet.Of(t, "docs/recipes/reverse-proxy.md", "reverse_proxy"),
+		"raspberrypi.local", proxyName, "127.0.0.1:9000", p.address)
 	conf := file(t, "Caddyfile", "{\n\tadmin off\n\tskip_install_trust\n\thttp_port "+freePort(t)+"\n\thttps_port "+port+"\n}\n"+site)
 	d := cook(t, nil, []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home}, "caddy", "run",
 		"--adapter", "caddyfile", "--config", conf)
@@ -140,6 +141,11 @@ func TestCaddyInFront(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.through(port, root)
+	line := snippet.Put(t, snippet.Of(t, "docs/recipes/reverse-proxy.md", "--ca root.crt"),
+		"https://raspberrypi.local", "https://"+proxyName+":"+port)
+	d = cook(t, nil, nil, "sh", "-c", "cd "+home+"/caddy/pki/authorities/local && exec "+line)
+	d.prints("published")
+	d.ends(true)
 }
 
 // certificate makes a certificate for the proxy's name, and its key.

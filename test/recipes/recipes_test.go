@@ -1,54 +1,143 @@
 package recipes
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"picloud/internal/wire"
+	"picloud/test/peer"
+	"picloud/test/snippet"
+	"picloud/test/wait"
 )
 
+// messages returns what the recipes must get through, as JSON: what README publishes, and what else anybody may.
+func messages(t *testing.T) []string {
+	t.Helper()
+	commands := snippet.Of(t, "README.md", "vmstat 5")
+	var list []string
+	pub := regexp.MustCompile(`(?m)^picloud pub (--json )?\S+ '(.*?)'$`)
+	for _, m := range pub.FindAllStringSubmatch(commands, -1) {
+		data := m[2]
+		if m[1] == "" {
+			data = quote(t, data)
+		}
+		list = append(list, data)
+	}
+	if len(list) < 2 {
+		t.Fatalf("README publishes %q", list)
+	}
+	return append(list, `"two\nlines\r\n"`, `"it's \"quoted\" $HOME $(id) \\n"`, `"24 °C \ud83c\udf21 \ud800"`, `"  "`,
+		`"--json"`, `""`, `null`, `true`, `["a",{}]`, `12345678901234567890`, strings.Repeat("9", 5000),
+		strings.Repeat("[", 9000)+strings.Repeat("]", 9000))
+}
+
+func quote(t *testing.T, text string) string {
+	t.Helper()
+	b, err := json.Marshal(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// shown is what picloud sub prints for a message.
+func shown(t *testing.T, data string) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := json.Compact(&b, []byte(data)); err != nil {
+		t.Fatal(err)
+	}
+	var text string
+	if json.Unmarshal([]byte(data), &text) == nil && data != "null" {
+		return strings.NewReplacer("\n", `\n`, "\r", `\r`).Replace(text)
+	}
+	return b.String()
+}
+
 func TestShellPublishes(t *testing.T) {
+	t.Parallel()
 	p := serve(t)
 	p.subscribe("disk")
 	p.subscribe("log")
-	cook(t, p, nil, file(t, "publish-disk", code(t, "shell.md", "sh", 0))).ends(true)
-	m := <-p.messages
+	disk := file(t, "publish-disk", snippet.Of(t, "docs/recipes/shell.md", "publish-disk"))
+	cook(t, p, nil, disk).ends(true)
 	host, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !regexp.MustCompile(`^\d{1,3}$`).Match(m.Data) || m.Event != "disk" || m.ClientName != host {
+	if m := p.next(); !regexp.MustCompile(`^\d{1,3}$`).Match(m.Data) || m.Event != "disk" || m.ClientName != host {
 		t.Errorf("got %+v", m)
 	}
-	d := cook(t, p, []string{"API_KEY=wrong"}, file(t, "publish-disk", code(t, "shell.md", "sh", 0)))
-	d.prints("error")
+	d := cook(t, p, wrong, disk)
+	d.prints(`{"error":"wrong key"}`)
 	d.ends(false)
 
-	lines := file(t, "publish-lines", code(t, "shell.md", "sh", 1))
+	lines := file(t, "publish-lines", snippet.Of(t, "docs/recipes/shell.md", "publish-lines"))
 	cook(t, p, []string{"PICLOUD_NAME=lines"}, "sh", "-c",
-		`printf 'a "quoted" line\nanother\n' | `+lines+" log").ends(true)
-	p.gets("log", `"a \"quoted\" line"`, "lines")
-	p.gets("log", `"another"`, "lines")
+		`printf '76.5 F\n{"on": true}\na "quoted" line, 24 °C\n' | `+lines+" log").ends(true)
+	p.gets("log", `"76.5 F"`, "lines")
+	p.gets("log", `"{\"on\": true}"`, "lines")
+	p.gets("log", `"a \"quoted\" line, 24 °C"`, "lines")
+	d = cook(t, p, wrong, "sh", "-c", "echo x | "+lines+" log")
+	d.prints("refuses this key")
+	d.ends(false)
+
+	// It goes on after a restart, and curl waits for one.
+	input, feed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer feed.Close()
+	d = cookWith(t, p, input, []string{"PICLOUD_NAME=lines"}, lines, "log")
+	input.Close()
+	io.WriteString(feed, "before\n")
+	p.gets("log", `"before"`, "lines")
+	p.end()
+	waiting := cook(t, p, nil, disk)
+	waiting.prints("Failed to connect")
+	p.begin()
+	p.hasSubscriber("log", "test")
+	p.hasSubscriber("disk", "test")
+	io.WriteString(feed, "after\n")
+	waiting.ends(true)
+	got := []wire.Delivery{p.next(), p.next()}
+	slices.SortFunc(got, func(a, b wire.Delivery) int { return strings.Compare(a.Event, b.Event) })
+	if got[0].Event != "disk" || got[1].Event != "log" || string(got[1].Data) != `"after"` {
+		t.Errorf("after the restart came %+v", got)
+	}
+	feed.Close()
+	d.ends(true)
 }
 
 func TestShellActsOnMessages(t *testing.T) {
+	t.Parallel()
 	p := serve(t)
-	act := file(t, "on-message", code(t, "shell.md", "sh", 2))
-	d := cook(t, p, []string{"PICLOUD_NAME=actor"}, act, "door", "sh", "-c", `[ "$1" != fail ] && echo "acts on <$1>"`,
-		"sh")
+	act := file(t, "on-message", snippet.Of(t, "docs/recipes/shell.md", "on-message EVENT"))
+	// The command would read the messages that follow, were they its input.
+	d := cook(t, p, []string{"PICLOUD_NAME=actor"}, act, "door", "sh", "-c",
+		`cat; [ "$1" != fail ] && printf 'acts on <%s>\n' "$1"`, "sh")
 	p.hasSubscriber("door", "actor")
-	p.publish("door", `"  two words"`)
-	d.prints("acts on <  two words>")
+	for _, data := range messages(t) {
+		p.publish("door", data)
+	}
+	d.prints("picloud: subscribed")
+	for _, data := range messages(t) {
+		if line := d.line(); line != "acts on <"+shown(t, data)+">" {
+			t.Errorf("%.60s: the command printed %.60s", data, line)
+		}
+	}
 	p.publish("door", `"fail"`)
 	d.prints("on-message: sh failed for: fail")
 	p.end()
@@ -56,18 +145,67 @@ func TestShellActsOnMessages(t *testing.T) {
 	p.hasSubscriber("door", "actor")
 	p.publish("door", `"again"`)
 	d.prints("acts on <again>")
+
+	d = cook(t, p, wrong, act, "door", "echo")
+	d.prints("refuses this key")
+	d.ends(false)
+}
+
+// The lines on the page, with programs of the reader's that print what they are given.
+func TestShellsLines(t *testing.T) {
+	t.Parallel()
+	p := serve(t)
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"on-message":  snippet.Of(t, "docs/recipes/shell.md", "on-message EVENT"),
+		"notify-send": "#!/bin/sh\nprintf '%s|' notified \"$@\"\necho\n",
+		"switch-lamp": "#!/bin/sh\nprintf '%s|' switched \"$@\"\necho\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	door, lamp, _ := strings.Cut(strings.TrimSpace(snippet.Of(t, "docs/recipes/shell.md", "notify-send")), "\n")
+	here := func(name, line string) *dish {
+		return cook(t, p, []string{"PICLOUD_NAME=" + name}, "sh", "-c", "cd "+dir+" && PATH=.:$PATH && exec "+line)
+	}
+	notify, light := here("notify", door), here("light", lamp)
+	once := cook(t, p, []string{"PICLOUD_NAME=once"}, "sh", "-c",
+		snippet.Of(t, "docs/recipes/shell.md", "picloud sub -n 1 door"))
+	p.hasSubscriber("door", "notify")
+	p.hasSubscriber("lamp", "light")
+	p.hasSubscriber("door", "once")
+	p.publish("door", `"a visitor\nwith a dog"`)
+	p.publish("lamp", `{"on": true, "level": 40}`)
+	notify.prints(`notified|At the door:|a visitor\nwith a dog|`)
+	light.prints(`switched|{"on":true,"level":40}|`)
+	once.prints("Somebody is at the door")
+	once.ends(true)
 }
 
 func TestPythonSubscribesAndComesBack(t *testing.T) {
+	t.Parallel()
 	p := serve(t)
-	program := code(t, "python.md", "python", 0)
-	if n := strings.Count(program, "\n"); n > 30 {
-		t.Errorf("the page says 30 lines: there are %d", n)
+	text := snippet.Of(t, "docs/recipes/python.md", "import asyncio")
+	if n := strings.Count(text, "\n"); n > 35 {
+		t.Errorf("the page says 35 lines: there are %d", n)
 	}
+	program := file(t, "thermostat.py", text)
 	p.subscribe("heating")
-	d := cook(t, p, nil, "/usr/bin/python3", file(t, "thermostat.py", program))
+	d := cook(t, p, nil, "/usr/bin/python3", program)
 	p.hasSubscriber("temperature", "Thermostat")
+	for _, data := range messages(t) {
+		p.publish("temperature", data)
+	}
 	p.publish("temperature", "18.5")
+	for _, data := range messages(t) {
+		if number, err := strconv.ParseFloat(data, 64); err == nil && !math.IsInf(number, 0) {
+			p.gets("heating", `"off"`, "Thermostat")
+		} else if data == "true" { // to Python it is a 1
+			p.gets("heating", `"on"`, "Thermostat")
+		}
+	}
+	d.prints(`no temperature: {"action":"publish","event":"temperature","data":"76.5 F"`)
 	d.prints("test 18.5")
 	p.gets("heating", `"on"`, "Thermostat")
 	p.end()
@@ -78,70 +216,73 @@ func TestPythonSubscribesAndComesBack(t *testing.T) {
 	d.prints("test 21")
 	p.gets("heating", `"off"`, "Thermostat")
 
-	d = cook(t, p, []string{"API_KEY=wrong"}, "/usr/bin/python3", file(t, "thermostat.py", program))
-	d.prints("401")
+	d = cook(t, p, wrong, "/usr/bin/python3", program)
+	d.prints("the server does not know this key")
 	d.ends(false)
 }
 
 func TestPythonPublishes(t *testing.T) {
+	t.Parallel()
 	p := serve(t)
 	p.subscribe("temperature")
 	for program, data := range map[string]string{
-		code(t, "python.md", "python", 1):                                               "18.5",
-		put(t, code(t, "../../README.md", "python", 0), "http://localhost:9000", p.url): `"76.5 F"`,
+		snippet.Of(t, "docs/recipes/python.md", "import json, os, urllib.request"):                  "18.5",
+		snippet.Put(t, snippet.Of(t, "README.md", "import json, os, urllib"), readmesServer, p.url): `"76.5 F"`,
 	} {
 		path := file(t, "publish.py", program)
 		cook(t, p, nil, "/usr/bin/python3", path).ends(true)
 		p.gets("temperature", data, "Porch")
-		cook(t, p, []string{"API_KEY=wrong"}, "/usr/bin/python3", path).ends(false)
+		d := cook(t, p, wrong, "/usr/bin/python3", path)
+		d.prints("HTTP Error 401: Unauthorized")
+		d.ends(false)
+		p.end()
+		cook(t, p, nil, "/usr/bin/python3", path).ends(false)
+		p.begin()
+		p.hasSubscriber("temperature", "test")
 	}
-}
-
-func TestWebPageSubscribesPublishesAndComesBack(t *testing.T) {
-	p := serve(t)
-	page := put(t, code(t, "web-page.md", "html", 0), "ws://raspberrypi.local:9000", "ws://"+p.address,
-		"PUT THE KEY HERE", apiKey)
-	script := regexp.MustCompile(`(?s)<script>\n(.*)</script>`).FindStringSubmatch(page)[1]
-	d := cook(t, nil, []string{"NODE_PATH=/usr/share/nodejs"}, "node", "testdata/browser.js",
-		file(t, "page.js", script))
-	p.hasSubscriber("temperature", "Page")
-	p.publish("temperature", `"12 F"`)
-	d.prints("#now: test: 12 F")
-	p.subscribe("temperature")
-	d.cmd.Process.Signal(syscall.SIGUSR2) // a click
-	p.gets("temperature", `"76.5 F"`, "Page")
-	p.end()
-	p.begin()
-	p.hasSubscriber("temperature", "Page")
-	p.publish("temperature", `"13 F"`)
-	d.prints("#now: test: 13 F")
 }
 
 func TestCPUTemperatureIsPublished(t *testing.T) {
+	t.Parallel()
 	p := serve(t)
 	p.subscribe("cpu-temperature")
-	program := file(t, "publish-cpu-temperature", code(t, "cpu-temperature.md", "sh", 0))
+	program := file(t, "publish-cpu-temperature", snippet.Of(t, "docs/recipes/cpu-temperature.md", "#!/bin/sh"))
+	lines := strings.Split(snippet.Of(t, "docs/recipes/cpu-temperature.md", "enable --now"), "\n")
+	watching := cook(t, p, []string{"PICLOUD_NAME=watching"}, "sh", "-c", "exec "+lines[1])
+	p.hasSubscriber("cpu-temperature", "watching")
 	for thousandths, want := range map[string]string{"48312": "48.3", "60000": "60.0", "7099": "7.0"} {
 		cook(t, p, []string{"PICLOUD_NAME=cpu"}, program, file(t, "temp", thousandths+"\n")).ends(true)
 		p.gets("cpu-temperature", want, "cpu")
+		watching.prints(want)
 	}
 	cook(t, p, nil, program, "/nonexistent").ends(false)
+	d := cook(t, p, wrong, program, file(t, "temp", "48312\n"))
+	d.prints("refuses this key")
+	d.ends(false)
+
+	// The timer runs it again, after a restart too.
+	p.end()
+	cook(t, p, nil, program, file(t, "temp", "48312\n")).ends(false)
+	p.begin()
+	p.hasSubscriber("cpu-temperature", "test")
+	cook(t, p, []string{"PICLOUD_NAME=cpu"}, program, file(t, "temp", "48312\n")).ends(true)
+	p.gets("cpu-temperature", "48.3", "cpu")
 
 	verify(t, program, "/usr/local/bin/publish-cpu-temperature", map[string]string{
-		"publish-cpu-temperature.service": code(t, "cpu-temperature.md", "ini", 0),
-		"publish-cpu-temperature.timer":   code(t, "cpu-temperature.md", "ini", 1),
+		"publish-cpu-temperature.service": snippet.Of(t, "docs/recipes/cpu-temperature.md", "ExecStart="),
+		"publish-cpu-temperature.timer":   snippet.Of(t, "docs/recipes/cpu-temperature.md", "[Timer]"),
 	})
 }
 
-// verify makes systemd check units that run a program. It reports a word that it does not know, but does not fail on
-// it.
+// verify makes systemd check units that run a program, which is installed elsewhere in them. systemd reports a word
+// that it does not know, but does not fail on it.
 func verify(t *testing.T, program, installed string, units map[string]string) {
 	t.Helper()
 	dir := t.TempDir()
 	args := []string{"verify", "--man=no", "--recursive-errors=no"}
 	for name, text := range units {
-		if strings.HasSuffix(name, ".service") {
-			text = put(t, text, installed, program)
+		if strings.Contains(text, installed) {
+			text = snippet.Put(t, text, installed, program)
 		}
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
@@ -158,6 +299,7 @@ func verify(t *testing.T, program, installed string, units map[string]string) {
 }
 
 func TestHomeAssistantsRequestsAreUnderstood(t *testing.T) {
+	t.Parallel()
 	p := serve(t)
 	p.subscribe("lamp")
 	const asJSON = `
@@ -166,9 +308,9 @@ class Loader(yaml.SafeLoader): pass
 Loader.add_constructor("!secret", lambda loader, node: "secret:" + node.value)
 print(json.dumps([yaml.load(open(name), Loader) for name in sys.argv[1:]]))`
 	out, err := exec.Command("/usr/bin/python3", "-c", asJSON,
-		file(t, "a.yaml", code(t, "home-assistant.md", "yaml", 0)),
-		file(t, "b.yaml", code(t, "home-assistant.md", "yaml", 1)),
-		file(t, "c.yaml", code(t, "home-assistant.md", "yaml", 2))).Output()
+		file(t, "a.yaml", snippet.Of(t, "docs/recipes/home-assistant.md", "rest_command:")),
+		file(t, "b.yaml", snippet.Of(t, "docs/recipes/home-assistant.md", "actions:")),
+		file(t, "c.yaml", snippet.Of(t, "docs/recipes/home-assistant.md", "webhook_id"))).Output()
 	if err != nil {
 		t.Fatalf("its YAML: %v", err)
 	}
@@ -186,8 +328,9 @@ print(json.dumps([yaml.load(open(name), Loader) for name in sys.argv[1:]]))`
 			Data   map[string]any
 		}
 		Template []struct {
-			Triggers []struct{ Trigger string }
-			Sensor   []struct{ State string }
+			Triggers   []struct{ Trigger string }
+			Conditions []string
+			Sensor     []struct{ State string }
 		}
 	}
 	if err := json.Unmarshal(out, &pages); err != nil {
@@ -195,7 +338,8 @@ print(json.dumps([yaml.load(open(name), Loader) for name in sys.argv[1:]]))`
 	}
 	send := func(method, url, body, contentType string, headers map[string]string) (int, []byte) {
 		t.Helper()
-		r, err := http.NewRequest(method, put(t, url, "http://raspberrypi.local:9000", p.url), strings.NewReader(body))
+		r, err := http.NewRequest(method, snippet.Put(t, url, "http://raspberrypi.local:9000", p.url),
+			strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,19 +361,24 @@ print(json.dumps([yaml.load(open(name), Loader) for name in sys.argv[1:]]))`
 
 	call := pages[1].Actions[0]
 	publish := pages[0].RestCommand[strings.TrimPrefix(call.Action, "rest_command.")]
-	body := publish.Payload
-	for name, value := range call.Data {
-		text, err := json.Marshal(value)
-		if err != nil {
-			t.Fatal(err)
+	example, err := json.Marshal(call.Data["data"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, data := range append(messages(t), string(example)) {
+		body := snippet.Put(t, publish.Payload, "{{ event | to_json }}", quote(t, call.Data["event"].(string)),
+			"{{ data | to_json }}", data)
+		if status, text := send("POST", publish.URL, body, publish.ContentType,
+			publish.Headers); status != http.StatusCreated || publish.Method != "post" {
+			t.Errorf("%s %.60s: status %d: %s", publish.Method, body, status, text)
 		}
-		body = put(t, body, "{{ "+name+" | to_json }}", string(text))
+		p.gets("lamp", data, "Home Assistant")
 	}
-	if status, text := send("POST", publish.URL, body, publish.ContentType,
-		publish.Headers); status != http.StatusCreated || publish.Method != "post" {
-		t.Errorf("%s %s: status %d: %s", publish.Method, body, status, text)
+	publish.Headers["X-API-Key"] = "wrong"
+	if status, _ := send("POST", publish.URL, "{}", publish.ContentType,
+		publish.Headers); status != http.StatusUnauthorized {
+		t.Errorf("with a wrong key: status %d", status)
 	}
-	p.gets("lamp", `{"level":40,"on":true}`, "Home Assistant")
 
 	sensor := pages[0].Sensor[0]
 	status, text := send("GET", sensor.Resource, "", "", sensor.Headers)
@@ -248,96 +397,137 @@ print(json.dumps([yaml.load(open(name), Loader) for name in sys.argv[1:]]))`
 	if value != 1.0 {
 		t.Errorf("%s is %v, want 1", sensor.ValueTemplate, value)
 	}
-	if s := pages[2].Template[0]; s.Triggers[0].Trigger != "webhook" || s.Sensor[0].State != "{{ trigger.json.data }}" {
+	if s := pages[2].Template[0]; s.Triggers[0].Trigger != "webhook" ||
+		s.Sensor[0].State != "{{ trigger.json.data }}" || s.Conditions[0] != "{{ is_number(trigger.json.data) }}" {
 		t.Errorf("the sensor of an event is %+v", s)
 	}
 }
 
 func TestHomeAssistantsWebhookGetsEachMessage(t *testing.T) {
+	t.Parallel()
 	p := serve(t)
-	bodies := make(chan string, 10)
+	bodies := make(chan string, 100)
 	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		bodies <- r.Method + " " + r.Header.Get("Content-Type") + " " + string(body)
+		if strings.Contains(string(body), `"refuse"`) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
 	}))
 	defer hook.Close()
-	program := file(t, "picloud-to-webhook", code(t, "home-assistant.md", "sh", 0))
-	cook(t, p, []string{"WEBHOOK=" + hook.URL, "PICLOUD_NAME=hook"}, program, "temperature")
-	p.hasSubscriber("temperature", "hook")
-	p.publish("temperature", "18.5")
-	select {
-	case got := <-bodies:
+	program := file(t, "picloud-to-webhook", snippet.Of(t, "docs/recipes/home-assistant.md", "picloud sub --json"))
+	running := cook(t, p, []string{"WEBHOOK=" + hook.URL, "PICLOUD_NAME=hook"}, program, "temperature")
+	brings := func(data string) {
+		t.Helper()
+		p.publish("temperature", data)
+		got := wait.For(t, bodies, "the webhook gets nothing")
 		message, ok := strings.CutPrefix(got, "POST application/json ")
 		var d wire.Delivery
-		if err := json.Unmarshal([]byte(message), &d); err != nil || !ok || string(d.Data) != "18.5" {
-			t.Errorf("the webhook got %s (%v)", got, err)
+		if err := json.Unmarshal([]byte(message), &d); err != nil || !ok || shown(t, string(d.Data)) != shown(t, data) {
+			t.Errorf("the webhook got %.200s (%v), want %.60s", got, err, data)
 		}
-	case <-time.After(late):
-		t.Fatal("the webhook got nothing")
 	}
+	p.hasSubscriber("temperature", "hook")
+	for _, data := range append(messages(t), `"refuse"`) {
+		brings(data)
+	}
+	running.prints("picloud-to-webhook: a message was not taken")
+	p.end()
+	p.begin()
+	p.hasSubscriber("temperature", "hook")
+	brings("18.5")
+
+	d := cook(t, p, wrong, program, "temperature")
+	d.prints("refuses this key")
+	d.ends(false) // so that systemd sees it
+
 	verify(t, program, "/usr/local/bin/picloud-to-webhook", map[string]string{
-		"picloud-to-home-assistant.service": code(t, "home-assistant.md", "ini", 0),
+		"picloud-to-home-assistant.service": snippet.Of(t, "docs/recipes/home-assistant.md", "ExecStart="),
 	})
 }
 
+// The sketch is not compiled, so what it sends is read out of it. How the library asks for a WebSocket is from its
+// source, WebSocketsClient::sendHeader.
 func TestESP32SendsWhatTheServerUnderstands(t *testing.T) {
-	sketch := code(t, "esp32.md", "cpp", 0)
-	texts := regexp.MustCompile(`sendTXT\("(.*)"\)`).FindAllStringSubmatch(sketch, -1)
-	if len(texts) == 0 {
-		t.Fatal("the sketch sends no text")
-	}
-	for _, m := range texts {
-		text := strings.ReplaceAll(m[1], `\"`, `"`)
-		if message, err := wire.Decode([]byte(text)); err != nil || message.Action != wire.Subscribe {
-			t.Errorf("%s: %v", text, err)
+	t.Parallel()
+	sketch := snippet.Of(t, "docs/recipes/esp32.md", "WebSocketsClient")
+	one := func(pattern string) string {
+		t.Helper()
+		found := regexp.MustCompile(pattern).FindAllStringSubmatch(sketch, -1)
+		if len(found) != 1 {
+			t.Fatalf("the sketch has %d of %s, want one", len(found), pattern)
 		}
+		return strings.ReplaceAll(found[0][1], `\"`, `"`)
 	}
-	fields := make(map[string]string)
-	for _, m := range regexp.MustCompile(`message\["(\w+)"\] = (.*);`).FindAllStringSubmatch(sketch, -1) {
-		fields[m[1]] = strings.ReplaceAll(m[2], "temperatureRead()", "53.3")
-	}
-	text := `{"action":` + fields["action"] + `,"event":` + fields["event"] + `,"data":` + fields["data"] + `}`
-	if message, err := wire.Decode([]byte(text)); err != nil || message.Action != wire.Publish ||
-		string(message.Event) != "temperature" {
-		t.Errorf("%s: %v", text, err)
-	}
+	target := one(`PATH = "(.*)";`)
+	header := one(`setExtraHeaders\(\(String\("(.*)"\) \+ KEY\)`)
+	subscribe := one(`sendTXT\("(.*)"\);`)
+	// String makes two digits of a float.
+	publish := one(`String text = String\("(.*)"\) \+ temperatureRead`) + "53.33" +
+		one(`temperatureRead\(\) \+ "(.*)";`)
+
 	p := serve(t)
-	begin := regexp.MustCompile(`ws\.begin\("[^"]+", 9000, "(/subscribe\?[^"]+)"\)`).FindStringSubmatch(sketch)
-	header := regexp.MustCompile(`setExtraHeaders\("([^:]+): THE KEY"\)`).FindStringSubmatch(sketch)
-	if begin == nil || header == nil {
-		t.Fatal("where does the sketch connect?")
+	p.subscribe("temperature")
+	connect := func(key string) (*peer.Peer, int) {
+		t.Helper()
+		c := peer.Dial(t, "tcp", p.address)
+		c.Raw([]byte("GET " + target + " HTTP/1.1\r\nHost: " + p.address + "\r\nConnection: Upgrade\r\n" +
+			"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + peer.Nonce + "\r\n" +
+			"Sec-WebSocket-Protocol: arduino\r\n" + header + key + "\r\nUser-Agent: arduino-WebSocket-Client\r\n\r\n"))
+		answer, err := c.Answer("GET")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c, answer.Status
 	}
-	r, err := http.NewRequest("GET", p.url+begin[1], nil)
+	for range 2 { // the second time after a restart
+		c, status := connect(apiKey)
+		if status != http.StatusSwitchingProtocols {
+			t.Fatalf("its handshake: %d", status)
+		}
+		c.Raw(peer.Frame(peer.Fin|peer.Text, subscribe))
+		c.Raw(peer.Frame(peer.Fin|peer.Text, publish))
+		p.gets("temperature", "53.33", "ESP32")
+		const data = `{"on": true, "level": 40}`
+		p.publish("lamp", data)
+		if _, message, err := c.Next(); err != nil || !strings.Contains(string(message), `"data":`+data) {
+			t.Errorf("the sketch gets %s, %v", message, err)
+		}
+		c.Close()
+		p.end()
+		p.begin()
+		p.hasSubscriber("temperature", "test")
+	}
+
+	// With a wrong key it asks why, and stops.
+	if _, status := connect("wrong"); status != http.StatusUnauthorized {
+		t.Errorf("its handshake with a wrong key: %d", status)
+	}
+	at := put9000(t, one(`http.begin\(String\("(.*)"\) \+ HOST`)+"HOST"+one(`HOST \+ "(.*)" \+ PATH`)+target, p)
+	name := one(`addHeader\("(.*)", KEY\)`)
+	stops, err := strconv.Atoi(one(`return status == (\d+);`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range map[string]string{header[1]: apiKey, "Upgrade": "websocket", "Connection": "Upgrade",
-		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="} {
-		r.Header.Set(name, value)
-	}
-	resp, err := http.DefaultTransport.RoundTrip(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		t.Errorf("its handshake: %s", resp.Status)
+	for key, want := range map[string]int{"wrong": stops, apiKey: http.StatusUpgradeRequired} {
+		r, err := http.NewRequest("GET", at, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set(name, key)
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("it asks with the key %q: %s, want %d", key, resp.Status, want)
+		}
 	}
 }
 
-// Each page says at its end how it was tested, so each must be in the table.
-func TestEachRecipeIsListed(t *testing.T) {
-	table, err := os.ReadFile("../../docs/recipes/README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pages, err := filepath.Glob("../../docs/recipes/*.md")
-	if err != nil || len(pages) < 2 {
-		t.Fatalf("%d pages: %v", len(pages), err)
-	}
-	for _, page := range pages {
-		if name := filepath.Base(page); name != "README.md" && !strings.Contains(string(table), "]("+name+")") {
-			t.Errorf("README.md does not list %s", name)
-		}
-	}
+// put9000 puts the server's address in the place of the sketch's.
+func put9000(t *testing.T, url string, p *picloudd) string {
+	t.Helper()
+	return snippet.Put(t, url, "HOST:9000", p.address)
 }
