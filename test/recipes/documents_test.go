@@ -144,16 +144,20 @@ func TestTLSOfTheReadme(t *testing.T) {
 		cmd.Dir = dir
 		return cmd
 	}
-	if out, err := in(snippet.Of(t, "README.md", "openssl req")).CombinedOutput(); err != nil {
+	make, serve, _ := strings.Cut(snippet.Of(t, "README.md", "bin/picloudd -make-cert"), "\n")
+	if out, err := in(make).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cmd := in("exec env " + snippet.Of(t, "README.md", "USE_TLS=1"))
+	cmd := in("exec env " + serve)
 	cmd.Env = append(os.Environ(), "PORT=0", "API_KEY="+apiKey)
 	url := daemon.Launch(t, cmd).URL
-	lines := snippet.Put(t, snippet.Of(t, "README.md", "--cacert cert.pem"), "https://localhost:9000", url)
-	for _, line := range commands(lines) {
+	lines := snippet.Put(t, snippet.Of(t, "README.md", "--cacert cert.pem"), "https://raspberrypi.local:9000", url)
+	for i, line := range commands(lines) {
+		if i == 0 { // scp: the file is here
+			continue
+		}
 		d := cook(t, nil, nil, "sh", "-c", "cd "+dir+" && "+line)
-		d.prints("published")
+		d.prints([]string{"", "published", "connections"}[i])
 		d.ends(true)
 		cook(t, nil, wrong, "sh", "-c", "cd "+dir+" && "+line).prints("key")
 	}
