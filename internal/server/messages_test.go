@@ -11,7 +11,7 @@ package server
 //	client_name: who published                                       TestPostPublishes, TestClientNameIsDelivered
 //	id on any of the four; ack once it has taken effect              TestIDsAreAcknowledged, TestAckMeansEffect
 //	wrong message: error, the connection stays                       TestWrongMessagesAreAnswered
-//	not UTF-8 is refused wherever it comes in                        TestInvalidUTF8IsRefusedEverywhere
+//	not UTF-8 is refused wherever it comes in                        TestInvalidUTF8IsRefusedEverywhere, TestGoodbyeSaysWhatATextWas
 //	order, once each                                                 TestOrderOfOnePublisher
 //	subscribing twice is subscribing once                            TestSubscribingTwiceIsSubscribingOnce
 
@@ -28,6 +28,7 @@ import (
 
 	"picloud/internal/wire"
 	ws "picloud/test/peer"
+	"picloud/test/wait"
 )
 
 func TestSubscribeConnectionSubscribesPublishesAndReceives(t *testing.T) {
@@ -297,6 +298,42 @@ func TestWrongMessagesAreAnswered(t *testing.T) {
 	pub.ask(`{"event":"e","data":"good","id":1}`)
 	if d := sub.delivery(); d.data != `"good"` {
 		t.Errorf("a refused message was delivered: %+v", d)
+	}
+}
+
+// The goodbye to a client whose text is not UTF-8 says what it was, in the words that a POST gets.
+func TestGoodbyeSaysWhatATextWas(t *testing.T) {
+	sv := start(t)
+	for text, want := range map[string]string{
+		"\xff\xfe{\x00":          "1007 message is UTF-16: send UTF-8",
+		"\xfe\xff\x00{":          "1007 message is UTF-16: send UTF-8",
+		"{\x00\"\x00\xe9\x00":    "1007 message is UTF-16: send UTF-8",
+		"\x1f\x8b\x08\x00":       "1007 message is gzip: send it uncompressed",
+		`{"event":"` + "\xff\"}": "1007 message is not valid UTF-8",
+	} {
+		sv.post(t, text).refuses(t, http.StatusBadRequest, want[len("1007 "):])
+		for _, path := range []string{"/subscribe?clientName=a", "/publish?clientName=a", "/socket/info"} {
+			for _, frames := range [][]byte{
+				ws.Frame(ws.Fin|ws.Text, text),
+				append(ws.Frame(ws.Text, text[:1]), ws.Frame(ws.Fin|ws.More, text[1:])...),
+			} {
+				p := sv.connect(t, path, "X-API-Key", testKey)
+				p.Raw(frames)
+				op, said, err := p.Next()
+				for err == nil && op != ws.Close { // info
+					op, said, err = p.Next()
+				}
+				if got := ws.CloseText(said); err != nil || got != want {
+					t.Errorf("%s: %q is answered with %q (%v), want %q", path, text, got, err, want)
+				}
+			}
+		}
+	}
+	wait.Until(t, "all are gone", func() bool { return sv.wsConns.Len() == 0 })
+	for _, line := range sv.log.lines(t, "client lost") {
+		if got, want := line["reason"], "broke the WebSocket protocol: text is not UTF-8"; got != want {
+			t.Errorf("the log says %q, want %q", got, want)
+		}
 	}
 }
 

@@ -152,7 +152,8 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	s.wsConns = wsconn.New(cfg.Limits, s.poll, cfg.Store, s.waiting,
 		func(w http.ResponseWriter, status int, reason error) {
 			refuse(w, status, reason.Error())
-		})
+		},
+		func(text []byte) string { return wire.NotUTF8(text).Reason })
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: cfg.HeaderTimeout,

@@ -41,7 +41,7 @@ var (
 // event.
 func Decode(p []byte) (Message, error) {
 	if !utf8.Valid(p) {
-		return Message{}, notUTF8(p)
+		return Message{}, NotUTF8(p)
 	}
 	p = bytes.TrimPrefix(p, mark)
 	if m, ok := decodeFast(p); ok {

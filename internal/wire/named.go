@@ -18,8 +18,8 @@ var (
 // mark is UTF-8's byte order mark, which editors and shells of Windows put in front of a text.
 var mark = []byte("\ufeff")
 
-// notUTF8 names what p is, which is not UTF-8.
-func notUTF8(p []byte) error {
+// NotUTF8 names what p is, which is not UTF-8. Its reason fits into a close frame.
+func NotUTF8(p []byte) *Error {
 	switch {
 	case bytes.HasPrefix(p, []byte("\xff\xfe")), bytes.HasPrefix(p, []byte("\xfe\xff")), hasZero(p):
 		return errUTF16

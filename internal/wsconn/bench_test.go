@@ -15,7 +15,7 @@ func BenchmarkPong(b *testing.B) { benchmarkFrame(b, masked(finBit|opPong, "")) 
 
 func benchmarkFrame(b *testing.B, frame []byte) {
 	s := New(Limits{Connections: 1, MessageBytes: 64 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour,
-		PeerTimeout: time.Hour}, newPoller(b), nil, quota.New(1<<30), nil)
+		PeerTimeout: time.Hour}, newPoller(b), nil, quota.New(1<<30), nil, nil)
 	c := &Conn{set: s, handler: nobody{}}
 	in := make([]byte, len(frame))
 	b.ReportAllocs()

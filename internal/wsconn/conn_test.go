@@ -102,20 +102,21 @@ func TestMistakesEndTheConnection(t *testing.T) {
 			frames []byte
 			code   int
 			why    error
+			words  string
 		}{
-			{"unmasked", appendFrame(nil, opText, []byte("a")), 1002, nil},
-			{"reserved bit", masked(text|0x40, "a"), 1002, nil},
-			{"too big", masked(text, strings.Repeat("x", 1001)), 1009, nil},
-			{"not UTF-8", masked(text, "\xff"), 1007, ErrProtocol},
-			{"goodbye", masked(closeByte, closePayload(1000, "")), 1000, ErrGoodbye},
+			{"unmasked", appendFrame(nil, opText, []byte("a")), 1002, nil, "a frame is not masked"},
+			{"reserved bit", masked(text|0x40, "a"), 1002, nil, "a reserved bit is set, and no extension was agreed on"},
+			{"too big", masked(text, strings.Repeat("x", 1001)), 1009, nil, ""},
+			{"not UTF-8", masked(text, "\xff\xfe\xfd"), 1007, ErrProtocol, noText([]byte("\xff\xfe\xfd"))},
+			{"goodbye", masked(closeByte, closePayload(1000, "")), 1000, ErrGoodbye, ""},
 		} {
 			p, s := r.connect()
 			p.send(masked(binaryFrame, "\xff is fine in binary"))
 			p.want(opBinary, "\xff is fine in binary")
 			p.send(tt.frames)
 			got, err := p.next()
-			if err != nil || got.op != opClose || !strings.HasPrefix(got.payload, closePayload(tt.code, "")) {
-				t.Errorf("%s: got %+v, error %v, want code %d", tt.name, got, err, tt.code)
+			if err != nil || got.op != opClose || got.payload != closePayload(tt.code, tt.words) {
+				t.Errorf("%s: got %+v, error %v, want code %d and %q", tt.name, got, err, tt.code, tt.words)
 			}
 			if why := wait.For(t, s.ended, "Closed is called"); why == nil || tt.why != nil && !errors.Is(why, tt.why) {
 				t.Errorf("%s: closed with %v", tt.name, why)

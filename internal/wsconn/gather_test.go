@@ -61,6 +61,9 @@ func (l *line) Receive(binary bool, p []byte) {
 func (l *line) Rest()            {}
 func (l *line) Closed(why error) { l.closed = append(l.closed, why) }
 
+// noText is what a client is told whose text is not UTF-8.
+func noText(text []byte) string { return fmt.Sprintf("%d bytes that are no text", len(text)) }
+
 // newPoller makes a poller that does not run.
 func newPoller(t testing.TB) *poll.Poller {
 	t.Helper()
@@ -80,7 +83,7 @@ func newPoller(t testing.TB) *poll.Poller {
 func lines(t testing.TB, messageBytes int) *Set {
 	t.Helper()
 	s := New(Limits{Connections: 1000, MessageBytes: messageBytes, QueueBytes: 1 << 20, PingEvery: time.Hour,
-		PeerTimeout: time.Hour}, newPoller(t), nil, quota.New(1<<30), nil)
+		PeerTimeout: time.Hour}, newPoller(t), nil, quota.New(1<<30), nil, noText)
 	t.Cleanup(func() {
 		s.crew.Wait()
 		if n := s.Len(); n != 0 {

@@ -194,7 +194,7 @@ func (c *Conn) handle(in []byte) error {
 		case gotMessage:
 			binary, p := in[0]&0xf == opBinary, payload(in[:end])
 			if !binary && !utf8.Valid(p) {
-				return c.refuse(websocket.CloseInvalidFramePayloadData, "", errNotUTF8)
+				return c.refuse(websocket.CloseInvalidFramePayloadData, c.set.notUTF8(p), errNotUTF8)
 			}
 			c.handler.Receive(binary, p)
 			if err := c.closed(); err != nil {

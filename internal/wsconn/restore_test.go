@@ -31,7 +31,7 @@ func restore(t *testing.T, network string, sv Saved, prepare func(fd int)) *rest
 		t.Fatal(err)
 	}
 	s := New(Limits{Connections: 10, MessageBytes: 1 << 10, QueueBytes: 1 << 20, PingEvery: time.Hour,
-		PeerTimeout: time.Minute}, newPoller(t), store, quota.New(1<<30), nil)
+		PeerTimeout: time.Minute}, newPoller(t), store, quota.New(1<<30), nil, nil)
 	l, err := net.Listen(network, map[string]string{"tcp": "127.0.0.1:0", "unix": t.TempDir() + "/s"}[network])
 	if err != nil {
 		t.Fatal(err)

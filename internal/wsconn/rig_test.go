@@ -73,7 +73,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 		f(&r.plan)
 	}
 	r.Set = New(r.plan.Limits, newPoller(t), nil, quota.New(1<<30),
-		func(w http.ResponseWriter, status int, reason error) { http.Error(w, reason.Error(), status) })
+		func(w http.ResponseWriter, status int, reason error) { http.Error(w, reason.Error(), status) }, noText)
 	r.resume()
 
 	r.server = httptest.NewUnstartedServer(r)

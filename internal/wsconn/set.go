@@ -37,6 +37,7 @@ type Set struct {
 	store    *handover.Store // nil: none
 	upgrader websocket.Upgrader
 	onError  func(w http.ResponseWriter, status int, reason error)
+	notUTF8  func(text []byte) (reason string)
 	bufs     sync.Pool // of *buffer
 	poller   *poll.Poller
 	watch    func(fd int, w poll.Watcher) (poll.Place, error) // poller.Add, except in tests
@@ -54,11 +55,12 @@ type Set struct {
 // New makes a Set, which keeps plain connections in store unless that is nil. onError answers a request that is not a
 // WebSocket handshake, with a status and a reason for the client. poller wakes the connections: it must run from before
 // the first one comes until all are gone. What waits in the connections is counted in waiting; when it is too much,
-// somebody ends those for which Waiting says that most waits.
+// somebody ends those for which Waiting says that most waits. notUTF8 says in at most 123 bytes, for a close frame, what a
+// text message is that is not UTF-8.
 func New(limits Limits, poller *poll.Poller, store *handover.Store, waiting *quota.Quota,
-	onError func(w http.ResponseWriter, status int, reason error)) *Set {
-	s := &Set{limits: limits, waiting: waiting, store: store, onError: onError, poller: poller, watch: poller.Add,
-		crew: poller.NewCrew()}
+	onError func(w http.ResponseWriter, status int, reason error), notUTF8 func(text []byte) (reason string)) *Set {
+	s := &Set{limits: limits, waiting: waiting, store: store, onError: onError, notUTF8: notUTF8, poller: poller,
+		watch: poller.Add, crew: poller.NewCrew()}
 	s.bufs.New = func() any { return new(buffer) }
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: 10 * time.Second,

@@ -311,7 +311,7 @@ func TestHandshakeAfterSetCloseRanOutOfTime(t *testing.T) {
 
 func TestFailedHandshakeAfterSetClose(t *testing.T) {
 	s := New(Limits{Connections: 1}, newPoller(t), nil, quota.New(1<<30),
-		func(w http.ResponseWriter, status int, _ error) { w.WriteHeader(status) })
+		func(w http.ResponseWriter, status int, _ error) { w.WriteHeader(status) }, nil)
 	s.Close(t.Context(), 1001, "")
 	for range 2 {
 		if _, err := s.Upgrade(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), nil); err == nil {
