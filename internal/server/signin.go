@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"picloud/internal/wire"
 )
 
 // A link that signs a browser in carries a code in place of the key, since links are remembered and passed on.
@@ -102,12 +104,18 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 func readCode(w http.ResponseWriter, r *http.Request) (string, bool) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, codeBodyBytes))
 	var over *http.MaxBytesError
-	var asked struct{ Code string }
 	switch {
 	case errors.As(err, &over):
 		tooLarge(w)
+		return "", false
 	case err != nil:
 		refuse(w, http.StatusBadRequest, "body could not be read")
+		return "", false
+	}
+	var asked struct{ Code string }
+	switch body, err := wire.Text(body); {
+	case err != nil:
+		refuse(w, http.StatusBadRequest, err.Error())
 	case json.Unmarshal(body, &asked) != nil || asked.Code == "":
 		refuse(w, http.StatusBadRequest, `body must be one JSON object with a code: {"code": "…"}`)
 	default:

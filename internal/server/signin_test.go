@@ -80,6 +80,11 @@ func TestCodeSignsInOnce(t *testing.T) {
 	}
 }
 
+func TestByteOrderMarkBeforeACodeIsSkipped(t *testing.T) {
+	sv := start(t)
+	sv.request(t, "POST", "/sign-in", "\ufeff"+exchange(sv.newCode(t))).signsIn(t)
+}
+
 func TestCodeOfManyAtOnceSignsOneIn(t *testing.T) {
 	sv := start(t)
 	body := exchange(sv.newCode(t))
@@ -204,6 +209,10 @@ func TestBadSignInsAreRefused(t *testing.T) {
 		{"no code", `{"key":"x"}`, http.StatusBadRequest, "one JSON object with a code"},
 		{"empty code", `{"code":""}`, http.StatusBadRequest, "one JSON object with a code"},
 		{"two objects", `{"code":"x"}{"code":"x"}`, http.StatusBadRequest, "one JSON object with a code"},
+		{"UTF-16", "\xff\xfe{\x00", http.StatusBadRequest, "message is UTF-16: send UTF-8"},
+		{"UTF-16 without a mark", "{\x00\"\x00", http.StatusBadRequest, "message is UTF-16: send UTF-8"},
+		{"gzip", "\x1f\x8b\x08\x00", http.StatusBadRequest, "message is gzip"},
+		{"not UTF-8", exchange("x")[:9] + "\xff\"}", http.StatusBadRequest, "message is not valid UTF-8"},
 		{"too long", exchange(strings.Repeat("x", codeBodyBytes)), http.StatusRequestEntityTooLarge, "limit"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

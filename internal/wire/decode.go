@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"strconv"
-	"unicode/utf8"
 )
 
 // Message is what a client sent. Its slices may alias the bytes given to Decode.
@@ -40,10 +39,10 @@ var (
 // valid ones. Of several faults the first in this order is reported: UTF-8, JSON, a key that appears twice, id, action,
 // event.
 func Decode(p []byte) (Message, error) {
-	if !utf8.Valid(p) {
-		return Message{}, NotUTF8(p)
+	p, err := Text(p)
+	if err != nil {
+		return Message{}, err
 	}
-	p = bytes.TrimPrefix(p, mark)
 	if m, ok := decodeFast(p); ok {
 		return m, nil
 	}

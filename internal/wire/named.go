@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"unicode/utf8"
 )
 
 // Texts that others' programs send for JSON get an error that says what they are.
@@ -17,6 +18,18 @@ var (
 
 // mark is UTF-8's byte order mark, which editors and shells of Windows put in front of a text.
 var mark = []byte("\ufeff")
+
+// Text returns p without a byte order mark in front. The error, an *Error, names what p is if it is not UTF-8.
+func Text(p []byte) ([]byte, error) {
+	if !utf8.Valid(p) {
+		return nil, NotUTF8(p)
+	}
+	p = bytes.TrimPrefix(p, mark)
+	if hasZero(p) { // UTF-16 of ASCII is UTF-8, too
+		return nil, errUTF16
+	}
+	return p, nil
+}
 
 // NotUTF8 names what p is, which is not UTF-8. Its reason fits into a close frame.
 func NotUTF8(p []byte) *Error {
@@ -34,9 +47,6 @@ func hasZero(p []byte) bool { return len(p) >= 2 && (p[0] == 0) != (p[1] == 0) }
 
 // notObject names what p is, UTF-8 that is not one JSON object.
 func notObject(p []byte) error {
-	if hasZero(p) {
-		return errUTF16
-	}
 	syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(p, new(json.RawMessage)))
 	if !ok || syntax.Offset >= int64(len(p)) { // at the end it may be inside a string
 		return errNotObject
