@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -269,6 +270,16 @@ func TestKeyIsTakenFromTheCredentialUnlessSet(t *testing.T) {
 	for set, want := range map[string]string{"": "from-windows", "\ufeffset\r": "set"} {
 		if c := mustParse(t, env{"CREDENTIALS_DIRECTORY": dir, "API_KEY": set}); c.APIKey != want {
 			t.Errorf("with byte order marks, API_KEY=%q: got key %q, want %q", set, c.APIKey, want)
+		}
+	}
+	for _, utf16 := range []string{"\xff\xfek\x00e\x00y\x00", "\xfe\xff\x00k\x00e\x00y", "k\x00e\x00y\x00",
+		"\x00k\x00e\x00y"} {
+		if err := os.WriteFile(file, []byte(utf16), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("the credential api-key is a file in UTF-16 (%q): save the key as UTF-8", file)
+		if _, err := Parse(env{"CREDENTIALS_DIRECTORY": dir}.get); err == nil || err.Error() != want {
+			t.Errorf("%q: got error %v, want %s", utf16, err, want)
 		}
 	}
 	if err := os.WriteFile(file, []byte("two\nkeys\n"), 0o600); err != nil {
