@@ -35,8 +35,7 @@ func read(certFile, keyFile string) (*tls.Certificate, error) {
 
 	block := find(certPEM, isCertificate)
 	if block == nil {
-		return nil, fmt.Errorf("%s=%q: %s", certSetting, certFile,
-			missing(find(certPEM, isKey) != nil, "certificate", "key"))
+		return nil, fmt.Errorf("%s=%q: %s", certSetting, certFile, missing(certPEM, certificate, key))
 	}
 	leaf, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
@@ -46,8 +45,7 @@ func read(certFile, keyFile string) (*tls.Certificate, error) {
 
 	block = find(keyPEM, isKey)
 	if block == nil {
-		return nil, fmt.Errorf("%s=%q: %s", keySetting, keyFile,
-			missing(find(keyPEM, isCertificate) != nil, "key", "certificate"))
+		return nil, fmt.Errorf("%s=%q: %s", keySetting, keyFile, missing(keyPEM, key, certificate))
 	}
 	if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
 		return nil, fmt.Errorf("%s=%q: the key is encrypted: store it without a passphrase (openssl pkey -in FILE -out NEWFILE)",
@@ -82,10 +80,16 @@ func contents(path string) ([]byte, error) {
 	if err != nil {
 		return nil, advise(err)
 	}
-	if bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")) {
+	if isUTF16(data) {
 		return nil, errors.New("the file is UTF-16: save it as UTF-8")
 	}
 	return bytes.TrimPrefix(data, mark), nil
+}
+
+// isUTF16 reports whether p begins with a byte order mark of UTF-16, or, without one, with a character of ASCII.
+func isUTF16(p []byte) bool {
+	return bytes.HasPrefix(p, []byte("\xff\xfe")) || bytes.HasPrefix(p, []byte("\xfe\xff")) ||
+		len(p) >= 2 && (p[0] == 0) != (p[1] == 0)
 }
 
 // advise adds the remedy to an error of the file system and drops the path, which the caller quotes.
@@ -103,12 +107,29 @@ func advise(err error) error {
 	return fmt.Errorf("%w: check the path and the disk", cause)
 }
 
+// A kind is what a file is to hold.
+type kind struct {
+	name    string
+	isBlock func(*pem.Block) bool
+	isDER   func([]byte) bool // whether it is the kind, but not in PEM
+	openssl string            // the command that makes PEM of that
+}
+
+var (
+	certificate = kind{"certificate", isCertificate, isDERCertificate, "x509"}
+	key         = kind{"key", isKey, isDERKey, "pkey"}
+)
+
 // missing says that a file holds no block of the wanted kind, and what to do.
-func missing(holdsOther bool, wanted, other string) string {
-	if holdsOther {
-		return fmt.Sprintf("holds a %s and no %s: exchange the two paths", other, wanted)
+func missing(data []byte, wanted, other kind) string {
+	switch {
+	case find(data, other.isBlock) != nil:
+		return fmt.Sprintf("holds a %s and no %s: exchange the two paths", other.name, wanted.name)
+	case wanted.isDER(data):
+		return fmt.Sprintf("holds a DER %s: make a PEM file of it (openssl %s -inform DER -in FILE -out NEWFILE)",
+			wanted.name, wanted.openssl)
 	}
-	return fmt.Sprintf("holds no PEM %s: give the path of a file with a line that begins with -----BEGIN", wanted)
+	return fmt.Sprintf("holds no PEM %s: give the path of a file with a line that begins with -----BEGIN", wanted.name)
 }
 
 func find(data []byte, is func(*pem.Block) bool) *pem.Block {
@@ -125,4 +146,20 @@ func isCertificate(b *pem.Block) bool { return b.Type == "CERTIFICATE" }
 
 func isKey(b *pem.Block) bool {
 	return b.Type == "PRIVATE KEY" || strings.HasSuffix(b.Type, " PRIVATE KEY")
+}
+
+func isDERCertificate(p []byte) bool {
+	_, err := x509.ParseCertificate(p)
+	return err == nil
+}
+
+func isDERKey(p []byte) bool {
+	_, err := x509.ParsePKCS8PrivateKey(p)
+	if err != nil {
+		_, err = x509.ParseECPrivateKey(p)
+	}
+	if err != nil {
+		_, err = x509.ParsePKCS1PrivateKey(p)
+	}
+	return err == nil
 }

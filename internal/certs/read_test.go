@@ -2,8 +2,12 @@ package certs
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"io/fs"
@@ -22,6 +26,20 @@ func TestLoadSaysWhichFileWhatAndWhatToDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	certBlock, _ := pem.Decode(id.cert)
+	keyBlock, _ := pem.Decode(id.key)
+	ecKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sec1, err := x509.MarshalECPrivateKey(ecKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const derKey = `KEY_FILE="KEY": holds a DER key: make a PEM file of it (openssl pkey -inform DER -in FILE -out NEWFILE)`
 	damaged := encode("CERTIFICATE", certBlock.Bytes[:100])
 	encrypted := encode("ENCRYPTED PRIVATE KEY", []byte("opaque"))
 	oldEncrypted := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte("opaque"),
@@ -64,6 +82,17 @@ func TestLoadSaysWhichFileWhatAndWhatToDo(t *testing.T) {
 			`CERT_FILE="CERT": the file is UTF-16: save it as UTF-8`},
 		{"UTF-16 key", file(id.cert), file([]byte("\xfe\xff\x00-")),
 			`KEY_FILE="KEY": the file is UTF-16: save it as UTF-8`},
+		{"UTF-16 without a mark", file([]byte("-\x00-\x00")), file(id.key),
+			`CERT_FILE="CERT": the file is UTF-16: save it as UTF-8`},
+		{"UTF-16 key without a mark", file(id.cert), file([]byte("\x00-\x00-")),
+			`KEY_FILE="KEY": the file is UTF-16: save it as UTF-8`},
+		{"DER", file(certBlock.Bytes), file(id.key),
+			`CERT_FILE="CERT": holds a DER certificate: make a PEM file of it (openssl x509 -inform DER -in FILE -out NEWFILE)`},
+		{"DER key", file(id.cert), file(keyBlock.Bytes), derKey},
+		{"DER key of an older form", file(id.cert), file(sec1), derKey},
+		{"DER key of RSA's own form", file(id.cert), file(x509.MarshalPKCS1PrivateKey(rsaKey)), derKey},
+		{"something else in DER", file(keyBlock.Bytes), file(id.key),
+			`CERT_FILE="CERT": holds no PEM certificate: give the path of a file with a line that begins with -----BEGIN`},
 		{"exchanged", file(id.key), file(id.cert),
 			`CERT_FILE="CERT": holds a key and no certificate: exchange the two paths`},
 		{"certificate twice", file(id.cert), file(id.cert),
