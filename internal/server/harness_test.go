@@ -108,7 +108,9 @@ func serve(t testing.TB, s *Server, log *book) *service {
 	return serveOn(t, s, log, net.ListenConfig{}, "127.0.0.1:0")
 }
 
-func serveOn(t testing.TB, s *Server, log *book, lc net.ListenConfig, addr string) *service {
+// serveOn is serve on the listener that lc makes, through what is put on it.
+func serveOn(t testing.TB, s *Server, log *book, lc net.ListenConfig, addr string,
+	through ...func(net.Listener) net.Listener) *service {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "picloud") // t.TempDir's paths can be too long for a socket
 	if err != nil {
@@ -125,6 +127,9 @@ func serveOn(t testing.TB, s *Server, log *book, lc net.ListenConfig, addr strin
 		t.Fatal(err)
 	}
 	sv.addr = tcp.Addr().String()
+	for _, put := range through {
+		tcp = put(tcp)
+	}
 
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -92,23 +92,6 @@ func TestBrokenFramesEndTheConnection(t *testing.T) {
 	}
 }
 
-func TestCloseIsAnswered(t *testing.T) {
-	sv := start(t)
-	for _, sent := range []string{"", "\x03\xe8", "\x03\xe8bye", "\x03\xe9", "\x0f\xa0private"} {
-		p := sv.subscriber(t, "a")
-		p.ask(`{"action":"subscribe","event":"e","id":1}`)
-		p.Raw(ws.Frame(ws.Fin|ws.Close, sent))
-		want := 0
-		if sent != "" {
-			want = int(sent[0])<<8 | int(sent[1])
-		}
-		if got := p.closed(); got != want {
-			t.Errorf("a close with %q is answered with %d, want %d", sent, got, want)
-		}
-	}
-	sv.watch(t).untilClients(0)
-}
-
 func TestControlFramesInsideFragments(t *testing.T) {
 	sv := start(t)
 	p := sv.subscriber(t, "a")

@@ -23,7 +23,8 @@ package server
 //	401                                                              TestKeyIsRequired
 //	404, 405 + Allow                                                 TestUnknownRoutesAndMethods
 //	413                                                              TestMessageLimit, TestHugeBodiesAreRefusedEarly
-//	426 + Upgrade, Sec-WebSocket-Version                             TestWebSocketRoutesAskForAnUpgrade
+//	426 + Upgrade, Sec-WebSocket-Version                             TestWebSocketRoutesAskForAnUpgrade,
+//	                                                                     TestHandshakeRulesHoldOnEachNetwork
 //	429 + Retry-After                                                TestWrongKeysFromOneAddress, TestGuard…
 //	503 + Retry-After: connection limit                              TestConnectionLimit
 //	503 + Retry-After: stopping                                      TestStoppingServerIsUnavailable
@@ -423,42 +424,7 @@ func TestWebSocketRoutesAskForAnUpgrade(t *testing.T) {
 			t.Errorf("%s: Upgrade %q, want websocket", path, got)
 		}
 	}
-	for _, header := range [][2]string{
-		{"Sec-WebSocket-Key", ""},
-		{"Sec-WebSocket-Key", "short"},
-	} {
-		a := sv.dial(t, "tcp").upgrade("/subscribe?clientName=a", "X-API-Key", testKey, header[0], header[1])
-		a.refuses(t, http.StatusBadRequest, "websocket")
-	}
-	for _, version := range []string{"", "0", "8", "14", "abc"} {
-		a := sv.dial(t, "tcp").upgrade("/subscribe?clientName=a", "X-API-Key", testKey, "Sec-WebSocket-Version", version)
-		a.refuses(t, http.StatusUpgradeRequired, "must be 13")
-		if got := a.header.Get("Sec-WebSocket-Version"); got != "13" {
-			t.Errorf("version %q: Sec-WebSocket-Version %q, want 13", version, got)
-		}
-	}
 	sv.stillServes(t)
-}
-
-// A body would be taken for frames; as it is, the next request on the connection is served.
-func TestHandshakeWithABodyIsRefused(t *testing.T) {
-	sv := start(t)
-	ping := string(ws.Frame(ws.Fin|ws.Ping, "hi"))
-	for header, body := range map[string]string{
-		"Content-Length: 5":          "hello",
-		"Content-Length: 8":          ping,
-		"Transfer-Encoding: chunked": "8\r\n" + ping + "\r\n0\r\n\r\n",
-	} {
-		name, value, _ := strings.Cut(header, ": ")
-		request := ws.Handshake("/subscribe?clientName=a", ws.Nonce, "X-API-Key", testKey, name, value)
-		p := sv.dial(t, "tcp")
-		p.Raw([]byte(request + body + "GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n"))
-		p.response("GET").refuses(t, http.StatusBadRequest, "body")
-		if a := p.response("GET"); a.status != http.StatusOK {
-			t.Errorf("%s: then status %d %q, want 200", header, a.status, a.body)
-		}
-		p.Close()
-	}
 }
 
 // nginx without proxy_http_version asks so.
