@@ -21,6 +21,7 @@ test: test-code test-recipes test-package test-systemd test-restart ## test ever
 
 test-code: setup lint ## test the code, race detector on, linters and ARM binaries included
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...
+	go test -run '^$$' -bench . -benchtime 1x ./internal/...
 	PORT=0 scripts/test-run
 	scripts/fuzz
 	scripts/test-cross
