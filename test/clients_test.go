@@ -16,7 +16,11 @@ const apiKey = "a-key-for-tests"
 var bin string // folder of the built commands
 
 func TestMain(m *testing.M) {
-	os.Exit(daemon.Built(daemon.Raced, func(built string) int {
+	mode := daemon.Raced
+	if arrivals != "" {
+		mode = daemon.Plain
+	}
+	os.Exit(daemon.Built(mode, func(built string) int {
 		bin = built
 		return m.Run()
 	}))
