@@ -40,8 +40,8 @@ func unsentBytes(ram int64) int {
 	return int(max(ram/16384, 32<<10))
 }
 
-// tcpBytes is what the kernel may hold for all TCP connections: less than half of what it has for them at most, and less
-// than makes it save (a sixteenth of what is free at boot, tcp(7)).
+// tcpBytes is what the kernel may hold for all TCP connections: less than half of what it has for them at most, and
+// less than makes it save (a sixteenth of what is free at boot, tcp(7)).
 func tcpBytes(ram int64) int { return int(min(ram/24, math.MaxInt32)) }
 
 // subscriptionBytes is what all subscriptions together may take.

@@ -63,8 +63,8 @@ func (s *Set) shares(known bool) iter.Seq[quota.Share] {
 	}
 }
 
-// Buffered is what the kernel holds, over TCP, for those who have shown the key, or for the others. Whoever is ended here
-// gets a reset.
+// Buffered is what the kernel holds, over TCP, for those who have shown the key, or for the others. Whoever is ended
+// here gets a reset.
 func (s *Set) Buffered(known bool) iter.Seq[quota.Share] {
 	return func(yield func(quota.Share) bool) {
 		for _, b := range s.bearers() {

@@ -55,8 +55,8 @@ type Set struct {
 // New makes a Set, which keeps plain connections in store unless that is nil. onError answers a request that is not a
 // WebSocket handshake, with a status and a reason for the client. poller wakes the connections: it must run from before
 // the first one comes until all are gone. What waits in the connections is counted in waiting; when it is too much,
-// somebody ends those for which Waiting says that most waits. notUTF8 says in at most 123 bytes, for a close frame, what a
-// text message is that is not UTF-8.
+// somebody ends those for which Waiting says that most waits. notUTF8 says in at most 123 bytes, for a close frame,
+// what a text message is that is not UTF-8.
 func New(limits Limits, poller *poll.Poller, store *handover.Store, waiting *quota.Quota,
 	onError func(w http.ResponseWriter, status int, reason error), notUTF8 func(text []byte) (reason string)) *Set {
 	s := &Set{limits: limits, waiting: waiting, store: store, onError: onError, notUTF8: notUTF8, poller: poller,
@@ -328,8 +328,8 @@ func (s *Set) Waiting() iter.Seq[quota.Share] {
 	}
 }
 
-// Buffered is what the kernel holds, over TCP, for those who take nothing of what is sent to them. Whoever is ended here
-// gets a reset.
+// Buffered is what the kernel holds, over TCP, for those who take nothing of what is sent to them. Whoever is ended
+// here gets a reset.
 func (s *Set) Buffered() iter.Seq[quota.Share] {
 	return func(yield func(quota.Share) bool) {
 		for _, c := range s.All() {

@@ -39,8 +39,8 @@ func (d *daemon) open(i int) (*net.TCPConn, error) {
 	return conn.(*net.TCPConn), nil
 }
 
-// tighten leaves a socket with as little of the kernel's memory as it gives. It must be done before the socket connects:
-// what the window was said to be at first will be filled.
+// tighten leaves a socket with as little of the kernel's memory as it gives. It must be done before the socket
+// connects: what the window was said to be at first will be filled.
 func tighten(_, _ string, raw syscall.RawConn) error {
 	var err error
 	if cerr := raw.Control(func(fd uintptr) {
