@@ -90,24 +90,28 @@ func TestTicketWithoutMasterSecretIsNotResumed(t *testing.T) {
 	}
 }
 
-func TestOldSuitesAreNotOffered(t *testing.T) {
-	for name, change := range map[string]func(*tls.Config){
-		"CBC":     func(c *tls.Config) { c.CipherSuites = []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA} },
-		"RSA":     func(c *tls.Config) { c.CipherSuites = []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256} },
-		"TLS 1.1": func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 },
+func TestOldSuitesAndVersionsAreNotOffered(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(*tls.Config)
+		alert  string
+	}{
+		"CBC": {func(c *tls.Config) { c.CipherSuites = []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA} },
+			"handshake failure"},
+		"TLS 1.1": {func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 },
+			"protocol version not supported"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server, client := suites[3].only(t)
 			server.MinVersion = tls.VersionTLS10
-			change(client)
+			tt.change(client)
 			a, b := sockets(t)
 			done := make(chan error, 1)
 			go func() { done <- tls.Client(b, client).Handshake() }()
 			if _, err := Handshake(a, server); err == nil {
 				t.Error("the server has taken it")
 			}
-			if err := wait.For(t, done, "the client"); err == nil {
-				t.Error("the client has taken it")
+			if err := wait.For(t, done, "the client"); err == nil || !strings.Contains(err.Error(), tt.alert) {
+				t.Errorf("the client got %v, want %s", err, tt.alert)
 			}
 		})
 	}

@@ -4,18 +4,21 @@
 //
 // # No number twice
 //
-// Two records under the same key and number give an AES-GCM key away (RFC 5116 §5.1.1), and a process may be killed
-// between any two instructions. So an owner whose connections outlive it writes in this order:
+// Two different records that are sealed with the same key and number break AES-GCM (RFC 5116 §5.1.1), and a process
+// may be killed between any two instructions. So an owner whose connections outlive it writes in this order:
 //
 //  1. Note that the writing side is at work.
 //  2. Seal. If there is a new key, save it, by AppendOutKey.
 //  3. Note Out, which is now beyond the number of every record that has been sealed.
 //  4. Send. What the socket does not take is left to the Link, by Owe, and never sealed again.
-//  5. Note how many bytes the socket has taken, once Owed is empty.
+//  5. Once nothing is owed, note how many bytes the socket has taken.
 //
-// Whoever takes the connection over restores it with the Out that was noted, if the kernel has taken as many bytes as
-// were noted, and otherwise ends it. A number counts on when the key changes: had a new key not been saved, its numbers
-// would be those of the old one too.
+// It reads in this order: note that the reading side is at work; read, and Open; save a new key, by AppendInKey; note
+// In; and if AtRest, note how many bytes have been read.
+//
+// Whoever finds the connection afterwards goes on, by Restore, with the numbers that were noted, if the socket has
+// moved as many bytes each way as were noted, and otherwise ends it. Numbers count on when a key changes. If they began
+// again, a new key that could not be saved would leave the old key behind with a number that it has had.
 package tlsrecord
 
 import "errors"
@@ -53,7 +56,7 @@ var (
 	// ErrOwes is returned by Seal while earlier records wait to be sent.
 	ErrOwes = errors.New("TLS: earlier records are still to be sent")
 
-	// ErrWorn is returned when a key may not be used any longer and cannot be changed.
+	// ErrWorn is returned when a key may not be used any longer and cannot be changed. The connection is to be closed.
 	ErrWorn = errors.New("TLS: too many records under one key")
 )
 
@@ -88,7 +91,7 @@ func (l *Link) Held() int { return len(l.held) }
 // it is io.ErrUnexpectedEOF. (Without close_notify nobody knows whether the peer meant it, and many do not send it.)
 func (l *Link) AtRest() bool { return len(l.held) == 0 && l.messages == 0 }
 
-// DropInCipher gives up what Open makes again when it is called next: with AES-GCM most of a Link's memory. It is for
+// DropInCipher gives up what Open makes again when it is next needed: with AES-GCM most of a Link's memory. It is for
 // connections that are not in use.
 func (l *Link) DropInCipher() { l.in.dropCipher(l.suite) }
 

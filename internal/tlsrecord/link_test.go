@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"picloud/test/wait"
 )
 
 // RFC 8448 §3: what client and server say after their handshake. The first record of the server's key is its ticket.
@@ -50,7 +52,7 @@ func TestVectorsOfRFC8448(t *testing.T) {
 	}
 }
 
-var remote = errors.New("an alert of the client's")
+var errRemote = errors.New("an alert of the client's")
 
 // What may come after data, and what becomes of it. A rule's section is beside the code that holds it.
 func TestWhatAClientMaySay(t *testing.T) {
@@ -88,8 +90,8 @@ func TestWhatAClientMaySay(t *testing.T) {
 		{"data after close_notify", both, func(p *peer) []byte { return append(p.record(alert, 1, 0), p.data("x")...) }, "", io.EOF},
 		{"user_canceled", both, func(p *peer) []byte { return p.record(alert, 1, 90) }, "", nil},
 		{"a warning", only12, func(p *peer) []byte { return p.record(alert, 1, 100) }, "", nil},
-		{"a warning", only13, func(p *peer) []byte { return p.record(alert, 1, 100) }, "", remote},
-		{"a fatal alert", both, func(p *peer) []byte { return p.record(alert, 2, 20) }, "", remote},
+		{"a warning", only13, func(p *peer) []byte { return p.record(alert, 1, 100) }, "", errRemote},
+		{"a fatal alert", both, func(p *peer) []byte { return p.record(alert, 2, 20) }, "", errRemote},
 		{"an alert of no level", only12, func(p *peer) []byte { return p.record(alert, 3, 20) }, "", unexpectedMessage},
 		{"half an alert", both, func(p *peer) []byte { return p.record(alert, 2) }, "", unexpectedMessage},
 		{"two alerts in one", both, func(p *peer) []byte { return p.record(alert, 1, 90, 1, 0) }, "", unexpectedMessage},
@@ -106,7 +108,7 @@ func TestWhatAClientMaySay(t *testing.T) {
 		{"an empty message", both, func(p *peer) []byte { return p.record(handshake) }, "", unexpectedMessage},
 		{"a new key", only12, func(p *peer) []byte { return p.record(handshake, 24, 0, 0, 1, 0) }, "", unexpectedMessage},
 		{"a new key", only13, func(p *peer) []byte { return append(p.update(0), p.data("x")...) }, "x", nil},
-		{"many new keys", only13, func(p *peer) []byte { return slices.Concat(p.update(0), p.update(1), p.update(0), p.data("x")) }, "x", nil},
+		{"two new keys", only13, func(p *peer) []byte { return slices.Concat(p.update(0), p.update(1), p.data("x")) }, "x", nil},
 		{"a new key and none used", only13, func(p *peer) []byte {
 			b := p.record(handshake, 24, 0, 0, 1, 0)
 			return append(b, p.data("x")...)
@@ -117,7 +119,9 @@ func TestWhatAClientMaySay(t *testing.T) {
 			return append(b, p.data("x")...)
 		}, "x", nil},
 		{"data within a message", only13, func(p *peer) []byte { return append(p.record(handshake, 24), p.data("x")...) }, "", unexpectedMessage},
-		{"a change of cipher within a message", only13, func(p *peer) []byte { return append(p.record(handshake, 24), 20, 3, 3, 0, 1, 1) }, "", unexpectedMessage},
+		{"a change of cipher within a message", only13, func(p *peer) []byte {
+			return append(p.record(handshake, 24), 20, 3, 3, 0, 1, 1)
+		}, "", unexpectedMessage},
 		{"a new key that asks for more", only13, func(p *peer) []byte { return p.record(handshake, 24, 0, 0, 1, 2) }, "", illegalParameter},
 		{"a long new key", only13, func(p *peer) []byte { return p.record(handshake, 24, 0, 0, 2, 0, 0) }, "", decodeError},
 		{"a very long new key", only13, func(p *peer) []byte { return p.record(handshake, 24, 1) }, "", decodeError},
@@ -135,7 +139,7 @@ func TestWhatAClientMaySay(t *testing.T) {
 				t.Errorf("%s: got %.40q", tt.what, got)
 			}
 			_, isAlert := errors.AsType[tls.AlertError](err)
-			if err != tt.err && (tt.err != remote || err == nil || isAlert) {
+			if err != tt.err && (tt.err != errRemote || err == nil || isAlert) {
 				t.Errorf("%s: got %v, want %v", tt.what, err, tt.err)
 			}
 			if err == nil {
@@ -427,6 +431,19 @@ func TestStalledWriteGoesOn(t *testing.T) {
 	})
 }
 
+func TestOwedBytesKeepTheirOrder(t *testing.T) {
+	l := fresh(&suites[0])
+	first := []byte("first")
+	l.Owe(first)
+	first[0] = 'x' // the buffer is lent to somebody else
+	l.Owe(nil)
+	l.Owe([]byte("second"))
+	l.Sent(3)
+	if got := string(l.Owed()); got != "stsecond" {
+		t.Errorf("owed %q", got)
+	}
+}
+
 // An alert would come in between two halves of a record.
 func TestNoAlertWhileSomethingIsOwed(t *testing.T) {
 	l := fresh(&suites[0])
@@ -438,4 +455,44 @@ func TestNoAlertWhileSomethingIsOwed(t *testing.T) {
 	if !bytes.Equal(l.Owed(), b[10:]) {
 		t.Error("and what is owed has changed")
 	}
+}
+
+// Reader and writer are two goroutines, and the reader has something for the writer to do. The race detector looks on.
+func TestBothSidesAtOnce(t *testing.T) {
+	each(t, func(t *testing.T, s *suite) {
+		l := fresh(s)
+		reader, writer := peerOf(t, l), peerOf(t, l)
+		const many = 300
+		done := make(chan string)
+		go func() {
+			var got strings.Builder
+			for range many {
+				b := reader.data("in")
+				if s.tls13 {
+					b = append(b, reader.update(1)...)
+				}
+				text, err := open(l, b)
+				if err != nil {
+					t.Error(err)
+				}
+				got.WriteString(text)
+				l.DropInCipher()
+				l.AppendInKey(nil)
+			}
+			done <- got.String()
+		}()
+		var got said
+		for i := 0; i < many || s.tls13 && got.updates == 0; i++ {
+			b, _, _, err := l.Seal(make([]byte, 0, 200), [][]byte{[]byte("out")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got.updates += writer.open(b).updates
+			l.DropOutCipher()
+			l.AppendOutKey(nil)
+		}
+		if text := wait.For(t, done, "the reader"); text != strings.Repeat("in", many) {
+			t.Errorf("got %.40q", text)
+		}
+	})
 }

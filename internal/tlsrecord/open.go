@@ -16,8 +16,9 @@ func (l *Link) Resume(p []byte) int { return copy(p, l.held) }
 // p[:n], the rest of p is garbage; an unfinished record is held. The n bytes are good whatever err is. rekeyed tells
 // that the key has changed: it is to be saved before In is noted.
 //
-// io.EOF says that the peer sends nothing any more. Every other error ends the connection: a tls.AlertError is what the
-// peer has done wrong, and Close tells it so. After an error nothing more can be opened.
+// io.EOF says that the peer has ended its side, and what follows is ignored (RFC 8446 §6.1). Every other error ends
+// the connection: a tls.AlertError is what the peer has done wrong, and Close tells it so. After an error nothing more
+// can be opened.
 func (l *Link) Open(p []byte) (n int, rekeyed bool, err error) {
 	if l.ended {
 		return 0, false, ErrEnded
@@ -47,7 +48,8 @@ func (l *Link) whole(b []byte) ([]byte, error) {
 	if len(b) < headerLen {
 		return nil, nil
 	}
-	// RFC 5246 §E.1. RFC 8446 §5.1 would have it ignored, but requires it of the peer; crypto/tls looks, too.
+	// RFC 5246 §6.2.1. RFC 8446 §5.1 requires the same of who sends and tells who receives to ignore it; crypto/tls
+	// does not.
 	if b[1] != 3 || b[2] != 3 {
 		return nil, protocolVersion
 	}
@@ -108,7 +110,7 @@ func (l *Link) take(record []byte) ([]byte, error) {
 }
 
 // ignoreChange drops a change_cipher_spec that is not protected, which clients send for the sake of what is on the way
-// (RFC 8446 §D.4). RFC 8446 §5 would have it refused now that the handshake is over; crypto/tls drops it all the same.
+// (RFC 8446 D.4). RFC 8446 §5 would have it refused now that the handshake is over; crypto/tls drops it all the same.
 func (l *Link) ignoreChange(body []byte) error {
 	if len(body) != 1 || body[0] != 1 || l.messages > 0 {
 		return unexpectedMessage
@@ -151,8 +153,8 @@ func refuse12(p []byte) error {
 	return unexpectedMessage
 }
 
-// handshake deals with a piece of a message of TLS 1.3. A client may send KeyUpdate (RFC 8446 §4.6.3) and nothing else:
-// the server does not ask for a certificate after the handshake (§4.6.2).
+// handshake deals with a piece of a message of TLS 1.3. A client may send KeyUpdate (RFC 8446 §4.6.3) and nothing
+// else: the server does not ask for a certificate after the handshake (§4.6.2).
 func (l *Link) handshake(p []byte) error {
 	if len(p) == 0 { // RFC 8446 §5.1
 		return unexpectedMessage

@@ -7,10 +7,10 @@ import (
 	"math"
 )
 
-// Seal appends to b records with what bufs hold, in order, in as few records as it takes and as much of it as b has
-// capacity for. It returns b with them, and how many bytes of bufs are in them. They must be sent, or nothing may be
-// sent any more: see the package's comment. rekeyed tells that the key has changed: it is to be saved before Out is
-// noted. With an error nothing has been sealed.
+// Seal appends to b records with what bufs hold, in order: as few as it takes, and as much as b has capacity for, which
+// is something if that is BufferBytes. It returns b with them, and how many bytes of bufs are in them. They must be
+// sent, or nothing may be sent any more: see the package's comment. rekeyed tells that the key has changed: it is to be
+// saved before Out is noted. With an error nothing has been sealed.
 //
 // The key changes where the peer has asked for that or it has been used enough, before any further data.
 func (l *Link) Seal(b []byte, bufs [][]byte) (sealed []byte, n int, rekeyed bool, err error) {
