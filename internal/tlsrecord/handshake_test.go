@@ -42,13 +42,24 @@ func TestLinkGoesOnAfterHandshake(t *testing.T) {
 	})
 }
 
-func TestClientWithoutTickets(t *testing.T) {
-	each(t, func(t *testing.T, s *suite) {
-		server, client := s.only(t)
-		client.SessionTicketsDisabled = true
-		e, tc := meet(t, server, client)
-		echo(t, e, tc, "hello")
-	})
+func TestOtherFlights(t *testing.T) {
+	for name, change := range map[string]func(server, client *tls.Config){
+		"no tickets wanted":   func(_, client *tls.Config) { client.SessionTicketsDisabled = true },
+		"no tickets given":    func(server, _ *tls.Config) { server.SessionTicketsDisabled = true },
+		"another group first": func(server, _ *tls.Config) { server.CurvePreferences = []tls.CurveID{tls.CurveP384} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, s *suite) {
+				server, client := s.only(t)
+				client.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+				change(server, client)
+				for range 2 {
+					e, tc := meet(t, server, client)
+					echo(t, e, tc, "hello")
+				}
+			})
+		})
+	}
 }
 
 // Tickets of another process are of no use, and do no harm.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"picloud/test/wait"
 )
@@ -98,6 +99,7 @@ func dialOpenSSL(t *testing.T, s *suite, server *tls.Config, args ...string) *op
 		t.Fatal(err)
 	}
 	defer l.Close()
+	l.(*net.TCPListener).SetDeadline(time.Now().Add(wait.Patience))
 	args = append([]string{"s_client", "-connect", l.Addr().String()}, args...)
 	if s.tls13 {
 		args = append(args, "-tls1_3", "-ciphersuites", s.String())
@@ -121,9 +123,11 @@ func dialOpenSSL(t *testing.T, s *suite, server *tls.Config, args ...string) *op
 	})
 	nc, err := l.Accept()
 	if err != nil {
+		c.await(c.stderr, "a connection")
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
+	nc.SetDeadline(time.Now().Add(wait.Patience))
 	link, err := Handshake(nc, server)
 	if err != nil {
 		t.Fatal(err)
