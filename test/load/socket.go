@@ -15,7 +15,8 @@ import (
 	"picloud/test/peer"
 )
 
-// patience bounds the life of every connection here, and so every wait for the daemon. An emulated machine is slow.
+// patience bounds the life of every connection here but the bystander's, and so every wait for the daemon. An emulated
+// machine is slow.
 const patience = 15 * time.Minute
 
 // socket is the client's end of a WebSocket, kept small for a load of thousands.

@@ -261,6 +261,9 @@ func (d *daemon) bystand() (stop func() (served int, slowest time.Duration, err 
 			case <-beat.C:
 			}
 			start := time.Now()
+			for _, s := range pair {
+				s.SetDeadline(start.Add(patience))
+			}
 			if failed = errors.Join(pair[0].send(publish(event, served)), pair[1].due(event, served)); failed != nil {
 				return
 			}
