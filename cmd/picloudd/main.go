@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -269,7 +268,7 @@ func secure(listeners []net.Listener, pair *certs.Pair) (ports []int) {
 		}
 		ports = append(ports, addr.Port)
 		if pair != nil {
-			listeners[i] = tls.NewListener(l, pair.Config())
+			listeners[i] = server.Secure{Listener: l, Config: pair.Config()}
 		}
 	}
 	return ports

@@ -161,7 +161,7 @@ func TestSlotIsGivenUpOnce(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.admit(fd, &net.UnixAddr{}, r.addr)
+			r.admit(fd, &net.UnixAddr{}, r.addr, nil)
 		},
 		"to no http.Server": func(t *testing.T, r *rig) {
 			r.http.Close()

@@ -3,6 +3,7 @@ package httpconn
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"unsafe"
 
 	"picloud/internal/poll"
+	"picloud/internal/tlsconn"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,15 +27,18 @@ type Conn struct {
 	turn          poll.Turn
 	slot          *slot
 
-	mu    sync.Mutex
-	fd    int // -1: closed, or given away
-	place poll.Place
-	used  bool      // a request has been answered on it
-	since time.Time // when the rest began, or the first byte of in came
-	head  bool      // in has a whole head
-	rests bool      // it is lent for good, and between two requests
-	lent  int       // what a call that blocks costs, as long as it may: bytes
-	load  load      // what all of it counts for
+	mu     sync.Mutex
+	fd     int             // -1: closed, or given away
+	tls    *tlsconn.Stream // nil: it is plain, or the handshake is under way
+	place  poll.Place
+	used   bool      // a request has been answered on it
+	since  time.Time // when the rest began, or the first byte of in came
+	head   bool      // in has a whole head
+	rests  bool      // it is lent for good, and between two requests
+	lent   int       // what a call that blocks costs, as long as it may: bytes
+	held   int       // bytes of an unfinished record, when it last came to rest
+	shakes bool      // the handshake of TLS is under way
+	load   load      // what all of it counts for
 
 	in    []byte // what has been read and not yet answered; owned by whoever has the turn
 	blank int    // how many bytes of line ends are still skipped before in; owned likewise
@@ -113,10 +118,21 @@ func (c *Conn) abort() {
 // close ends the connection. The caller has the turn, and mu must be held. Another process's store may still hold the
 // socket, whose end must not wait for that.
 func (c *Conn) close() {
+	c.bye(nil)
 	fd, place := c.release()
 	c.set.cfg.Poller.Remove(place)
 	unix.Shutdown(fd, unix.SHUT_RDWR)
 	unix.Close(fd)
+	if c.tls != nil {
+		c.tls.Wipe()
+	}
+}
+
+// bye tells the client that nothing follows, and why, in the words of TLS. Only who may write may call it.
+func (c *Conn) bye(why error) {
+	if c.tls != nil {
+		c.tls.Bye(c.fd, why)
+	}
 }
 
 // release gives away the descriptor and its place. The caller has the turn, and mu must be held.
@@ -144,14 +160,14 @@ func (c *Conn) shown() {
 	}
 }
 
-// bears is bearer's.
+// bears returns what memory the connection counts for, and when the client was last active.
 func (c *Conn) bears() (load, time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.load, c.since
 }
 
-// tcp is bearer's.
+// tcp calls use with the descriptor, unless it is closed or a Unix socket's.
 func (c *Conn) tcp(use func(fd int)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -160,10 +176,18 @@ func (c *Conn) tcp(use func(fd int)) {
 	}
 }
 
+// unread is what has come and has not been looked at. The caller has the turn.
+func (c *Conn) unread() []byte {
+	if c.tls != nil {
+		return append(c.in, c.tls.Ahead()...)
+	}
+	return c.in
+}
+
 // settle brings up to date what the connection counts for. mu must be held.
 func (c *Conn) settle() {
 	if c.fd >= 0 {
-		c.load.set(c.set, cap(c.in)+c.lent)
+		c.load.set(c.set, cap(c.in)+c.lent+c.held)
 	}
 }
 
@@ -207,6 +231,7 @@ func (c *Conn) Run() {
 		case nil, poll.ErrAgain:
 		default:
 			c.mu.Lock()
+			c.bye(err)
 			c.close()
 			c.mu.Unlock()
 			return
@@ -222,6 +247,10 @@ func (c *Conn) Run() {
 func (c *Conn) rest() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.tls != nil && c.held != c.tls.Held() {
+		c.held = c.tls.Held()
+		c.settle()
+	}
 	if !c.turn.Done() {
 		return false
 	}
@@ -232,9 +261,8 @@ func (c *Conn) rest() bool {
 }
 
 var (
-	errLent  = errors.New("it is lent")
-	errEnded = errors.New("the client has ended it")
-	errMQTT  = errors.New("the client speaks MQTT")
+	errLent = errors.New("it is lent")
+	errMQTT = errors.New("the client speaks MQTT")
 
 	errPanicked = errors.New("its request made the server panic")
 )
@@ -273,15 +301,14 @@ func (c *Conn) look() error {
 	buf := b.in[:]
 	held := copy(buf, c.in)
 	for !c.set.crew.Frozen() {
-		n, err := poll.Recv(c.fd, buf[held:])
-		if err != nil {
-			return err
-		}
-		if n == 0 && held > 0 { // net/http answers a request that ends in the middle
+		n, err := c.recv(buf[held:])
+		switch {
+		case err == io.EOF && held > 0: // net/http answers a request that ends in the middle
 			return c.lend(buf[:held], nil, unbounded, chunks{})
-		}
-		if n == 0 {
-			return errEnded
+		case err != nil:
+			return err
+		case n == 0:
+			continue
 		}
 		if isMQTT(buf[:held+n]) {
 			c.set.cfg.MQTT(c.remote)
@@ -414,12 +441,9 @@ func (c *Conn) more(in []byte) {
 
 // send writes an answer, and waits for a client that takes it slowly.
 func (c *Conn) send(p []byte) error {
-	n, err := poll.Send(c.fd, p)
-	if err != nil && err != poll.ErrAgain {
+	n, err := c.post(p)
+	if n == len(p) && err == nil || err != nil && err != poll.ErrAgain {
 		return err
-	}
-	if n == len(p) {
-		return nil
 	}
 	nc, err := c.file()
 	if err != nil {
@@ -435,8 +459,48 @@ func (c *Conn) send(p []byte) error {
 	return err
 }
 
-// file returns the connection with a descriptor in Go's poller, for calls that block.
+// recv reads what is at hand: io.EOF at the end. With TLS, what has come may bring nothing yet.
+func (c *Conn) recv(p []byte) (int, error) {
+	if c.tls != nil {
+		n, _, _, err := c.tls.Recv(c.fd, p)
+		return n, err
+	}
+	n, err := poll.Recv(c.fd, p)
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// post sends as much as the socket takes: poll.ErrAgain means that not all of p has gone out, n of which is taken care
+// of.
+func (c *Conn) post(p []byte) (n int, err error) {
+	if c.tls == nil {
+		n, err = poll.Send(c.fd, p)
+		if err == nil && n < len(p) {
+			err = poll.ErrAgain
+		}
+		return n, err
+	}
+	for n < len(p) && err == nil {
+		var k int
+		k, _, err = c.tls.Send(c.fd, [][]byte{p[n:]}, nil)
+		n += k
+	}
+	return n, err
+}
+
+// file returns the connection as one whose calls block.
 func (c *Conn) file() (net.Conn, error) {
+	nc, err := c.rawFile()
+	if err == nil && c.tls != nil {
+		nc = c.tls.Over(nc)
+	}
+	return nc, err
+}
+
+// rawFile returns the socket with a descriptor in Go's poller.
+func (c *Conn) rawFile() (net.Conn, error) {
 	fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("dup", err)

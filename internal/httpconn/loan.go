@@ -2,6 +2,7 @@ package httpconn
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"picloud/internal/poll"
+	"picloud/internal/tlsconn"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,7 +64,26 @@ func newLoan(c *Conn, in []byte, missing int) *loan {
 	return l
 }
 
-// note is Set.Note for a loan.
+// Note is the http.Server's ConnState.
+func (s *Set) Note(nc net.Conn, state http.ConnState) { nc.(*loan).note(state) }
+
+// loanKey is the key of a request's loan in its context.
+type loanKey struct{}
+
+// ConnContext is the http.Server's.
+func (s *Set) ConnContext(ctx context.Context, nc net.Conn) context.Context {
+	return context.WithValue(ctx, loanKey{}, nc)
+}
+
+// Shown notes that the request with this context has shown the key, so that its connection keeps its slot as long as it
+// does something. Any other context does nothing.
+func (s *Set) Shown(ctx context.Context) {
+	if l, ok := ctx.Value(loanKey{}).(*loan); ok {
+		l.conn.shown()
+	}
+}
+
+// note notes what net/http does with the loan.
 func (l *loan) note(state http.ConnState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -204,8 +225,8 @@ func (l *loan) Write(p []byte) (int, error) {
 	n := 0
 	if l.file == nil {
 		var err error
-		n, err = poll.Send(l.conn.fd, p)
-		if n == len(p) || err != nil && err != poll.ErrAgain {
+		n, err = l.conn.post(p)
+		if err != poll.ErrAgain {
 			l.mu.Unlock()
 			return n, err
 		}
@@ -290,19 +311,19 @@ func (l *loan) shut() {
 	}
 }
 
-// Take gives the descriptor to the caller, non-blocking, with its place in the poller and whatever has come from the
-// client and was not read from the loan, even of the request's body: the connection has become something else. Take
-// closes the loan.
-func (l *loan) Take() (fd int, place poll.Place, behind []byte, err error) {
+// Take gives the descriptor to the caller, non-blocking, with its place in the poller, what it speaks TLS with, and
+// whatever has come from the client and was not read from the loan, even of the request's body: the connection has
+// become something else. Take closes the loan.
+func (l *loan) Take() (fd int, place poll.Place, tls *tlsconn.Stream, behind []byte, err error) {
 	if ended, _ := l.end(); !ended {
-		return -1, poll.Place{}, nil, net.ErrClosed
+		return -1, poll.Place{}, nil, nil, net.ErrClosed
 	}
 	c := l.conn
 	defer c.set.loans.Done()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fd, place = c.release()
-	return fd, place, append(l.in, c.in...), nil
+	return fd, place, c.tls, append(l.in, c.unread()...), nil
 }
 
 // CloseWrite is how net/http lets a client read its last answer.
@@ -312,6 +333,7 @@ func (l *loan) CloseWrite() error {
 	if l.closed {
 		return net.ErrClosed
 	}
+	l.conn.bye(nil)
 	return os.NewSyscallError("shutdown", unix.Shutdown(l.conn.fd, unix.SHUT_WR))
 }
 

@@ -2,12 +2,14 @@ package httpconn
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -126,7 +128,7 @@ func hijack(w http.ResponseWriter, n int) {
 		return
 	}
 	poller := l.conn.set.cfg.Poller
-	fd, place, ahead, err := l.Take()
+	fd, place, _, ahead, err := l.Take()
 	if err != nil {
 		panic(err)
 	}
@@ -222,6 +224,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	cfg.Waiting = quota.New(r.waiting)
 	cfg.Panicked = func(what any, _ []byte) { r.panics <- what }
 	cfg.MQTT = func(net.Addr) { r.mqtt.Add(1) }
+	cfg.Unshaken = func(net.Addr, error) {}
 	cfg.Crowded = func(c Crowding) { r.told <- c }
 	var err error
 	if cfg.Poller, err = poll.New(); err != nil {
@@ -233,23 +236,42 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 		r.Run(ctx)
 		return nil
 	})
-	l := listen(t, network, r.kernel)
-	r.addr = l.Addr()
-	accept, refuse := context.WithCancel(context.Background())
-	accepted := make(chan error, 1)
-	go func() { accepted <- r.Serve(accept, l.(Listener)) }()
-	r.endAccept = sync.OnceFunc(func() {
-		refuse()
-		l.Close()
-		r.Unbind()
-		if err := wait.For(t, accepted, "Serve returns"); err != nil &&
-			!errors.Is(err, net.ErrClosed) { // before it began
-			t.Errorf("Serve: %v", err)
-		}
-	})
+	var end func()
+	r.addr, end = r.serve(network)
+	r.endAccept = sync.OnceFunc(end)
 	t.Cleanup(r.dismantle)
 	return r
 }
+
+// serve has the Set serve on a listener of its own, "tls" included, until end is called.
+func (r *rig) serve(network string) (addr net.Addr, end func()) {
+	r.t.Helper()
+	var config *tls.Config
+	if network == "tls" {
+		network, config = "tcp", certified()
+	}
+	l := listen(r.t, network, r.kernel)
+	accept, refuse := context.WithCancel(context.Background())
+	accepted := make(chan error, 1)
+	go func() { accepted <- r.Serve(accept, l.(Listener), config) }()
+	return l.Addr(), func() {
+		refuse()
+		l.Close()
+		r.Unbind()
+		if err := wait.For(r.t, accepted, "Serve returns"); err != nil &&
+			!errors.Is(err, net.ErrClosed) { // before it began
+			r.t.Errorf("Serve: %v", err)
+		}
+	}
+}
+
+// certified returns a configuration with net/http/httptest's certificate.
+var certified = sync.OnceValue(func() *tls.Config {
+	lender := httptest.NewUnstartedServer(nil)
+	lender.StartTLS()
+	defer lender.Close()
+	return &tls.Config{Certificates: lender.TLS.Certificates}
+})
 
 // dismantle ends the rig and checks what holds at the end of every story.
 func (r *rig) dismantle() {
@@ -330,12 +352,30 @@ func newClient(t testing.TB, nc net.Conn) *client { return &client{ws.New(t, nc)
 
 func (r *rig) dial() *client {
 	r.t.Helper()
+	if r.network == "tls" {
+		return r.dialTLS(r.addr)
+	}
 	c := dial(r.t, r.addr)
-	if tc, ok := c.Conn.(*net.TCPConn); ok && r.kernel > 0 {
+	r.narrow(c.Conn)
+	return c
+}
+
+func (r *rig) narrow(nc net.Conn) {
+	if tc, ok := nc.(*net.TCPConn); ok && r.kernel > 0 {
 		tc.SetReadBuffer(r.kernel)
 		tc.SetWriteBuffer(r.kernel)
 	}
-	return c
+}
+
+// dialTLS makes the handshake with the first that is sent.
+func (r *rig) dialTLS(addr net.Addr) *client {
+	r.t.Helper()
+	nc, err := net.Dial("tcp", addr.String())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.narrow(nc)
+	return newClient(r.t, tls.Client(nc, &tls.Config{InsecureSkipVerify: true})) // the certificate is for nobody here
 }
 
 func (c *client) send(format string, args ...any) {

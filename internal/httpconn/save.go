@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 
+	"picloud/internal/poll"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -21,6 +23,13 @@ type Saved struct {
 // waited for until ctx ends. Freeze is called once, while Run goes on and nothing is accepted any more.
 func (s *Set) Freeze(ctx context.Context) {
 	s.crew.Freeze()
+	for _, c := range s.all() {
+		c.mu.Lock()
+		if c.shakes && c.fd >= 0 { // only this process can go on with it
+			poll.Cut(c.fd)
+		}
+		c.mu.Unlock()
+	}
 	s.recall() // and whoever was about to start a goroutine has done so
 	resting := make(chan struct{})
 	go func() {
@@ -52,7 +61,7 @@ func (s *Set) Save() []Saved {
 	var all []Saved
 	for _, c := range s.all() {
 		c.mu.Lock()
-		if c.turn.Rests() {
+		if c.turn.Rests() && c.tls == nil {
 			_, isUnix := c.local.(*net.UnixAddr)
 			all = append(all, Saved{FD: c.fd, Local: isUnix, Used: c.used, In: c.in})
 		}
@@ -88,7 +97,11 @@ func (s *Set) Restore(saved Saved) error {
 		unix.Close(saved.FD)
 		return err
 	}
-	s.adopt(c)
+	if s.adopt(c) {
+		c.mu.Lock()
+		c.goOn()
+		c.mu.Unlock()
+	}
 	return nil
 }
 
@@ -98,6 +111,7 @@ func (s *Set) Abandon() {
 	for _, c := range s.all() {
 		c.mu.Lock()
 		if c.turn.Take() {
+			c.bye(nil)
 			fd, place := c.release()
 			s.cfg.Poller.Remove(place)
 			unix.Close(fd)

@@ -9,6 +9,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -20,6 +21,7 @@ import (
 
 	"picloud/internal/poll"
 	"picloud/internal/quota"
+	"picloud/internal/tlsrecord"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,8 +30,8 @@ import (
 type Config struct {
 	// Poller wakes the connections. It runs from before the first Serve or Restore until all connections are gone.
 	Poller *poll.Poller
-	// HTTP answers what Short does not. Its ConnState and ConnContext must be the Set's Note and ConnContext; its
-	// timeouts apply to a request under way. The connections that it accepts itself have slots like the others.
+	// HTTP answers what Short does not. Its ConnState and ConnContext must be the Set's Note and ConnContext, and it
+	// accepts no connections itself; its timeouts apply to a request under way.
 	HTTP *http.Server
 	// Short answers a plain request that has shown the key, or reports false: then HTTP answers the same bytes. The
 	// answer is a whole response that keeps the connection open. Short must not block, and may be called by many
@@ -50,6 +52,8 @@ type Config struct {
 	Panicked func(what any, stack []byte)
 	// MQTT is told of a client that speaks MQTT, before its connection is closed. It must not block.
 	MQTT func(from net.Addr)
+	// Unshaken is told of a handshake of TLS that has failed. It must not block.
+	Unshaken func(from net.Addr, why error)
 	// Crowded is told when a bound has been reached, each kind at most once a minute. It must not block.
 	Crowded func(Crowding)
 
@@ -62,7 +66,7 @@ type Config struct {
 	RecallBytes int           // of an unfinished request that Save may return
 }
 
-// A Set holds the HTTP connections of plain listeners, TCP or Unix.
+// A Set holds the HTTP connections of a server: over TCP, TLS and Unix sockets.
 type Set struct {
 	cfg     Config
 	lending relay
@@ -75,14 +79,13 @@ type Set struct {
 	draining atomic.Bool // each answer is its connection's last
 	closed   atomic.Bool // no connection goes on
 
-	mu        sync.Mutex
-	conns     map[*Conn]struct{}
-	strangers map[net.Conn]*stranger
+	mu    sync.Mutex
+	conns map[*Conn]struct{}
 }
 
 // A buffer is what a connection borrows while it is awake.
 type buffer struct {
-	in      [32 << 10]byte
+	in      [restBytes + tlsrecord.BufferBytes]byte
 	request Request
 	src     bytes.Reader
 	text    bufio.Reader // of src
@@ -94,13 +97,12 @@ const restBytes = 16 << 10
 // New makes a Set.
 func New(cfg Config) *Set {
 	s := &Set{
-		cfg:       cfg,
-		crew:      cfg.Poller.NewCrew(),
-		lending:   relay{conns: make(chan net.Conn), done: make(chan struct{})},
-		slots:     newSlots(cfg.Bounds, cfg.Crowded),
-		keyless:   quota.New(cfg.KeylessBytes),
-		conns:     make(map[*Conn]struct{}),
-		strangers: make(map[net.Conn]*stranger),
+		cfg:     cfg,
+		crew:    cfg.Poller.NewCrew(),
+		lending: relay{conns: make(chan net.Conn), done: make(chan struct{})},
+		slots:   newSlots(cfg.Bounds, cfg.Crowded),
+		keyless: quota.New(cfg.KeylessBytes),
+		conns:   make(map[*Conn]struct{}),
 	}
 	s.bufs.New = func() any { return new(buffer) }
 	return s
@@ -122,8 +124,9 @@ type Listener interface {
 	File() (*os.File, error) // a duplicate
 }
 
-// Serve accepts connections until ctx ends, or returns why it cannot. It leaves l open.
-func (s *Set) Serve(ctx context.Context, l Listener) error {
+// Serve accepts connections until ctx ends, or returns why it cannot. They speak TLS if config, which is
+// tlsrecord.Handshake's, is not nil. It leaves l open.
+func (s *Set) Serve(ctx context.Context, l Listener, config *tls.Config) error {
 	f, err := l.File()
 	if err != nil {
 		return err
@@ -154,7 +157,7 @@ func (s *Set) Serve(ctx context.Context, l Listener) error {
 		switch {
 		case ctx.Err() != nil:
 			if err == nil && rerr == nil {
-				s.admit(fd, address(sa), l.Addr())
+				s.admit(fd, address(sa), l.Addr(), config)
 			}
 			return nil
 		case rerr != nil:
@@ -170,7 +173,7 @@ func (s *Set) Serve(ctx context.Context, l Listener) error {
 		if early {
 			s.tune(fd)
 		}
-		s.admit(fd, address(sa), l.Addr())
+		s.admit(fd, address(sa), l.Addr(), config)
 	}
 }
 
@@ -184,10 +187,20 @@ func (s *Set) tune(fd int) {
 }
 
 // admit makes a Conn from an accepted socket, once there is a slot for it.
-func (s *Set) admit(fd int, remote, local net.Addr) {
+func (s *Set) admit(fd int, remote, local net.Addr, config *tls.Config) {
 	c := s.newConn(fd, remote, local)
 	c.slot = s.slots.enter(c, c.network())
-	s.adopt(c)
+	c.shakes = config != nil
+	if !s.adopt(c) {
+		return
+	}
+	if config != nil {
+		s.crew.Go(shaking{c, config})
+		return
+	}
+	c.mu.Lock()
+	c.goOn()
+	c.mu.Unlock()
 }
 
 // newConn makes a Conn, which has no slot yet, from a connected, non-blocking socket.
@@ -197,8 +210,8 @@ func (s *Set) newConn(fd int, remote, local net.Addr) *Conn {
 	return c
 }
 
-// adopt lets a Conn with a slot receive.
-func (s *Set) adopt(c *Conn) {
+// adopt makes a Conn with a slot one of the Set's, whose turn the caller has, and reports whether it is.
+func (s *Set) adopt(c *Conn) bool {
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
@@ -208,15 +221,15 @@ func (s *Set) adopt(c *Conn) {
 	c.settle()
 	if s.closed.Load() {
 		c.close()
-		return
+		return false
 	}
 	place, err := s.cfg.Poller.Add(c.fd, (*watched)(c))
 	if err != nil {
 		c.close()
-		return
+		return false
 	}
 	c.place = place
-	c.goOn()
+	return true
 }
 
 // Unbind ends the bounds, so that no newcomer waits while the server stops.

@@ -1,11 +1,9 @@
 package httpconn
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -33,42 +31,25 @@ var quiet = map[string]string{
 	"being answered":       "GET /hold HTTP/1.1\r\nHost: pi\r\n\r\n",
 }
 
-// door lets the http.Server accept by itself, as it does for TLS, and returns where.
+// door has the Set serve over TLS, too, and returns how to come that way.
 func (r *rig) door() func() *client {
-	l := listen(r.t, "tcp", r.kernel)
-	served := make(chan error, 1)
-	go func() { served <- r.http.Serve(l) }()
-	r.t.Cleanup(func() {
-		l.Close()
-		if err := wait.For(r.t, served, "Serve returns"); !errors.Is(err, net.ErrClosed) {
-			r.t.Errorf("Serve: %v", err)
-		}
-	})
-	return func() *client { return dial(r.t, l.Addr()) }
+	addr, end := r.serve("tls")
+	r.t.Cleanup(end)
+	return func() *client { return r.dialTLS(addr) }
 }
 
 // settled waits until each connection is known to be between two requests, or before its first.
 func (r *rig) settled() {
 	r.t.Helper()
 	wait.Until(r.t, "all have settled", func() bool {
-		n := r.count(func(c *Conn) bool { return c.turn.Rests() })
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		for _, st := range r.strangers {
-			st.mu.Lock()
-			if st.rests {
-				n++
-			}
-			st.mu.Unlock()
-		}
-		return n == r.Usage().Open
+		return r.count(func(c *Conn) bool { return c.turn.Rests() }) == r.Usage().Open
 	})
 }
 
 // Whoever has no key takes all slots, in every way, and newcomers get in by either door; who has the key stays.
 func TestWhoHasNoKeyKeepsNobodyOut(t *testing.T) {
 	for name, begin := range quiet {
-		for _, theirs := range []string{"own", "net/http"} {
+		for _, theirs := range []string{"tcp", "tls"} {
 			t.Run(name+", "+theirs, func(t *testing.T) {
 				t.Parallel()
 				const n = 16
@@ -82,7 +63,7 @@ func TestWhoHasNoKeyKeepsNobodyOut(t *testing.T) {
 				var held []*client
 				for range n + mostEnding/2 { // handlers that nothing ends may not be more than mostEnding
 					c := r.dial
-					if theirs != "own" {
+					if theirs == "tls" {
 						c = strange
 					}
 					held = append(held, c())
@@ -216,17 +197,8 @@ func TestSocketsAreTuned(t *testing.T) {
 			}
 		}
 	}
-	if n := r.count(func(c *Conn) bool { check(c.fd); return true }); n != 1 {
+	if n := r.count(func(c *Conn) bool { check(c.fd); return true }); n != 2 {
 		t.Errorf("%d connections", n)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for nc := range r.strangers {
-		raw, err := nc.(*net.TCPConn).SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw.Control(func(fd uintptr) { check(int(fd)) })
 	}
 }
 

@@ -168,7 +168,7 @@ func TestServe(t *testing.T) {
 	r := newRig(t, "tcp", few(1))
 	l := listen(t, "tcp", 0).(*net.TCPListener)
 	l.Close()
-	if err := r.Serve(t.Context(), l); err == nil {
+	if err := r.Serve(t.Context(), l, nil); err == nil {
 		t.Error("a listener that is closed: no error")
 	}
 	r.hold("")

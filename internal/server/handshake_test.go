@@ -14,8 +14,7 @@ import (
 	"picloud/test/wait"
 )
 
-// onEachNetwork runs a test of a server's plain TCP connections, those over TLS, which net/http's server has from their
-// first byte, and those of its Unix socket.
+// onEachNetwork runs a test of a server's plain TCP connections, those over TLS, and those of its Unix socket.
 func onEachNetwork(t *testing.T, test func(t *testing.T, sv *service, dial func(*testing.T) *peer)) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
@@ -28,8 +27,7 @@ func onEachNetwork(t *testing.T, test func(t *testing.T, sv *service, dial func(
 		lender.Close()
 		s, log := newServer(t)
 		sv := serveOn(t, s, log, net.ListenConfig{}, "127.0.0.1:0", func(l net.Listener) net.Listener {
-			return tls.NewListener(l, &tls.Config{Certificates: lender.TLS.Certificates,
-				NextProtos: []string{"http/1.1"}})
+			return Secure{l, &tls.Config{Certificates: lender.TLS.Certificates, NextProtos: []string{"http/1.1"}}}
 		})
 		trusted := x509.NewCertPool()
 		trusted.AddCert(lender.Certificate())

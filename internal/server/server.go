@@ -3,6 +3,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -89,8 +90,8 @@ type Server struct {
 	waiting   *quota.Quota // of bytes, in wsConns and httpConns, for who has shown the key
 	guard     *guard
 	codes     codes         // that sign browsers in
-	httpConns *httpconn.Set // the connections of plain listeners, until they are WebSockets
-	http      *http.Server  // answers requests, and has the connections of TLS listeners
+	httpConns *httpconn.Set // the connections, until they are WebSockets
+	http      *http.Server  // answers requests that httpConns lends it
 	info      snapshots
 	began     time.Time
 
@@ -176,7 +177,10 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 			s.log.Error("a request made the server panic, its connection is closed", "panic", what, "stack",
 				string(stack))
 		},
-		MQTT:        s.warnMQTT,
+		MQTT: s.warnMQTT,
+		Unshaken: func(from net.Addr, why error) {
+			s.log.Debug("a TLS connection could not be made", "address", from.String(), "error", why)
+		},
 		HeadTimeout: cfg.HeaderTimeout,
 		BodyTimeout: bodyTimeout,
 		IdleTimeout: idleTimeout,
@@ -189,10 +193,16 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	return s, nil
 }
 
-// Run serves on the listeners, TLS ones among them, until ctx ends; then it stops in order: it takes no more
-// connections, delivers what is queued and closes every WebSocket, within 5 seconds; or it leaves the connections to
-// the next process, within 2. It closes the listeners. The error is nil after that, or what made it stop serving. It is
-// called once.
+// Secure is a listener whose connections speak TLS.
+type Secure struct {
+	net.Listener
+	Config *tls.Config // see tlsrecord.Handshake
+}
+
+// Run serves on the listeners, of TCP, of Unix sockets, or Secure ones of TCP, until ctx ends; then it stops in order:
+// it takes no more connections, delivers what is queued and closes every WebSocket, within 5 seconds; or it leaves the
+// connections to the next process, within 2. It closes the listeners. The error is nil after that, or what made it stop
+// serving. It is called once.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	serving, endServing := context.WithCancel(context.Background())
 	var parts, accepting sync.WaitGroup
@@ -210,12 +220,11 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	accept, endAccept := context.WithCancel(context.Background())
 	for _, l := range listeners {
 		accepting.Go(func() {
-			err := func() error {
-				if plain, ok := l.(httpconn.Listener); ok {
-					return s.httpConns.Serve(accept, plain)
-				}
-				return s.http.Serve(l)
-			}()
+			var config *tls.Config
+			if secure, ok := l.(Secure); ok {
+				l, config = secure.Listener, secure.Config
+			}
+			err := s.httpConns.Serve(accept, l.(httpconn.Listener), config)
 			if accept.Err() == nil {
 				failed <- fmt.Errorf("serve on %s: %w", l.Addr(), err)
 			}

@@ -54,7 +54,7 @@ type Conn struct {
 	// outside the kernel.
 	mu        sync.Mutex
 	writing   bool    // a goroutine is in write: it alone takes from out
-	stalled   bool    // the socket takes no more; the poller (TLS: the writer) resumes
+	stalled   bool    // the socket takes no more; the poller resumes
 	again     bool    // the socket has become writable since the write began
 	cut       bool    // the queue is to be cut when the write under way returns
 	dead      bool    // sock must not be used any more; it is closed when users is 0
@@ -167,36 +167,19 @@ func (c *Conn) Flush() (free bool) {
 
 // flush is Flush. mu must be held, and is released while it writes.
 func (c *Conn) flush() {
-	if c.writing || c.stalled || c.dead || c.out.size == 0 {
+	if c.writing || c.stalled || c.dead || c.out.isOut() {
 		return
 	}
 	c.writing = true
 	c.users++
-	if !c.sock.waits() {
-		c.write()
-		return
-	}
-	// Writes that block get a goroutine of their own and count as a stall until everything is out.
-	c.stalled = true
-	c.set.crew.Go((*writing)(c))
-}
-
-// writing is a connection whose writes block, while it has something to write.
-type writing Conn
-
-// Run implements poll.Runner.
-func (w *writing) Run() {
-	c := (*Conn)(w)
-	c.mu.Lock()
 	c.write()
-	c.mu.Unlock()
 }
 
 // Idle reports whether everything queued has been given to the socket.
 func (c *Conn) Idle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.out.size == 0
+	return c.out.isOut()
 }
 
 // Close sends what is queued, then a close frame (RFC 6455 §7.4), and ends the connection, in the background and in
@@ -213,21 +196,22 @@ const maxSlices = 8
 // write runs with writing set, in the goroutine that set it, which holds one of users. mu must be held, and is released
 // while it writes.
 func (c *Conn) write() {
-	for c.out.size > 0 && !c.dead {
+	for !c.out.isOut() && !c.dead {
 		var store [maxSlices][]byte
 		bufs := c.out.head(store[:0])
 		c.again = false
 		c.mu.Unlock()
-		n, err := c.sock.write(bufs)
+		n, moved, err := c.sock.write(bufs)
 		c.mu.Lock()
 		if c.dead {
 			break
 		}
 		if n > 0 {
 			c.out.took(n)
-			c.taken += uint32(n)
 		}
-		c.ends(markWritten, c.taken, c.out.size == 0 && c.ending == nil) // after a goodbye it must not be kept
+		c.taken += uint32(moved)
+		c.out.owes = c.sock.owes()
+		c.ends(markWritten, c.taken, c.out.isOut() && c.ending == nil) // after a goodbye it must not be kept
 		if c.cut {
 			c.cut = false
 			c.out.cut()
@@ -252,16 +236,17 @@ func (c *Conn) write() {
 			break
 		}
 	}
+	if e := c.ending; e != nil && e.frame != nil && !c.dead {
+		e.timer.Reset(answerGrace)
+		c.mu.Unlock()
+		c.sock.bye(nil)
+		c.sock.closeWrite()
+		c.mu.Lock()
+	}
 	c.writing, c.stalled = false, false
 	c.patient(false)
 	if c.charged {
 		c.settle()
-	}
-	if e := c.ending; e != nil && e.frame != nil && c.out.size == 0 && !c.dead {
-		e.timer.Reset(answerGrace)
-		c.mu.Unlock()
-		c.sock.closeWrite()
-		c.mu.Lock()
 	}
 	c.leave()
 }
@@ -270,7 +255,7 @@ func (c *Conn) write() {
 // acknowledges nothing new, however alive it is, and the kernel would take it for dead, tcp(7): ping judges whether it
 // still reads. mu must be held.
 func (c *Conn) patient(on bool) {
-	if c.lenient == on || c.sock.fd < 0 || c.addr == Local {
+	if c.lenient == on || c.addr == Local {
 		return
 	}
 	c.lenient = on
@@ -362,7 +347,6 @@ func (c *Conn) closeSlow(why error) {
 // closing begins to close the connection. mu must be held.
 func (c *Conn) closing(goodbye []byte, why error) {
 	c.ending = &ending{why, slices.Clone(goodbye), time.AfterFunc(flushGrace, c.kill)}
-	c.sock.interrupt() // a blocked reader has to look
 }
 
 // fail notes that the socket is broken. mu must be held.
@@ -375,6 +359,9 @@ func (c *Conn) fail(err error) {
 	c.dead = true
 	c.settle()
 	c.patient(false) // or the kernel would keep what it has for the peer as long as the peer's answers to its probes
+	if !c.writing {
+		c.sock.bye(err)
+	}
 	c.sock.abort()
 	c.kick()
 }
@@ -391,9 +378,7 @@ func (c *Conn) cutOff() {
 	if c.dead { // and perhaps closed: its descriptor may be another client's by now
 		return
 	}
-	if c.sock.fd >= 0 {
-		poll.Cut(c.sock.fd)
-	}
+	poll.Cut(c.sock.fd)
 	c.fail(ErrClosed)
 	c.users++ // there may be none
 	c.leave()
@@ -422,12 +407,8 @@ func (c *Conn) stopTimer() {
 // held, so that a goroutine is started only for a connection that is still open: Set.Close would not wait for any
 // other.
 func (c *Conn) kick() {
-	switch {
-	case c.dead && c.users == 0:
-	case !c.sock.waits():
+	if !c.dead || c.users > 0 {
 		c.set.crew.Wake(&c.turn, (*reading)(c))
-	case c.turn.Wake(): // in a frozen Set too: it has to be ended
-		c.set.crew.Go((*reading)(c))
 	}
 }
 

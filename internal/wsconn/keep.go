@@ -13,7 +13,7 @@ func (c *Conn) Kept() *handover.Kept { return c.kept }
 // mark ends if the process is killed.
 func (c *Conn) enlist() {
 	s := c.set.store
-	if s == nil || c.sock.fd < 0 {
+	if s == nil || c.sock.stream != nil {
 		return
 	}
 	kept, err := s.Keep(c.sock.fd)

@@ -20,6 +20,7 @@ type outbox struct {
 	size  int      // bytes in total
 	left  int32    // bytes left of a half-written frame at the beginning; small, so that Conn.sock lies where it does
 	owned bool     // the last slice is a chunk of this outbox's own
+	owes  bool     // not all of what has been taken out has gone out: the stream owes it
 	lent  bool     // something may lie in arenas
 }
 
@@ -126,8 +127,11 @@ func (o *outbox) own() {
 // cut drops everything but the rest of a half-written frame, which has to be finished before anything else is sent.
 func (o *outbox) cut() {
 	if o.left == 0 {
-		*o = outbox{}
+		*o = outbox{owes: o.owes}
 		return
 	}
-	*o = outbox{first: slices.Clone(o.first[:o.left]), size: int(o.left), left: o.left}
+	*o = outbox{first: slices.Clone(o.first[:o.left]), size: int(o.left), left: o.left, owes: o.owes}
 }
+
+// isOut reports whether everything has been given to the kernel.
+func (o *outbox) isOut() bool { return o.size == 0 && !o.owes }

@@ -2,10 +2,11 @@ package wsconn
 
 import (
 	"fmt"
-	"io"
 	"runtime/debug"
 	"slices"
 	"unicode/utf8"
+
+	"picloud/internal/poll"
 
 	"github.com/gorilla/websocket"
 )
@@ -47,9 +48,9 @@ func (c *Conn) look() {
 	}
 
 	c.mu.Lock()
-	c.held = int32(len(c.partial))
-	if c.room != int32(cap(c.partial)) {
-		c.room = int32(cap(c.partial))
+	c.held = int32(len(c.partial) + c.sock.holds())
+	if room := int32(cap(c.partial) + c.sock.holds()); c.room != room {
+		c.room = room
 		c.settle()
 	}
 	c.leave()
@@ -104,9 +105,6 @@ type buffer [32 << 10]byte
 
 // receive handles all input that is at hand and returns nil, or what ended the connection.
 func (c *Conn) receive() error {
-	if c.sock.waits() {
-		return c.receiveWaiting()
-	}
 	if err := c.closed(); err != nil {
 		return err
 	}
@@ -120,51 +118,26 @@ func (c *Conn) receive() error {
 		// own.
 		in := buf[:]
 		if len(c.partial) > len(in)/8 {
-			c.partial = slices.Grow(c.partial, min(len(c.partial), len(in)))
+			c.partial = slices.Grow(c.partial, max(min(len(c.partial), len(in)), c.sock.reads()))
 			in = c.partial[:cap(c.partial)]
 		} else {
 			copy(in, c.partial)
 		}
-		n, err := c.sock.read(in[len(c.partial):])
+		n, moved, err := c.sock.read(in[len(c.partial):])
+		c.read += uint32(moved)
+		if n > 0 {
+			if err := c.handle(in[:len(c.partial)+n]); err != nil {
+				return err
+			}
+		}
 		if err == errAgain {
 			return nil
-		}
-		if err == nil && n == 0 {
-			err = io.EOF
-		}
-		if err == nil {
-			c.read += uint32(n)
-			err = c.handle(in[:len(c.partial)+n])
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-const waitingRead = 4 << 10
-
-// receiveWaiting is receive for a socket whose reads block: it has a small buffer of its own, and returns only at the
-// end.
-func (c *Conn) receiveWaiting() error {
-	err := c.handleEarly()
-	for err == nil {
-		c.handler.Rest()
-		c.Flush()
-		if err := c.closed(); err != nil {
-			return err
-		}
-		c.partial = slices.Grow(c.partial, waitingRead)
-		in := c.partial[:cap(c.partial)]
-		n, rerr := c.sock.read(in[len(c.partial):])
-		if n > 0 {
-			err = c.handle(in[:len(c.partial)+n])
-		} else if err = c.closed(); err == nil { // or the read was interrupted for that
-			err = rerr
-		}
-	}
-	return err
 }
 
 // handleEarly handles what came with the handshake, which may hold whole messages.
@@ -213,13 +186,16 @@ func (c *Conn) handle(in []byte) error {
 	return nil
 }
 
+// keptRoom is how much room more than it needs a partial message may keep.
+const keptRoom = 4 << 10
+
 // keep makes rest the partial message. rest may lie in partial or in a borrowed buffer.
 func (c *Conn) keep(rest []byte) {
-	if len(rest) == 0 && !c.sock.waits() {
+	if len(rest) == 0 {
 		c.partial = nil
 		return
 	}
-	if cap(c.partial) > 4*len(rest)+waitingRead { // a large message is done with
+	if cap(c.partial) > 4*len(rest)+keptRoom { // a large message is done with
 		c.partial = nil
 	}
 	c.partial = append(c.partial[:0], rest...)
@@ -233,14 +209,11 @@ func (c *Conn) discard() {
 	for {
 		c.mu.Lock()
 		dead := c.dead
-		if c.sock.waits() && !dead {
-			c.sock.stream.resume(flushGrace + answerGrace)
-		}
 		c.mu.Unlock()
 		if dead {
 			return
 		}
-		n, err := c.sock.read(buf[:])
+		n, err := poll.Recv(c.sock.fd, buf[:]) // what TLS is around it does not matter any more
 		if err == errAgain {
 			return
 		}

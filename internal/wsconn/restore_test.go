@@ -45,7 +45,7 @@ func restore(t *testing.T, network string, sv Saved, prepare func(fd int)) *rest
 	if err != nil {
 		t.Fatal(err)
 	}
-	sock, _, _, err := newSocket(taker{near, nil}, time.Hour)
+	sock, _, _, err := newSocket(taker{Conn: near}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,8 @@ import (
 
 	"picloud/internal/poll"
 	"picloud/internal/quota"
+	"picloud/internal/tlsconn"
+	"picloud/internal/tlsrecord"
 	ws "picloud/test/peer"
 	"picloud/test/wait"
 
@@ -94,12 +96,15 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	if r.buffers > 0 {
 		r.server.Listener = narrowing{r.server.Listener, r.buffers}
 	}
+	var config *tls.Config
 	if network == "tls" {
-		r.server.StartTLS()
-	} else {
-		r.server.Listener = taking{r.server.Listener, r.poller}
-		r.server.Start()
+		lender := httptest.NewUnstartedServer(nil) // of a certificate
+		lender.StartTLS()
+		lender.Close()
+		config = &tls.Config{Certificates: lender.TLS.Certificates}
 	}
+	r.server.Listener = taking{r.server.Listener, r.poller, config}
+	r.server.Start()
 	t.Cleanup(r.dismantle)
 	return r
 }
@@ -122,34 +127,48 @@ func (l narrowing) Accept() (net.Conn, error) {
 type taking struct {
 	net.Listener
 	poller *poll.Poller
+	config *tls.Config // not nil: they speak TLS
 }
 
 func (l taking) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
+	if err != nil || l.config == nil {
+		return taker{Conn: c, poller: l.poller}, err
+	}
+	c.SetDeadline(time.Now().Add(wait.Patience))
+	link, err := tlsrecord.Handshake(c, l.config)
 	if err != nil {
 		return nil, err
 	}
-	return taker{c, l.poller}, nil
+	c.SetDeadline(time.Time{})
+	s := tlsconn.New(link)
+	return taker{s.Over(c), c, l.poller, s}, nil
 }
 
 // A taker is a Taker. Without a poller, what it gives away has no place.
 type taker struct {
 	net.Conn
+	raw    net.Conn // nil: Conn
 	poller *poll.Poller
+	tls    *tlsconn.Stream
 }
 
 // Take gives a duplicate of the descriptor away: the one of package net is watched by Go's own poller.
-func (t taker) Take() (fd int, place poll.Place, ahead []byte, err error) {
+func (t taker) Take() (fd int, place poll.Place, tls *tlsconn.Stream, ahead []byte, err error) {
 	defer t.Close()
-	raw, err := t.Conn.(syscall.Conn).SyscallConn()
+	below := t.Conn
+	if t.raw != nil {
+		below, ahead = t.raw, t.tls.Ahead()
+	}
+	raw, err := below.(syscall.Conn).SyscallConn()
 	if err != nil {
-		return -1, place, nil, err
+		return -1, place, nil, nil, err
 	}
 	cerr := raw.Control(func(p uintptr) { fd, err = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 0) })
 	if err = errors.Join(cerr, err); err == nil && t.poller != nil {
 		place, err = t.poller.Add(fd, unheard{})
 	}
-	return fd, place, nil, err
+	return fd, place, t.tls, ahead, err
 }
 
 // unheard watches a socket that is not a WebSocket yet.
@@ -335,9 +354,7 @@ func (r *rig) dial(id string, early ...byte) (*peer, error) {
 	}
 	nc := bare
 	if r.network == "tls" {
-		cfg := r.server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
-		cfg.ServerName = "example.com"
-		nc = tls.Client(bare, cfg)
+		nc = tls.Client(bare, &tls.Config{InsecureSkipVerify: true}) // the certificate is for nobody here
 	}
 	p := &peer{ws.New(r.t, nc), bare}
 	p.In = bufio.NewReaderSize(p, 512)

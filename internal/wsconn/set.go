@@ -160,7 +160,7 @@ func (c *Conn) Start() {
 	switch {
 	case !c.place.IsNowhere():
 		s.poller.Hand(c.place, (*watched)(c))
-	case c.sock.fd >= 0:
+	case c.sock.fd >= 0: // but in tests
 		place, err := s.watch(c.sock.fd, (*watched)(c))
 		c.mu.Lock()
 		c.place = place
@@ -335,7 +335,7 @@ func (s *Set) Buffered() iter.Seq[quota.Share] {
 		for _, c := range s.All() {
 			n := 0
 			c.mu.Lock()
-			if c.stalled && !c.dead && c.sock.fd >= 0 && c.addr != Local {
+			if c.stalled && !c.dead && c.addr != Local {
 				n = poll.Held(c.sock.fd)
 			}
 			c.mu.Unlock()

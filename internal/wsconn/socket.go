@@ -1,8 +1,8 @@
 package wsconn
 
 import (
-	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"syscall"
@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"picloud/internal/poll"
+	"picloud/internal/tlsconn"
+	"picloud/internal/tlsrecord"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,43 +22,67 @@ var errAgain = poll.ErrAgain
 // A socket is a value, so that a delivery finds it in the connection itself: a non-blocking descriptor that no other
 // part of the program knows and, where its bytes are not simply what is read and written, a stream.
 type socket struct {
-	fd     int    // -1: there is none to watch or to keep
+	fd     int
 	stream stream // nil: the descriptor's bytes as they are
 }
 
-// A stream moves bytes. Its methods may be called concurrently, but not after close.
+// A stream moves bytes over the descriptor, in another form. One goroutine may read and one may write at the same time;
+// nothing is called after close.
 type stream interface {
-	// waits reports whether read and write block, instead of returning errAgain. The answer never changes.
-	waits() bool
-	// read returns errAgain or blocks when there is nothing to read; it returns (0, nil) or io.EOF at the end.
-	read(p []byte) (int, error)
-	// write may write less than all; it returns errAgain or blocks when the kernel takes no more.
-	write(bufs [][]byte) (int, error)
-	// closeWrite tells the peer that nothing follows.
+	// read returns errAgain when there is nothing to read, and io.EOF at the end. moved is how many bytes were read
+	// from the descriptor for n, which can be 0 for now. p has room for reads bytes at least.
+	read(p []byte) (n, moved int, err error)
+	reads() int
+	// holds is how many bytes have been read that bring nothing yet.
+	holds() int
+	// write may take less than all, and returns errAgain when the descriptor takes no more. n bytes are taken, whatever
+	// err is; moved is how many the descriptor has taken for them, and owes tells whether it has to take more.
+	write(bufs [][]byte) (n, moved int, err error)
+	owes() bool
+	// bye tells the peer that nothing follows, and why. It is the writer's.
+	bye(why error)
+	// closeWrite ends the stream to the peer, after bye.
 	closeWrite()
-	// interrupt ends reads that block, resume lets them block again, for that long at most. Both are called only where
-	// waits is true.
-	interrupt()
-	resume(most time.Duration)
 	// abort ends all reads and writes, including those to come.
 	abort()
 	close()
 }
 
-func (s socket) waits() bool { return s.stream != nil && s.stream.waits() }
-
-func (s socket) read(p []byte) (int, error) {
+func (s socket) read(p []byte) (n, moved int, err error) {
 	if s.stream != nil {
 		return s.stream.read(p)
 	}
-	return poll.Recv(s.fd, p)
+	n, err = poll.Recv(s.fd, p)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	return n, n, err
+}
+
+func (s socket) reads() int {
+	if s.stream != nil {
+		return s.stream.reads()
+	}
+	return 1
+}
+
+func (s socket) holds() int {
+	if s.stream != nil {
+		return s.stream.holds()
+	}
+	return 0
 }
 
 // write takes from 1 to maxSlices buffers.
-func (s socket) write(bufs [][]byte) (int, error) {
+func (s socket) write(bufs [][]byte) (n, moved int, err error) {
 	if s.stream != nil {
 		return s.stream.write(slices.Clone(bufs)) // a clone, so that bufs itself stays on its stack
 	}
+	n, err = s.writePlain(bufs)
+	return n, n, err
+}
+
+func (s socket) writePlain(bufs [][]byte) (int, error) {
 	if len(bufs) == 1 {
 		return poll.Send(s.fd, bufs[0])
 	}
@@ -74,6 +100,8 @@ func (s socket) write(bufs [][]byte) (int, error) {
 	}
 }
 
+func (s socket) owes() bool { return s.stream != nil && s.stream.owes() }
+
 // writev makes one system call, as poll.Send does.
 func writev(fd int, bufs [][]byte) (int, syscall.Errno) {
 	var vec [maxSlices]unix.Iovec
@@ -85,18 +113,18 @@ func writev(fd int, bufs [][]byte) (int, syscall.Errno) {
 	return int(n), errno
 }
 
+func (s socket) bye(why error) {
+	if s.stream != nil {
+		s.stream.bye(why)
+	}
+}
+
 func (s socket) closeWrite() {
 	if s.stream != nil {
 		s.stream.closeWrite()
 		return
 	}
 	unix.Shutdown(s.fd, unix.SHUT_WR)
-}
-
-func (s socket) interrupt() {
-	if s.waits() {
-		s.stream.interrupt()
-	}
 }
 
 func (s socket) abort() {
@@ -115,67 +143,49 @@ func (s socket) close() {
 	unix.Close(s.fd)
 }
 
-// A secure stream is a TLS connection: Go's TLS blocks, so reading and writing each have a goroutine while in use.
-type secure struct{ *tls.Conn }
-
-func (s secure) waits() bool { return true }
-
-func (s secure) read(p []byte) (int, error) { return s.Read(p) }
-
-func (s secure) write(bufs [][]byte) (n int, err error) {
-	for _, b := range bufs {
-		k, err := s.Write(b)
-		n += k
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, nil
+// sealed is the stream of a connection with TLS.
+type sealed struct {
+	fd int
+	*tlsconn.Stream
 }
 
-func (s secure) closeWrite() { s.CloseWrite() }
-func (s secure) interrupt()  { s.NetConn().SetReadDeadline(time.Unix(1, 0)) }
-func (s secure) resume(most time.Duration) {
-	s.NetConn().SetReadDeadline(time.Now().Add(most))
+func (s sealed) read(p []byte) (n, moved int, err error) {
+	n, moved, _, err = s.Recv(s.fd, p)
+	return n, moved, err
 }
-func (s secure) abort() { s.NetConn().SetDeadline(time.Unix(1, 0)) }
-func (s secure) close() { s.NetConn().Close() }
+func (s sealed) reads() int                                    { return tlsrecord.BufferBytes }
+func (s sealed) holds() int                                    { return s.Held() }
+func (s sealed) write(bufs [][]byte) (n, moved int, err error) { return s.Send(s.fd, bufs, nil) }
+func (s sealed) owes() bool                                    { return s.Owes() }
+func (s sealed) bye(why error)                                 { s.Bye(s.fd, why) }
+func (s sealed) closeWrite()                                   { unix.Shutdown(s.fd, unix.SHUT_WR) }
+func (s sealed) abort()                                        { unix.Shutdown(s.fd, unix.SHUT_RDWR) }
+func (s sealed) close() {
+	s.Wipe()
+	unix.Close(s.fd)
+}
 
-// A Taker is a connection that can give its descriptor away, non-blocking, with its place in the Set's poller and what
-// it has read ahead. Take closes it.
+// A Taker is a connection that can give its descriptor away, non-blocking, with its place in the Set's poller, what it
+// speaks TLS with, and what it has read ahead. Take closes it.
 type Taker interface {
-	Take() (fd int, place poll.Place, ahead []byte, err error)
+	Take() (fd int, place poll.Place, tls *tlsconn.Stream, ahead []byte, err error)
 }
 
-// newSocket takes over a hijacked connection, a Taker or one of crypto/tls.
+// newSocket takes over a hijacked connection, which must be a Taker.
 func newSocket(nc net.Conn, peerTimeout time.Duration) (s socket, place poll.Place, ahead []byte, err error) {
-	switch nc := nc.(type) {
-	case Taker:
-		_, isTCP := nc.(net.Conn).RemoteAddr().(*net.TCPAddr)
-		if s.fd, place, ahead, err = nc.Take(); err == nil && isTCP {
-			watchPeer(s.fd, peerTimeout)
-		}
-		return s, place, ahead, err
-	case *tls.Conn:
-		if err := watchPeerOf(nc.NetConn(), peerTimeout); err != nil {
-			return socket{}, place, nil, err
-		}
-		return socket{fd: -1, stream: secure{nc}}, place, nil, nil
-	}
-	return socket{}, place, nil, fmt.Errorf("a connection of type %T cannot be taken over", nc)
-}
-
-// watchPeerOf is watchPeer for a connection of package net.
-func watchPeerOf(nc net.Conn, timeout time.Duration) error {
-	tcp, ok := nc.(*net.TCPConn)
+	t, ok := nc.(Taker)
 	if !ok {
-		return nil
+		return socket{}, place, nil, fmt.Errorf("a connection of type %T cannot be taken over", nc)
 	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return err
+	_, isTCP := nc.RemoteAddr().(*net.TCPAddr)
+	var over *tlsconn.Stream
+	if s.fd, place, over, ahead, err = t.Take(); err == nil && isTCP {
+		watchPeer(s.fd, peerTimeout)
 	}
-	return raw.Control(func(fd uintptr) { watchPeer(int(fd), timeout) })
+	if over != nil {
+		s.stream = sealed{s.fd, over}
+	}
+	return s, place, ahead, err
 }
 
 // watchPeer makes the kernel end a connection whose peer acknowledges nothing for that long, tcp(7). Where the option

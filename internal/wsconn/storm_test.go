@@ -111,7 +111,7 @@ func (s *session) inQueue() int { return locked(s.Conn, func(c *Conn) int { retu
 func (st *storm) live(id string, random *rand.Rand) error {
 	p, err := st.rig.dial(id)
 	if err != nil {
-		return err
+		return fmt.Errorf("dial: %w", err)
 	}
 	defer p.bare.Close()
 	next := make(map[int]int)
