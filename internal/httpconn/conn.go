@@ -526,10 +526,10 @@ func (c *Conn) lend(request, behind []byte, missing int, ch chunks) error {
 func (c *Conn) borrowed(request, behind []byte, missing int) *loan {
 	l := newLoan(c, request, missing)
 	c.keep(behind, false)
+	c.set.loans.Add(1) // before Freeze can call it back
 	c.mu.Lock()
 	c.loan = l
 	c.mu.Unlock()
-	c.set.loans.Add(1)
 	return l
 }
 
