@@ -34,8 +34,8 @@ type Workers struct {
 // A job is a Runner of a Crew.
 type job struct {
 	Runner
-	crew   *Crew
-	inLine bool
+	crew *Crew
+	turn *Turn // of a job that has been in line
 }
 
 // A Runner has something to do.
@@ -65,16 +65,18 @@ func (w *Workers) start(j job) {
 func (w *Workers) work(j job) {
 	next := make(chan job, 1)
 	for j.Runner != nil {
-		j.Run()
+		if j.turn == nil || j.turn.begin() {
+			j.Run()
+		}
 		crew := j.crew
 		w.mu.Lock()
-		if j.inLine && w.first < len(w.line) {
+		if j.turn != nil && w.first < len(w.line) {
 			j = w.take()
 			w.mu.Unlock()
 			crew.busy.Done()
 			continue
 		}
-		if j.inLine {
+		if j.turn != nil {
 			w.serving--
 		}
 		stays := len(w.idle) < mostIdle && !w.released
@@ -92,7 +94,6 @@ func (w *Workers) work(j job) {
 
 // queue puts a job into the line. mu must be held, and is released.
 func (w *Workers) queue(j job) {
-	j.inLine = true
 	if w.serving == 0 { // and nobody is in line
 		w.serving++
 		w.start(j)
@@ -187,23 +188,20 @@ type Crew struct {
 func (w *Workers) NewCrew() *Crew { return &Crew{workers: w} }
 
 // Wake runs r, which is short or does not mind to be waited for, with the turn t, which r gives back. It has its place
-// in the line of all that is woken. If the turn is taken, whoever has it looks again. In a frozen Crew a socket at rest
-// stays at rest. Wake does not block.
+// in the line of all that is woken, also if the turn is taken and others are in line; if nobody is, whoever has the turn
+// looks again. In a frozen Crew a socket at rest stays at rest. Wake does not block.
 func (c *Crew) Wake(t *Turn, r Runner) {
 	w := c.workers
-	for !t.note() {
-		w.mu.Lock()
-		if c.frozen.Load() {
-			w.mu.Unlock()
-			return
-		}
-		if t.Take() {
-			c.busy.Add(1)
-			w.queue(job{Runner: r, crew: c})
-			return
-		}
-		w.mu.Unlock()
+	w.mu.Lock()
+	switch {
+	case c.frozen.Load():
+		t.note()
+	case t.line(w.first < len(w.line)):
+		c.busy.Add(1)
+		w.queue(job{r, c, t})
+		return
 	}
+	w.mu.Unlock()
 }
 
 // Go runs r at once, which may take as long as it likes. Go does not block, and runs r in a frozen Crew too.

@@ -2,6 +2,7 @@ package poll
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -167,6 +168,36 @@ func TestWokenInOrder(t *testing.T) {
 	}
 	if next != n {
 		t.Errorf("%d have run, want %d", next, n)
+	}
+}
+
+// What is woken again while it runs comes behind what was woken before that.
+func TestWokenAgainInOrder(t *testing.T) {
+	w := Workers{patience: time.Hour}
+	defer w.release()
+	c := w.NewCrew()
+	var ran []string // races are seen
+	var once, again Turn
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	r := task(func() {
+		for done := false; !done; done = again.Done() {
+			if ran = append(ran, "again"); len(ran) == 1 {
+				close(begun)
+				<-goOn
+			}
+		}
+	})
+	c.Wake(&again, r)
+	<-begun
+	c.Wake(&once, task(func() {
+		ran = append(ran, "once")
+		once.Done()
+	}))
+	c.Wake(&again, r)
+	close(goOn)
+	c.Wait()
+	if want := []string{"again", "once", "again"}; !slices.Equal(ran, want) {
+		t.Errorf("they ran in the order %q, want %q", ran, want)
 	}
 }
 

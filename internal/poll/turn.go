@@ -11,8 +11,10 @@ type Turn struct{ state atomic.Int32 }
 
 const (
 	resting int32 = iota
+	lined         // in the line of the Workers, and nobody looks
 	awake
 	again // awake, and something has happened since the last look began
+	both  // awake, and in line for another look
 )
 
 // Rests reports whether nobody has the turn.
@@ -37,16 +39,40 @@ func (t *Turn) note() bool {
 		switch s := t.state.Load(); {
 		case s == resting:
 			return false
-		case s == again, t.state.CompareAndSwap(awake, again):
+		case s != awake, t.state.CompareAndSwap(awake, again):
 			return true
 		}
 	}
 }
 
-// Done gives the turn back. If something has happened since the caller took it, or last called Done, it reports false:
-// the caller still has the turn, and must look again.
+// line is Wake for the line: if it reports true, the caller puts the turn there. Whoever has the turn looks again by
+// itself only if nobody else isInLine.
+func (t *Turn) line(isInLine bool) bool {
+	for isInLine {
+		switch s := t.state.Load(); {
+		case s == awake && t.state.CompareAndSwap(awake, both), s == resting && t.state.CompareAndSwap(resting, lined):
+			return true
+		case s != awake && s != resting:
+			return false
+		}
+	}
+	for !t.note() {
+		if t.state.CompareAndSwap(resting, lined) {
+			return true
+		}
+	}
+	return false
+}
+
+// begin takes a turn that comes out of the line. It reports false if somebody has it, who then looks again.
+func (t *Turn) begin() bool {
+	return !t.state.CompareAndSwap(both, again) && t.state.CompareAndSwap(lined, awake)
+}
+
+// Done gives the turn back, or leaves it to its place in line. If something else has happened since the caller took it,
+// or last called Done, it reports false: the caller still has the turn, and must look again.
 func (t *Turn) Done() bool {
-	if t.state.CompareAndSwap(awake, resting) {
+	if t.state.CompareAndSwap(awake, resting) || t.state.CompareAndSwap(both, lined) {
 		return true
 	}
 	t.state.Store(awake)

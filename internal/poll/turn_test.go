@@ -36,6 +36,40 @@ func TestTurnIsOneOwners(t *testing.T) {
 	}
 }
 
+// A turn that has a place in line is nobody's until it is its turn there; whoever still has it then looks again at once.
+func TestTurnWaitsInLine(t *testing.T) {
+	for _, isInLine := range []bool{false, true} {
+		var turn Turn
+		if !turn.line(isInLine) || turn.line(isInLine) || turn.Rests() || turn.Take() {
+			t.Fatal("it is not put into the line once, and for itself")
+		}
+		if !turn.begin() || !turn.Done() || !turn.Rests() {
+			t.Error("it does not begin in its place, or does not rest afterwards")
+		}
+	}
+	var turn Turn
+	turn.Take()
+	if turn.line(false) || turn.Done() || !turn.Done() {
+		t.Error("with nobody in line, whoever has it does not look again")
+	}
+	turn.Take()
+	if !turn.line(true) || turn.line(true) || turn.Wake() {
+		t.Error("one that is taken is not put into the line once")
+	}
+	if !turn.Done() || turn.Rests() || turn.Take() {
+		t.Error("it is not left to its place in line")
+	}
+	if !turn.begin() || !turn.line(true) {
+		t.Error("it does not begin there")
+	}
+	if turn.begin() || turn.Done() || !turn.Done() || !turn.Rests() {
+		t.Error("its place comes while somebody has it, who does not look again")
+	}
+	if turn.begin() {
+		t.Error("it begins at rest")
+	}
+}
+
 // A sleeper notes what it finds when it looks.
 type sleeper struct {
 	turn   Turn
