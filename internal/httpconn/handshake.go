@@ -30,7 +30,9 @@ func (s shaking) Run() {
 		c.mu.Unlock()
 		return
 	}
-	c.Run()
+	if !c.rest() { // something has come that the handshake did not need
+		c.Run()
+	}
 }
 
 // shake makes the handshake, within Config.HeadTimeout. The caller has the turn.

@@ -97,11 +97,7 @@ func (s *Set) Restore(saved Saved) error {
 		unix.Close(saved.FD)
 		return err
 	}
-	if s.adopt(c) {
-		c.mu.Lock()
-		c.goOn()
-		c.mu.Unlock()
-	}
+	s.adopt(c, nil)
 	return nil
 }
 

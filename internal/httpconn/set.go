@@ -190,17 +190,7 @@ func (s *Set) tune(fd int) {
 func (s *Set) admit(fd int, remote, local net.Addr, config *tls.Config) {
 	c := s.newConn(fd, remote, local)
 	c.slot = s.slots.enter(c, c.network())
-	c.shakes = config != nil
-	if !s.adopt(c) {
-		return
-	}
-	if config != nil {
-		s.crew.Go(shaking{c, config})
-		return
-	}
-	c.mu.Lock()
-	c.goOn()
-	c.mu.Unlock()
+	s.adopt(c, config)
 }
 
 // newConn makes a Conn, which has no slot yet, from a connected, non-blocking socket.
@@ -210,8 +200,9 @@ func (s *Set) newConn(fd int, remote, local net.Addr) *Conn {
 	return c
 }
 
-// adopt makes a Conn with a slot one of the Set's, whose turn the caller has, and reports whether it is.
-func (s *Set) adopt(c *Conn) bool {
+// adopt makes a Conn with a slot, whose turn the caller has, one of the Set's. If config is not nil, the handshake of TLS
+// comes first.
+func (s *Set) adopt(c *Conn, config *tls.Config) {
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
@@ -221,15 +212,27 @@ func (s *Set) adopt(c *Conn) bool {
 	c.settle()
 	if s.closed.Load() {
 		c.close()
-		return false
+		return
+	}
+	// The poller alone wakes it, and reports what is there already: a request that was read before its event was
+	// fetched would leave that event, whose place then has what comes behind the answer.
+	if config == nil {
+		c.turn.Rest()
 	}
 	place, err := s.cfg.Poller.Add(c.fd, (*watched)(c))
 	if err != nil {
+		c.turn.Take()
 		c.close()
-		return false
+		return
 	}
 	c.place = place
-	return true
+	switch {
+	case config != nil:
+		c.shakes = true
+		s.crew.Go(shaking{c, config})
+	case len(c.in) > 0, c.slot.pool.waiting.Load() > 0:
+		s.crew.Wake(&c.turn, c)
+	}
 }
 
 // Unbind ends the bounds, so that no newcomer waits while the server stops.

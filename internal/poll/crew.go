@@ -188,8 +188,8 @@ type Crew struct {
 func (w *Workers) NewCrew() *Crew { return &Crew{workers: w} }
 
 // Wake runs r, which is short or does not mind to be waited for, with the turn t, which r gives back. It has its place
-// in the line of all that is woken, also if the turn is taken and others are in line; if nobody is, whoever has the turn
-// looks again. In a frozen Crew a socket at rest stays at rest. Wake does not block.
+// in the line of all that is woken, also if the turn is taken and others are in line; if nobody is, whoever has the
+// turn looks again. In a frozen Crew a socket at rest stays at rest. Wake does not block.
 func (c *Crew) Wake(t *Turn, r Runner) {
 	w := c.workers
 	w.mu.Lock()

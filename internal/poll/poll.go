@@ -113,7 +113,7 @@ func (p *Poller) Add(fd int, w Watcher) (Place, error) {
 
 // Hand gives a place to the next owner of its descriptor, without a system call. A call of the previous owner's Ready
 // may still be under way when Hand returns, but Ready is not called again. What happened before may have been reported
-// to the previous owner, so w must read, or write, once of its own accord.
+// to the previous owner, so w must see for itself, once, whether there is something to read, or to write.
 func (p *Poller) Hand(place Place, w Watcher) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

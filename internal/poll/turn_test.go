@@ -36,7 +36,7 @@ func TestTurnIsOneOwners(t *testing.T) {
 	}
 }
 
-// A turn that has a place in line is nobody's until it is its turn there; whoever still has it then looks again at once.
+// A turn that has a place in line is nobody's until it comes out; whoever still has it then looks again at once.
 func TestTurnWaitsInLine(t *testing.T) {
 	for _, isInLine := range []bool{false, true} {
 		var turn Turn

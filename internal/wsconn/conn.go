@@ -77,7 +77,7 @@ type Conn struct {
 	slot    int    // place in the set
 	pinged  uint32 // taken, at the last ping
 	stuck   bool   // stalled, at the last ping
-	held    int32  // len(partial), when the reading side last rested
+	held    int32  // len(partial), at the beginning or when the reading side last rested
 	room    int32  // cap(partial) at that time
 	charge  int    // what the connection counts for in the Set's quota
 

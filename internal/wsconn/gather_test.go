@@ -119,7 +119,7 @@ func reserve(s *Set, sock socket, early []byte) *Conn {
 	s.mu.Lock()
 	s.open++
 	s.mu.Unlock()
-	return &Conn{set: s, sock: sock, addr: "local", partial: bytes.Clone(early), users: 2}
+	return &Conn{set: s, sock: sock, addr: "local", partial: bytes.Clone(early), held: int32(len(early)), users: 2}
 }
 
 // give sends p and lets the connection look.

@@ -6,8 +6,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-
-	"github.com/gorilla/websocket"
 )
 
 // version is the only one of the protocol that is understood, RFC 6455 §4.4.
@@ -24,8 +22,9 @@ func IsUpgrade(r *http.Request) bool {
 	return lists(r.Header, "Connection", "upgrade") && lists(r.Header, "Upgrade", "websocket")
 }
 
-// upgradeHTTP answers a handshake. It checks what the upgrader does not, and words for it the rest of the request.
-func (s *Set) upgradeHTTP(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
+// upgradeHTTP takes the connection of a handshake, or refuses it. It checks what the upgrader does not, and words for
+// it the rest of the request.
+func (s *Set) upgradeHTTP(w http.ResponseWriter, r *http.Request) (*unanswered, error) {
 	if IsUpgrade(r) { // the upgrader refuses others
 		var err error
 		status := http.StatusBadRequest
@@ -52,7 +51,11 @@ func (s *Set) upgradeHTTP(w http.ResponseWriter, r *http.Request) (*websocket.Co
 			"Sec-Websocket-Key":     r.Header["Sec-Websocket-Key"],
 		}}
 	}
-	return s.upgrader.Upgrade(w, r, nil)
+	ws, err := s.upgrader.Upgrade(handshake{w}, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	return ws.NetConn().(*unanswered), nil
 }
 
 // lists reports whether a header is a list with the token, in letters of either case. Empty elements do not count, RFC
@@ -68,22 +71,35 @@ func lists(h http.Header, name, token string) bool {
 	return false
 }
 
-// A handshake is the ResponseWriter given to gorilla's upgrader. It keeps what the client has sent after the request,
-// which the upgrader would refuse.
-type handshake struct {
-	http.ResponseWriter
-	early []byte
+// A handshake is the ResponseWriter given to gorilla's upgrader.
+type handshake struct{ http.ResponseWriter }
+
+// An unanswered connection is what the upgrader gets from it. It keeps what the client has sent after the request,
+// which the upgrader would refuse, and the upgrader's answer; over TLS, where nobody stands in line, that goes out at
+// once.
+type unanswered struct {
+	net.Conn
+	early, answer []byte
 }
 
-func (w *handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (c *unanswered) Write(p []byte) (int, error) {
+	if _, ok := c.Conn.(Taker); !ok {
+		return c.Conn.Write(p)
+	}
+	c.answer = append(c.answer, p...)
+	return len(p), nil
+}
+
+func (w handshake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	nc, brw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
+	c := &unanswered{Conn: nc}
 	if n := brw.Reader.Buffered(); n > 0 {
 		p, _ := brw.Reader.Peek(n)
-		w.early = append([]byte(nil), p...)
+		c.early = append(c.early, p...)
 		brw.Reader = bufio.NewReaderSize(nc, 16)
 	}
-	return nc, brw, nil
+	return c, brw, nil
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -89,9 +90,10 @@ func (s *Set) Filled() uint64 {
 	return s.full
 }
 
-// Upgrade answers a WebSocket handshake, takes over its connection and starts it. meet is called once, when the
-// handshake has been answered and before anything else knows of the connection, and returns its handler. With ErrFull
-// nothing has been answered; with any other error the request has been answered or its connection closed.
+// Upgrade takes over the connection of a WebSocket handshake, starts it, and (but over TLS) answers the handshake last:
+// then it is ready for whatever comes. meet is called once, before anything else knows of the connection, and returns
+// its handler. With ErrFull nothing has been answered; with any other error the request has been refused or its
+// connection closed.
 func (s *Set) Upgrade(w http.ResponseWriter, r *http.Request, meet func(*Conn) Handler) (*Conn, error) {
 	s.mu.Lock()
 	if s.open >= s.limits.Connections {
@@ -134,12 +136,11 @@ func (s *Set) admit(c *Conn, meet func(*Conn) Handler) {
 }
 
 func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
-	hs := &handshake{ResponseWriter: w}
-	ws, err := s.upgradeHTTP(hs, r)
+	hs, err := s.upgradeHTTP(w, r)
 	if err != nil {
 		return nil, err
 	}
-	nc := ws.NetConn()
+	nc := hs.Conn
 	addr := nc.RemoteAddr().String()
 	if _, ok := nc.RemoteAddr().(*net.UnixAddr); ok {
 		addr = Local
@@ -149,7 +150,10 @@ func (s *Set) upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
 		nc.Close()
 		return nil, err
 	}
-	return &Conn{set: s, sock: sock, place: place, addr: addr, partial: append(hs.early, ahead...), users: 2}, nil
+	n := len(hs.answer)
+	early := append(hs.early, ahead...)
+	return &Conn{set: s, sock: sock, place: place, addr: addr, partial: early, held: int32(len(early)), users: 2,
+		out: outbox{first: slices.Clip(hs.answer), size: n, left: int32(n)}}, nil // no frame, and never cut
 }
 
 // Start lets c receive. It is called once: by Upgrade for a new connection, by the caller of Restore for a restored
@@ -175,8 +179,13 @@ func (c *Conn) Start() {
 	if bye != nil {
 		bye(c)
 	}
-	c.ready(true, true) // what came with the handshake, or was reported to the place's previous owner
+	// What came before the answer may have been reported to the place's previous owner. If nothing has, nothing is
+	// woken: it would stand in line from now on, and what comes behind the answer would have this place.
 	c.mu.Lock()
+	if c.held > 0 || !c.sock.quiet() {
+		c.kick()
+	}
+	c.flush()
 	c.leave()
 	c.mu.Unlock()
 }

@@ -231,6 +231,16 @@ func TestHandshakesWhileTheSetCloses(t *testing.T) {
 	}
 }
 
+// dialAside is dial in another goroutine, which yields nil if the handshake fails.
+func (r *rig) dialAside() <-chan *peer {
+	dialed := make(chan *peer, 1)
+	go func() {
+		p, _ := r.dial("")
+		dialed <- p
+	}()
+	return dialed
+}
+
 // A handshake may be under way, or begin, when the Set has no connection any more.
 func TestHandshakeAroundSetClose(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, network string) {
@@ -238,11 +248,7 @@ func TestHandshakeAroundSetClose(t *testing.T) {
 		r := newRig(t, network, func(p *plan) {
 			p.beforeStart = func() { upgraded <- struct{}{}; <-goOn }
 		})
-		early, err := r.dial("")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer early.bare.Close()
+		dialed := r.dialAside()
 		<-upgraded
 		closed := make(chan struct{})
 		go func() {
@@ -251,6 +257,10 @@ func TestHandshakeAroundSetClose(t *testing.T) {
 		}()
 		wait.Until(t, "the Set closes", func() bool { r.Set.mu.Lock(); defer r.Set.mu.Unlock(); return r.bye != nil })
 		close(goOn)
+		early := wait.For(t, dialed, "the handshake is answered")
+		if early == nil {
+			t.Fatal("the handshake has failed")
+		}
 		early.wantEnd(1001, "bye")
 		early.bare.Close()
 		wait.For(t, closed, "Set.Close returns")
@@ -281,11 +291,8 @@ func TestHandshakeAfterSetCloseRanOutOfTime(t *testing.T) {
 		})
 		r.connect()
 		hold.Store(true)
-		late, err := r.dial("")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer late.bare.Close()
+		dialed := r.dialAside()
+		wait.Until(t, "a handshake is under way", func() bool { return r.Len() == 2 })
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		closed := make(chan struct{})
@@ -295,8 +302,11 @@ func TestHandshakeAfterSetCloseRanOutOfTime(t *testing.T) {
 		}()
 		wait.Until(t, "the first is cut off", func() bool { return r.Len() == 1 })
 		close(goOn)
-		if got, err := late.next(); err == nil {
-			t.Errorf("got %+v, want the end", got)
+		if late := wait.For(t, dialed, "the handshake ends"); late != nil {
+			defer late.bare.Close()
+			if got, err := late.next(); err == nil {
+				t.Errorf("got %+v, want the end", got)
+			}
 		}
 		wait.For(t, closed, "Set.Close returns")
 	})

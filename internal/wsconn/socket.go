@@ -73,6 +73,16 @@ func (s socket) holds() int {
 	return 0
 }
 
+// quiet reports whether the poller will tell of all that there is to read.
+func (s socket) quiet() bool {
+	if s.stream != nil {
+		return false
+	}
+	var b [1]byte
+	_, _, err := unix.Recvfrom(s.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err == unix.EAGAIN
+}
+
 // write takes from 1 to maxSlices buffers.
 func (s socket) write(bufs [][]byte) (n, moved int, err error) {
 	if s.stream != nil {
