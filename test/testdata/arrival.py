@@ -1,6 +1,6 @@
 """A client as the first PiCloud's Python client was, which publishes on one connection as soon as it has subscribed on
-another, and waits for the message. Prints how many did not come, of how many. Usage: arrival.py URL TRIES, with the key
-in API_KEY."""
+another, and waits for the message. Prints how many did not come, of how many. Usage: arrival.py URL TRIES [fresh], with
+the key in API_KEY; fresh: with new connections each time."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import sys
 import requests
 import websocket
 
-url, tries = sys.argv[1], int(sys.argv[2])
+url, tries, fresh = sys.argv[1], int(sys.argv[2]), sys.argv[3:] == ["fresh"]
 ws_url = url.replace("http", "ws", 1)
 key = {"X-API-Key": os.environ["API_KEY"]}
 header = ["X-API-Key: " + os.environ["API_KEY"]]
@@ -32,8 +32,8 @@ def until_ack(ws, number):
 
 
 def post(event, number):
-    r = session.post(url + "/publish?clientName=python-post", headers=key, timeout=60,
-                     data=json.dumps({"event": event, "data": number}))
+    r = (requests if fresh else session).post(url + "/publish?clientName=python-post", headers=key, timeout=60,
+                                             data=json.dumps({"event": event, "data": number}))
     if r.status_code != 201:
         sys.exit("%d %s" % (r.status_code, r.text))
 
@@ -50,6 +50,11 @@ for number, ws in enumerate((subscriber, publisher)):  # the server is done with
     until_ack(ws, number)
 lost = 0
 for number in range(tries):
+    if fresh:
+        subscriber.close()
+        publisher.close()
+        subscriber = connect("/subscribe?clientName=python-sub")
+        publisher = connect("/publish?clientName=python-pub")
     event = "event %d" % number
     subscriber.send(json.dumps({"action": "subscribe", "event": event}))
     if number % 3 == 0:
