@@ -11,12 +11,16 @@ import (
 	"picloud/internal/tlsrecord"
 )
 
-// A Stream is the server's end of a TLS connection besides its descriptor. As with its Link, one goroutine may read and
-// one may write at the same time.
+// A Stream is the server's end of a TLS connection besides its descriptor. It is safe for concurrent use, except for the
+// methods of its Link: those belong to whoever reads, or writes, alone.
 type Stream struct {
 	*tlsrecord.Link
-	ahead []byte // what has been opened and not been read
-	ended error  // what follows that
+
+	reading sync.Mutex
+	ahead   []byte // what has been opened and not been read
+	ended   error  // what follows that
+
+	writing sync.Mutex
 }
 
 // New makes a Stream of what Handshake or tlsrecord.Restore has returned.
@@ -33,6 +37,8 @@ var buffers = sync.Pool{New: func() any { return new(buffer) }}
 // With n 0 and no error there is no whole record yet, and it may be called again. poll.ErrAgain: there is nothing to
 // read. io.EOF: the client has ended its side. Any other error ends the connection, and Bye tells the client.
 func (s *Stream) Recv(fd int, p []byte) (n, moved int, rekeyed bool, err error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
 	switch {
 	case len(s.ahead) > 0:
 		return s.take(p), 0, false, nil
@@ -71,6 +77,8 @@ func (s *Stream) take(p []byte) int {
 
 // Ahead returns what has been opened and not been read, and that it is no longer the Stream's.
 func (s *Stream) Ahead() []byte {
+	s.reading.Lock()
+	defer s.reading.Unlock()
 	p := s.ahead
 	s.ahead = nil
 	return p
@@ -83,6 +91,8 @@ func (s *Stream) Ahead() []byte {
 //
 // poll.ErrAgain: the socket takes no more for now.
 func (s *Stream) Send(fd int, bufs [][]byte, sealed func(rekeyed bool) error) (n, moved int, err error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	if owed := s.Owed(); len(owed) > 0 {
 		moved, err = poll.Send(fd, owed)
 		if err != nil {
@@ -115,13 +125,27 @@ func (s *Stream) Send(fd int, bufs [][]byte, sealed func(rekeyed bool) error) (n
 // Owes reports whether something that has been sealed has not been sent yet.
 func (s *Stream) Owes() bool { return len(s.Owed()) > 0 }
 
-// Bye tells the client that nothing follows, and why, if that can be done at once: see tlsrecord.Link's Close. Nothing
-// can be sent after it.
+// Bye tells the client that nothing follows, and why, if that can be done at once and nobody is writing: see
+// tlsrecord.Link's Close. Nothing can be sent after it.
 func (s *Stream) Bye(fd int, why error) {
+	if !s.writing.TryLock() {
+		return
+	}
+	defer s.writing.Unlock()
 	var b [tlsrecord.Overhead + 2]byte
 	if record := s.Close(b[:0], why); len(record) > 0 {
 		poll.Send(fd, record)
 	}
+}
+
+// Wipe clears the secrets, and ends the Stream. It waits for calls that are under way.
+func (s *Stream) Wipe() {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.Link.Wipe()
+	s.ahead = nil
 }
 
 // Over returns the connection as one whose calls block, for as long as its deadlines allow, on nc, which is the same
@@ -137,6 +161,8 @@ func (c blocking) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	c.reading.Lock()
+	defer c.reading.Unlock()
 	b := buffers.Get().(*buffer)
 	defer buffers.Put(b)
 	for len(c.ahead) == 0 {
@@ -158,6 +184,8 @@ func (c blocking) Read(p []byte) (int, error) {
 }
 
 func (c blocking) Write(p []byte) (n int, err error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	b := buffers.Get().(*buffer)
 	defer buffers.Put(b)
 	for {

@@ -3,8 +3,7 @@
 //
 // A connection at rest is its socket and a small record: no goroutine, no buffer. When the socket becomes readable, a
 // goroutine borrows a buffer, handles everything at hand and puts the connection to rest again. Everything that is
-// written (data, pongs and the close frame) goes through the connection's one outbox. (A TLS connection keeps a
-// goroutine.)
+// written (data, pongs and the close frame) goes through the connection's one outbox.
 package wsconn
 
 import (

@@ -75,17 +75,13 @@ func lists(h http.Header, name, token string) bool {
 type handshake struct{ http.ResponseWriter }
 
 // An unanswered connection is what the upgrader gets from it. It keeps what the client has sent after the request,
-// which the upgrader would refuse, and the upgrader's answer; over TLS, where nobody stands in line, that goes out at
-// once.
+// which the upgrader would refuse, and the upgrader's answer.
 type unanswered struct {
 	net.Conn
 	early, answer []byte
 }
 
 func (c *unanswered) Write(p []byte) (int, error) {
-	if _, ok := c.Conn.(Taker); !ok {
-		return c.Conn.Write(p)
-	}
 	c.answer = append(c.answer, p...)
 	return len(p), nil
 }

@@ -90,7 +90,7 @@ func (s *Set) Filled() uint64 {
 	return s.full
 }
 
-// Upgrade takes over the connection of a WebSocket handshake, starts it, and (but over TLS) answers the handshake last:
+// Upgrade takes over the connection of a WebSocket handshake, starts it, and answers the handshake last:
 // then it is ready for whatever comes. meet is called once, before anything else knows of the connection, and returns
 // its handler. With ErrFull nothing has been answered; with any other error the request has been refused or its
 // connection closed.

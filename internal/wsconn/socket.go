@@ -75,9 +75,6 @@ func (s socket) holds() int {
 
 // quiet reports whether the poller will tell of all that there is to read.
 func (s socket) quiet() bool {
-	if s.stream != nil {
-		return false
-	}
 	var b [1]byte
 	_, _, err := unix.Recvfrom(s.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	return err == unix.EAGAIN
