@@ -200,8 +200,8 @@ func (s *Set) newConn(fd int, remote, local net.Addr) *Conn {
 	return c
 }
 
-// adopt makes a Conn with a slot, whose turn the caller has, one of the Set's. If config is not nil, the handshake of TLS
-// comes first.
+// adopt makes a Conn with a slot, whose turn the caller has, one of the Set's. If config is not nil, the handshake of
+// TLS comes first.
 func (s *Set) adopt(c *Conn, config *tls.Config) {
 	s.mu.Lock()
 	s.conns[c] = struct{}{}

@@ -11,8 +11,8 @@ import (
 	"picloud/internal/tlsrecord"
 )
 
-// A Stream is the server's end of a TLS connection besides its descriptor. It is safe for concurrent use, except for the
-// methods of its Link: those belong to whoever reads, or writes, alone.
+// A Stream is the server's end of a TLS connection besides its descriptor. It is safe for concurrent use, except for
+// the methods of its Link: those belong to whoever reads, or writes, alone.
 type Stream struct {
 	*tlsrecord.Link
 
