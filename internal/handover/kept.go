@@ -16,14 +16,15 @@ type Kept struct {
 	id       uint64
 	place    int32 // of its mark, or -1
 	recorded bool  // the journal says that the mark is this connection's
+	secret   *Secret
 }
 
 // kindMark is the kind of the Store's own records: one for each connection with a mark, which tells its place.
 //
 // A mark is only worth what is noted in it. An older version notes nothing there, but leaves this record alone, since
 // it does not know its kind. So no connection that such a version may serve has one: Unmark deletes it before anything
-// is recorded from which the connection can be kept without its mark, and a mark that is taken for an opened
-// connection is recorded by Retain, when nothing of that sort is left.
+// is recorded from which the connection can be kept without its mark, and a mark that is taken for an opened connection
+// is recorded by Retain, when nothing of that sort is left.
 const kindMark = 'm'
 
 // MarkBytes is how many bytes a connection's mark takes in the journal, and how many it takes at most to give it back.
@@ -83,6 +84,21 @@ func (k *Kept) record() error {
 	k.recorded = err == nil
 	return err
 }
+
+// Secret returns the connection's secret, and takes one if it has none yet. It returns nil when the Store keeps none,
+// or when there is no memory for one more.
+func (k *Kept) Secret() *Secret {
+	if k == nil {
+		return nil
+	}
+	if k.secret == nil && k.store.secretive {
+		k.secret = k.store.secrets.take(k.id)
+	}
+	return k.secret
+}
+
+// IsSecret reports whether the connection has a secret.
+func (k *Kept) IsSecret() bool { return k != nil && k.secret != nil }
 
 // Unmark gives the mark back. If the process is killed after that, the connection is not taken for intact: only
 // something else that is recorded of it can carry it on. After an error it still has its mark.
@@ -154,7 +170,16 @@ func (k *Kept) Drop() {
 		return
 	}
 	k.Unmark() // should that fail, the mark is not given to another
+	k.forget()
 	k.store.descriptors.Drop(k.id)
+}
+
+// forget clears the connection's secret.
+func (k *Kept) forget() {
+	if k.secret != nil {
+		k.store.secrets.give(k.secret)
+		k.secret = nil
+	}
 }
 
 // Connection is a connection that another process has left.

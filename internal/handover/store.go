@@ -20,6 +20,8 @@ type Store struct {
 	descriptors *descriptors
 	journal     *journal
 	marks       *marks
+	secrets     *secrets // nil: none are kept
+	secretive   bool     // new ones are
 
 	// Of a Store that another process has left, until Retain.
 	opened     map[uint64]*Kept // not nil
@@ -46,7 +48,7 @@ func New(journalBytes int) (*Store, error) {
 // Owns reports whether a stored file of that name is one of a Store's. Any other is a later version's, or somebody
 // else's.
 func Owns(name string) bool {
-	return slices.Contains([]string{singlesName, batchesName, journalName, marksName}, name)
+	return slices.Contains([]string{singlesName, batchesName, journalName, marksName, secretsName}, name)
 }
 
 // Open takes over the Store whose files another process has left: the connections that have records and a descriptor,
@@ -57,13 +59,15 @@ func Owns(name string) bool {
 // An error returned with a Store says what is missing. After an error without one, the files are closed.
 func Open(files []*os.File, admit func([]Record) bool) (s *Store, conns []Connection, general []Record, err error) {
 	var rest []*os.File
-	var journal, marks *os.File
+	var journal, marks, secrets *os.File
 	for _, f := range files {
 		switch {
 		case f.Name() == journalName && journal == nil:
 			journal = f
 		case f.Name() == marksName && marks == nil:
 			marks = f
+		case f.Name() == secretsName && secrets == nil:
+			secrets = f
 		default:
 			rest = append(rest, f)
 		}
@@ -107,6 +111,12 @@ func Open(files []*os.File, admit func([]Record) bool) (s *Store, conns []Connec
 		return fail(jerr, derr)
 	}
 	s.descriptors, s.marks = d, m
+	var serr error
+	if secrets != nil {
+		if s.secrets, serr = openSecrets(secrets, s.opened); serr != nil {
+			secrets.Close()
+		}
+	}
 	if surplus > 0 {
 		derr = errors.Join(derr, fmt.Errorf("%d connections are ended: this process may have fewer", surplus))
 	}
@@ -122,7 +132,7 @@ func Open(files []*os.File, admit func([]Record) bool) (s *Store, conns []Connec
 	for i := range conns {
 		conns[i].FD = fds[conns[i].Kept.id]
 	}
-	return s, conns, general, errors.Join(jerr, derr)
+	return s, conns, general, errors.Join(jerr, derr, serr)
 }
 
 // sort makes connections from an opened journal's records. A place that two connections claim is the mark of neither.
@@ -216,12 +226,39 @@ func (s *Store) Run(ctx context.Context, onFailure func(error), many int, onFill
 	return s.journal.Run(ctx, onFailure, many, onFilling)
 }
 
+// KeepSecrets says whether connections may have secrets from now on; at first they may not. If that takes a file that
+// is new, keep is to have it stored. After an error they may not.
+func (s *Store) KeepSecrets(on bool, keep func(*os.File) error) error {
+	s.secretive = on
+	if !on || s.secrets != nil {
+		return nil
+	}
+	made, err := newSecrets()
+	if err == nil {
+		if err = keep(made.file); err == nil {
+			s.secrets = made
+			return nil
+		}
+		err = errors.Join(err, made.Close())
+	}
+	s.secretive = false
+	return err
+}
+
 // Files returns the files that have to be stored, under their names. They still belong to the Store.
 func (s *Store) Files() []*os.File {
-	return append(s.descriptors.Files(), s.journal.file, s.marks.file)
+	files := append(s.descriptors.Files(), s.journal.file, s.marks.file)
+	if s.secrets != nil {
+		files = append(files, s.secrets.file)
+	}
+	return files
 }
 
 // Close closes the Store's files. What is in them lives on where they are stored.
 func (s *Store) Close() error {
-	return errors.Join(s.descriptors.Close(), s.journal.Close(), s.marks.Close())
+	err := errors.Join(s.descriptors.Close(), s.journal.Close(), s.marks.Close())
+	if s.secrets != nil {
+		err = errors.Join(err, s.secrets.Close())
+	}
+	return err
 }
