@@ -49,10 +49,20 @@ func Reset(fd int) {
 // Cut ends both directions of a connection whose peer has been given up. If there is something that the peer has no
 // room for, the kernel would keep it for as long as the peer's system answers: it is let go of, with Reset.
 func Cut(fd int) {
-	if unsent, err := unix.IoctlGetInt(fd, unix.SIOCOUTQNSD); err == nil && unsent > 0 {
+	if Unsent(fd) > 0 {
 		Reset(fd)
 	}
 	unix.Shutdown(fd, unix.SHUT_RDWR)
+}
+
+// Unsent is how many bytes the kernel has taken of a TCP socket's output and not sent yet, mostly because the peer has
+// no room for them: 0 where that cannot be told.
+func Unsent(fd int) int {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQNSD)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // Recv makes one non-blocking recv(2) on a socket: ErrAgain when there is nothing to read, 0 at the end. Go's scheduler

@@ -30,7 +30,7 @@ var (
 )
 
 // How long a connection that is being closed may take to accept what is queued for it and the close frame, and then to
-// answer.
+// answer. Who has not taken all of it from the kernel has the rest of flushGrace for that.
 const (
 	flushGrace  = 5 * time.Second
 	answerGrace = time.Second
@@ -96,6 +96,7 @@ type ending struct {
 	why   error
 	frame []byte      // the close frame, if one is to be sent
 	timer *time.Timer // bounds the closing
+	until time.Time   // when flushGrace ends
 }
 
 // Local is the address of a client of a Unix socket.
@@ -345,7 +346,19 @@ func (c *Conn) closeSlow(why error) {
 
 // closing begins to close the connection. mu must be held.
 func (c *Conn) closing(goodbye []byte, why error) {
-	c.ending = &ending{why, slices.Clone(goodbye), time.AfterFunc(flushGrace, c.kill)}
+	c.ending = &ending{why, slices.Clone(goodbye), time.AfterFunc(flushGrace, c.expire), time.Now().Add(flushGrace)}
+}
+
+// expire ends a closing that has taken its time. A client that reads slowly still gets what the kernel has for it: the
+// connection's reset would destroy that, and the close frame with it.
+func (c *Conn) expire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.dead && poll.Unsent(c.sock.fd) > 0 && time.Now().Before(c.ending.until) {
+		c.ending.timer.Reset(answerGrace)
+		return
+	}
+	c.cutOff()
 }
 
 // fail notes that the socket is broken. mu must be held.
@@ -359,6 +372,7 @@ func (c *Conn) fail(err error) {
 	c.settle()
 	c.patient(false) // or the kernel would keep what it has for the peer as long as the peer's answers to its probes
 	if !c.writing {
+		c.ends(markWritten, c.taken, false)
 		c.sock.bye(err)
 	}
 	c.sock.abort()

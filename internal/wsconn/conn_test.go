@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"picloud/internal/poll"
 	"picloud/test/wait"
 )
 
@@ -207,4 +209,32 @@ func TestClientThatDoesNotAnswerTheCloseFrame(t *testing.T) {
 		p.wantEOF()
 		wait.Within(t, "the connection is gone", func() { r.close(t.Context(), 1001, "") })
 	})
+}
+
+// A client that is slow to read gets the close frame and all that is before it, even if it takes longer than an answer
+// may.
+func TestCloseWaitsForWhatTheKernelHas(t *testing.T) {
+	for _, network := range []string{"tcp", "tls"} {
+		t.Run(network, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, network)
+			p, s := r.connect()
+			p.bare.(*net.TCPConn).SetReadBuffer(4 << 10)
+			var pub publisher
+			long, n := strings.Repeat("x", 8<<10), 0
+			for poll.Unsent(s.sock.fd) == 0 {
+				pub.publish(long, s)
+				n++
+			}
+			s.Close(1000, "")
+			if !s.Idle() || poll.Unsent(s.sock.fd) == 0 {
+				t.Fatal("the kernel has not taken everything")
+			}
+			s.expire()
+			for range n {
+				p.want(opText, long)
+			}
+			p.wantEnd(1000, "")
+		})
+	}
 }
