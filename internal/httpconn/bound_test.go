@@ -207,17 +207,24 @@ func TestSlotIsGivenUpOnce(t *testing.T) {
 
 // Many more clients than slots, all the time: no client waits forever, and there are never more than the bound.
 func TestMoreClientsThanSlots(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
+	for _, network := range []string{"tcp", "unix", "tls"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
-			const bound, at, each = 4, 24, 40
+			bound, at, each := 4, 24, 40
+			if network == "tls" { // a handshake takes its time
+				each = 5
+			}
 			r := newRig(t, network, few(bound))
+			dial := r.dial
+			if network == "tls" { // who may have to go before the handshake has been made
+				dial = func() *client { return r.dialTLS(r.addr) }
+			}
 			var most atomic.Int64
 			var lives sync.WaitGroup
 			for worker := range at {
 				lives.Go(func() {
 					for i := range each {
-						c := r.dial()
+						c := dial()
 						if n := int64(len(r.all())); n > most.Load() {
 							most.Store(n)
 						}
@@ -242,7 +249,7 @@ func TestMoreClientsThanSlots(t *testing.T) {
 			last := make(chan struct{})
 			go func() { lives.Wait(); close(last) }()
 			for open := true; open; { // a newcomer always wants in, so that a connection at rest has to go
-				c := r.dial()
+				c := dial()
 				io.WriteString(c, plainPost(2))
 				c.read("POST")
 				c.Close()
@@ -252,7 +259,7 @@ func TestMoreClientsThanSlots(t *testing.T) {
 				default:
 				}
 			}
-			if n := most.Load(); n > bound+mostEnding {
+			if n := most.Load(); n > int64(bound+mostEnding) {
 				t.Errorf("%d connections at a time, want %d at most", n, bound+mostEnding)
 			}
 		})

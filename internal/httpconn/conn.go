@@ -493,10 +493,10 @@ func (c *Conn) post(p []byte) (n int, err error) {
 // file returns the connection as one whose calls block.
 func (c *Conn) file() (net.Conn, error) {
 	nc, err := c.rawFile()
-	if err == nil && c.tls != nil {
-		nc = c.tls.Over(nc)
+	if err != nil || c.tls == nil {
+		return nc, err
 	}
-	return nc, err
+	return c.tls.Over(nc)
 }
 
 // rawFile returns the socket with a descriptor in Go's poller.

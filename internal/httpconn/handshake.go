@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"picloud/internal/poll"
 	"picloud/internal/tlsconn"
 	"picloud/internal/tlsrecord"
 )
@@ -66,6 +67,8 @@ func (c *Conn) speaksNoTLS(nc net.Conn, err error) error {
 	first := header.RecordHeader
 	switch string(first[:]) {
 	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
+		var rest [4 << 10]byte
+		poll.Recv(c.fd, rest[:]) // or the connection's end would be a reset, which may overtake the answer
 		io.WriteString(nc, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
 	default:
 		if mayBeMQTT(first[:]) {

@@ -13,6 +13,7 @@ import (
 
 	"picloud/internal/poll"
 	"picloud/internal/tlsconn"
+	"picloud/internal/tlsrecord"
 
 	"golang.org/x/sys/unix"
 )
@@ -269,9 +270,15 @@ func (l *loan) waiting() (net.Conn, error) {
 	return l.file, nil
 }
 
-// cost is what a loan takes that may last: net/http's part of it, and a request both here and where it is read. mu must
-// be held.
-func (l *loan) cost() int { return loanBytes + 2*cap(l.taken) }
+// cost is what a loan takes that may last: net/http's part of it, a request both here and where it is read, and with
+// TLS what has been opened of a record and not been read. mu must be held.
+func (l *loan) cost() int {
+	n := loanBytes + 2*cap(l.taken)
+	if l.conn.tls != nil {
+		n += tlsrecord.MaxPlaintext
+	}
+	return n
+}
 
 // Close gives the connection back, or ends it. Closing again does nothing.
 func (l *loan) Close() error {

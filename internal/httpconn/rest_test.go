@@ -49,7 +49,7 @@ func TestNoByteIsLostAroundALoan(t *testing.T) {
 
 // Each of many requests on one connection is answered once, in order, however they come.
 func TestManyRequestsAreAnsweredInOrder(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
+	for _, network := range []string{"tcp", "unix", "tls"} {
 		for how, cut := range pieces {
 			t.Run(network+" "+how, func(t *testing.T) {
 				t.Parallel()
@@ -90,10 +90,14 @@ func TestManyRequestsAreAnsweredInOrder(t *testing.T) {
 }
 
 func TestConnectionAtRestIsItsSocketAndASmallRecord(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
+	for _, network := range []string{"tcp", "unix", "tls"} {
 		t.Run(network, func(t *testing.T) {
 			r := newRig(t, network)
-			const n, half = 500, "POST /plain HTTP/1.1\r\nHo"
+			const half = "POST /plain HTTP/1.1\r\nHo"
+			n := 500
+			if network == "tls" {
+				n = 50
+			}
 			var clients []*client
 			for range n {
 				r.dial() // and says nothing
@@ -183,7 +187,7 @@ func TestReadyWhileAwake(t *testing.T) {
 
 // Either side ends connections at every moment of their lives; nothing is left of them.
 func TestNothingIsLeftOfConnections(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
+	for _, network := range []string{"tcp", "unix", "tls"} {
 		t.Run(network, func(t *testing.T) {
 			defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close what was forgotten
 			r := newRig(t, network, func(p *plan) { p.kernel = 16 << 10 })
@@ -193,7 +197,10 @@ func TestNothingIsLeftOfConnections(t *testing.T) {
 			first.Close()
 			r.gone()
 			before := len(leak.Descriptors())
-			const n, at = 4000, 8
+			n, at := 4000, 8
+			if network == "tls" { // a handshake takes its time
+				n = 400
+			}
 			var lives sync.WaitGroup
 			for worker := range at {
 				lives.Go(func() {

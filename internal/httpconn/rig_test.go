@@ -128,13 +128,24 @@ func hijack(w http.ResponseWriter, n int) {
 		return
 	}
 	poller := l.conn.set.cfg.Poller
-	fd, place, _, ahead, err := l.Take()
+	fd, place, stream, ahead, err := l.Take()
 	if err != nil {
 		panic(err)
 	}
 	poller.Remove(place)
-	f := os.NewFile(uintptr(fd), "taken")
+	file := os.NewFile(uintptr(fd), "taken")
+	defer file.Close()
+	f, err := net.FileConn(file)
+	if err != nil {
+		panic(err)
+	}
 	defer f.Close()
+	if stream != nil {
+		if f, err = stream.Over(f); err != nil {
+			panic(err)
+		}
+		defer stream.Bye(fd, nil)
+	}
 	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
 	io.ReadFull(io.MultiReader(strings.NewReader(string(early)+string(ahead)), f), behind)
 	fmt.Fprintf(f, "behind: %q", behind)
@@ -353,7 +364,7 @@ func newClient(t testing.TB, nc net.Conn) *client { return &client{ws.New(t, nc)
 func (r *rig) dial() *client {
 	r.t.Helper()
 	if r.network == "tls" {
-		return r.dialTLS(r.addr)
+		return r.shaken(r.addr)
 	}
 	c := dial(r.t, r.addr)
 	r.narrow(c.Conn)
@@ -374,8 +385,19 @@ func (r *rig) dialTLS(addr net.Addr) *client {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.t.Cleanup(func() { nc.Close() })
 	r.narrow(nc)
 	return newClient(r.t, tls.Client(nc, &tls.Config{InsecureSkipVerify: true})) // the certificate is for nobody here
+}
+
+// shaken is dialTLS with the handshake made.
+func (r *rig) shaken(addr net.Addr) *client {
+	r.t.Helper()
+	c := r.dialTLS(addr)
+	if err := c.Conn.(*tls.Conn).Handshake(); err != nil {
+		r.t.Fatal(err)
+	}
+	return c
 }
 
 func (c *client) send(format string, args ...any) {
@@ -424,7 +446,13 @@ func ended(err error) bool {
 }
 
 // vanish ends the connection without a word, on TCP with a reset.
-func (c *client) vanish() { ws.Reset(c.Conn) }
+func (c *client) vanish() {
+	nc := c.Conn
+	if tc, ok := nc.(*tls.Conn); ok {
+		nc = tc.NetConn()
+	}
+	ws.Reset(nc)
+}
 
 // The requests that most tests are made of.
 const (

@@ -1,6 +1,7 @@
 package httpconn
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -220,17 +221,22 @@ var pieces = map[string]func(n int, random *rand.Rand) int{
 }
 
 func TestSameAnswersAsWithoutIt(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
+	for _, network := range []string{"tcp", "unix", "tls"} {
 		for how, cut := range pieces {
 			t.Run(network+" "+how, func(t *testing.T) {
 				t.Parallel()
 				r := newRig(t, network)
 				reference := httpServer(&r.Config, newSite())
-				l := listen(t, network, 0)
+				l := listen(t, strings.Replace(network, "tls", "tcp", 1), 0)
+				there := func() *client { return dial(t, l.Addr()) }
+				if network == "tls" {
+					there = func() *client { return r.shaken(l.Addr()) }
+					l = tls.NewListener(l, certified())
+				}
 				go reference.Serve(l)
 				defer reference.Close()
 				for _, tk := range talks {
-					want := tk.with(dial(t, l.Addr()), cut)
+					want := tk.with(there(), cut)
 					if got := tk.with(r.dial(), cut); got != want {
 						t.Errorf("%s: answered\n%.600q\nand without a Set in front\n%.600q", tk.name, got, want)
 					}

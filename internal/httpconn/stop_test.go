@@ -19,7 +19,7 @@ func (r *rig) drain() {
 }
 
 func TestDrainAnswersWhatHasBegun(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
+	for _, network := range []string{"tcp", "unix", "tls"} {
 		t.Run(network, func(t *testing.T) {
 			r := newRig(t, network)
 			idle, silent, inHead, inBody, second := r.dial(), r.dial(), r.dial(), r.dial(), r.dial()
@@ -66,7 +66,7 @@ func (c *client) wantLast(method string, status int) {
 
 // A request that had come before Drain is answered, even if the poller has not reported it yet.
 func TestDrainAnswersWhatTheKernelHas(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
+	for _, network := range []string{"tcp", "unix", "tls"} {
 		for name, request := range map[string]string{"plain": plainPost(2), "general": generalPost(2)} {
 			t.Run(network+" "+name, func(t *testing.T) {
 				r := newRig(t, network)
@@ -101,7 +101,7 @@ func TestDrainEndsWhatComesBack(t *testing.T) {
 }
 
 func TestCloseEndsEveryConnection(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
+	for _, network := range []string{"tcp", "unix", "tls"} {
 		t.Run(network, func(t *testing.T) {
 			r := newRig(t, network, func(p *plan) { p.kernel = 8 << 10 })
 			var clients []*client

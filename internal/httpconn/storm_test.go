@@ -1,6 +1,7 @@
 package httpconn
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -31,11 +32,14 @@ func TestStorm(t *testing.T) {
 			r.Close()
 		},
 	} {
-		for _, network := range []string{"tcp", "unix"} {
+		for _, network := range []string{"tcp", "unix", "tls"} {
 			t.Run(network+" "+name, func(t *testing.T) {
 				t.Parallel()
-				const clients, lives = 100, 6
-				r := newRig(t, network, func(p *plan) { p.kernel, p.Bounds = 32<<10, Bounds{80, 80, 80} })
+				clients, lives, bound, least := 100, 6, 80, int64(300)
+				if network == "tls" { // a handshake takes its time
+					clients, bound, least = 30, 24, 30
+				}
+				r := newRig(t, network, func(p *plan) { p.kernel, p.Bounds = 32<<10, Bounds{bound, bound, bound} })
 				st := &storm{rig: r}
 				half := make(chan struct{})
 				var living sync.WaitGroup
@@ -46,7 +50,7 @@ func TestStorm(t *testing.T) {
 							if err := st.live(fmt.Sprintf("%d.%d", n, life), random); err != nil {
 								t.Errorf("client %d, life %d: %v", n, life, err)
 							}
-							if st.lived.Add(1) == clients*lives/2 {
+							if st.lived.Add(1) == int64(clients*lives/2) {
 								close(half)
 							}
 							if st.stopping.Load() {
@@ -61,7 +65,7 @@ func TestStorm(t *testing.T) {
 					wait.Within(t, "it stops", func() { stop(r) })
 				}
 				wait.Within(t, "all clients have ended", living.Wait)
-				if st.answers.Load() < clients*lives/2 {
+				if st.answers.Load() < least {
 					t.Errorf("%d answers", st.answers.Load())
 				}
 				if plain, general := r.plain.Load(), r.general.Load(); plain == 0 || general == 0 {
@@ -89,6 +93,9 @@ func (st *storm) live(id string, random *rand.Rand) error {
 		return err
 	}
 	defer nc.Close()
+	if st.rig.network == "tls" {
+		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true})
+	}
 	c := newClient(st.rig.t, nc)
 	var owed []string
 	for i := range 1 + random.IntN(12) {

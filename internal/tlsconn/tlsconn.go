@@ -3,24 +3,23 @@
 package tlsconn
 
 import (
+	"cmp"
+	"fmt"
 	"io"
 	"net"
 	"sync"
+	"syscall"
 
 	"picloud/internal/poll"
 	"picloud/internal/tlsrecord"
 )
 
-// A Stream is the server's end of a TLS connection besides its descriptor. It is safe for concurrent use, except for
-// the methods of its Link: those belong to whoever reads, or writes, alone.
+// A Stream is the server's end of a TLS connection besides its descriptor. As with its Link, one goroutine may read and
+// one may write at the same time.
 type Stream struct {
 	*tlsrecord.Link
-
-	reading sync.Mutex
-	ahead   []byte // what has been opened and not been read
-	ended   error  // what follows that
-
-	writing sync.Mutex
+	ahead []byte // what has been opened and not been read
+	ended error  // what follows that
 }
 
 // New makes a Stream of what Handshake or tlsrecord.Restore has returned.
@@ -37,8 +36,6 @@ var buffers = sync.Pool{New: func() any { return new(buffer) }}
 // With n 0 and no error there is no whole record yet, and it may be called again. poll.ErrAgain: there is nothing to
 // read. io.EOF: the client has ended its side. Any other error ends the connection, and Bye tells the client.
 func (s *Stream) Recv(fd int, p []byte) (n, moved int, rekeyed bool, err error) {
-	s.reading.Lock()
-	defer s.reading.Unlock()
 	switch {
 	case len(s.ahead) > 0:
 		return s.take(p), 0, false, nil
@@ -77,8 +74,6 @@ func (s *Stream) take(p []byte) int {
 
 // Ahead returns what has been opened and not been read, and that it is no longer the Stream's.
 func (s *Stream) Ahead() []byte {
-	s.reading.Lock()
-	defer s.reading.Unlock()
 	p := s.ahead
 	s.ahead = nil
 	return p
@@ -90,9 +85,7 @@ func (s *Stream) Ahead() []byte {
 // sealed and before any of that is sent.
 //
 // poll.ErrAgain: the socket takes no more for now.
-func (s *Stream) Send(fd int, bufs [][]byte, sealed func(rekeyed bool) error) (n, moved int, err error) {
-	s.writing.Lock()
-	defer s.writing.Unlock()
+func (s *Stream) Send(fd int, bufs [][]byte, sealed func(rekeyed bool)) (n, moved int, err error) {
 	if owed := s.Owed(); len(owed) > 0 {
 		moved, err = poll.Send(fd, owed)
 		if err != nil {
@@ -109,10 +102,7 @@ func (s *Stream) Send(fd int, bufs [][]byte, sealed func(rekeyed bool) error) (n
 		return 0, moved, err
 	}
 	if sealed != nil {
-		if err := sealed(rekeyed); err != nil { // they must not be sent, nor anything after them
-			s.Owe(records)
-			return n, moved, err
-		}
+		sealed(rekeyed)
 	}
 	sent, err := poll.Send(fd, records)
 	s.Owe(records[sent:])
@@ -125,87 +115,92 @@ func (s *Stream) Send(fd int, bufs [][]byte, sealed func(rekeyed bool) error) (n
 // Owes reports whether something that has been sealed has not been sent yet.
 func (s *Stream) Owes() bool { return len(s.Owed()) > 0 }
 
-// Bye tells the client that nothing follows, and why, if that can be done at once and nobody is writing: see
-// tlsrecord.Link's Close. Nothing can be sent after it.
+// Bye tells the client that nothing follows, and why, if that can be done at once: see tlsrecord.Link's Close. Nothing
+// can be sent after it.
 func (s *Stream) Bye(fd int, why error) {
-	if !s.writing.TryLock() {
-		return
-	}
-	defer s.writing.Unlock()
 	var b [tlsrecord.Overhead + 2]byte
 	if record := s.Close(b[:0], why); len(record) > 0 {
 		poll.Send(fd, record)
 	}
 }
 
-// Wipe clears the secrets, and ends the Stream. It waits for calls that are under way.
-func (s *Stream) Wipe() {
-	s.reading.Lock()
-	defer s.reading.Unlock()
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	s.Link.Wipe()
-	s.ahead = nil
+// Over returns the connection as one whose calls block, for as long as its deadlines allow, on nc, which is the same
+// socket. Closing it closes nc and says nothing to the client; when Close has returned, no call uses the Stream any
+// more.
+func (s *Stream) Over(nc net.Conn) (net.Conn, error) {
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("a connection of type %T has no descriptor", nc)
+	}
+	raw, err := sc.SyscallConn()
+	return &blocking{Conn: nc, raw: raw, stream: s}, err
 }
 
-// Over returns the connection as one whose calls block, for as long as its deadlines allow, on nc, which is the same
-// socket. Closing it closes nc and says nothing to the client.
-func (s *Stream) Over(nc net.Conn) net.Conn { return blocking{nc, s} }
-
+// The Stream is used inside raw's calls only: Conn's Close waits for those, and they fail after it.
 type blocking struct {
 	net.Conn
-	*Stream
+	raw    syscall.RawConn
+	stream *Stream
+	in     sync.Mutex // held while the Stream is used, so that the race detector sees that Close waits
+	out    sync.Mutex
 }
 
-func (c blocking) Read(p []byte) (int, error) {
+func (c *blocking) Close() error {
+	err := c.Conn.Close()
+	c.in.Lock()
+	c.out.Lock()
+	defer c.in.Unlock()
+	defer c.out.Unlock()
+	return err
+}
+
+func (c *blocking) Read(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	c.reading.Lock()
-	defer c.reading.Unlock()
-	b := buffers.Get().(*buffer)
-	defer buffers.Put(b)
-	for len(c.ahead) == 0 {
-		if c.ended != nil {
-			return 0, c.ended
+	rerr := c.raw.Read(func(fd uintptr) bool {
+		c.in.Lock()
+		defer c.in.Unlock()
+		n, err = c.stream.read(int(fd), p)
+		return err != poll.ErrAgain
+	})
+	if rerr != nil {
+		return 0, rerr
+	}
+	return n, err
+}
+
+// read is Recv for any p.
+func (s *Stream) read(fd int, p []byte) (n int, err error) {
+	if len(s.ahead) == 0 && s.ended == nil {
+		b := buffers.Get().(*buffer)
+		defer buffers.Put(b)
+		for n == 0 && err == nil {
+			n, _, _, err = s.Recv(fd, b[:tlsrecord.BufferBytes])
 		}
-		held := c.Resume(b[:])
-		moved, err := c.Conn.Read(b[held:])
-		if moved == 0 {
-			if err == io.EOF {
-				err = c.end()
-			}
+		if n == 0 {
 			return 0, err
 		}
-		n, _, err := c.Open(b[:held+moved])
-		c.ahead, c.ended = append([]byte(nil), b[:n]...), err
+		k := copy(p, b[:n])
+		s.ahead = append(s.ahead, b[k:n]...)
+		return k, nil
 	}
-	return c.take(p), nil
+	n, _, _, err = s.Recv(fd, p)
+	return n, err
 }
 
-func (c blocking) Write(p []byte) (n int, err error) {
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	b := buffers.Get().(*buffer)
-	defer buffers.Put(b)
-	for {
-		for c.Owes() {
-			moved, err := c.Conn.Write(c.Owed())
-			c.Sent(moved)
-			if err != nil {
-				return n, err
+func (c *blocking) Write(p []byte) (n int, err error) {
+	werr := c.raw.Write(func(fd uintptr) bool {
+		c.out.Lock()
+		defer c.out.Unlock()
+		for {
+			var k int
+			k, _, err = c.stream.Send(int(fd), [][]byte{p[n:]}, nil)
+			n += k
+			if err != nil || n == len(p) {
+				return err != poll.ErrAgain
 			}
 		}
-		if n == len(p) {
-			return n, nil
-		}
-		records, k, _, err := c.Seal(b[:0], [][]byte{p[n:]})
-		if err != nil {
-			return n, err
-		}
-		n += k
-		c.Owe(records)
-	}
+	})
+	return n, cmp.Or(werr, err)
 }
-
-func (c blocking) Close() error { return c.Conn.Close() }

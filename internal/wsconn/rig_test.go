@@ -131,18 +131,29 @@ type taking struct {
 }
 
 func (l taking) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil || l.config == nil {
-		return taker{Conn: c, poller: l.poller}, err
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil || l.config == nil {
+			return taker{Conn: c, poller: l.poller}, err
+		}
+		t, err := l.shake(c)
+		if err == nil {
+			return t, nil
+		}
+		c.Close() // and the server goes on
 	}
+}
+
+func (l taking) shake(c net.Conn) (t taker, err error) {
 	c.SetDeadline(time.Now().Add(wait.Patience))
 	link, err := tlsrecord.Handshake(c, l.config)
 	if err != nil {
-		return nil, err
+		return t, err
 	}
 	c.SetDeadline(time.Time{})
 	s := tlsconn.New(link)
-	return taker{s.Over(c), c, l.poller, s}, nil
+	over, err := s.Over(c)
+	return taker{over, c, l.poller, s}, err
 }
 
 // A taker is a Taker. Without a poller, what it gives away has no place.
