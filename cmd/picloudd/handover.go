@@ -81,6 +81,16 @@ func newStore(old []*os.File, bytes int) (*handover.Store, error) {
 	return store, nil
 }
 
+// keepSecrets has the store keep what connections with TLS need to go on, or not.
+func keepSecrets(store *handover.Store, on bool, log *slog.Logger) {
+	if store == nil {
+		return
+	}
+	if err := store.KeepSecrets(on, func(f *os.File) error { return systemd.Store(f.Name(), f) }); err != nil {
+		log.Warn("connections over TLS will end with this process", "error", err)
+	}
+}
+
 // ending asks systemd whether this process will have a successor that finds the store. Without an answer it assumes
 // one. foreign counts the other files that are stored.
 func ending(store *handover.Store, foreign int, log *slog.Logger) server.Ending {

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -30,7 +33,8 @@ type manager struct {
 	url      string
 	socket   string
 	env      env
-	files    int // how many a process may open; 0: no limit
+	files    int         // how many a process may open; 0: no limit
+	trusted  *tls.Config // not nil: the process speaks TLS
 
 	mu     sync.Mutex
 	stored map[string]*os.File
@@ -76,6 +80,32 @@ func manage(t *testing.T, e env) *manager {
 		os.RemoveAll(dir)
 	})
 	return m
+}
+
+// eachManager runs a story with plain connections, and over TLS 1.3 and 1.2.
+func eachManager(t *testing.T, story func(t *testing.T, m *manager)) {
+	t.Run("plain", func(t *testing.T) { story(t, manage(t, nil)) })
+	for name, version := range map[string]uint16{"TLS 1.3": tls.VersionTLS13, "TLS 1.2": tls.VersionTLS12} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, "localhost")
+			m := manage(t, p.env())
+			m.speakTLS(t, p.cert)
+			m.trusted.MaxVersion = version
+			story(t, m)
+		})
+	}
+}
+
+// speakTLS is for a manager whose processes do: the clients trust the certificate.
+func (m *manager) speakTLS(t *testing.T, cert string) {
+	t.Helper()
+	text, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.trusted = &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost"}
+	m.trusted.RootCAs.AppendCertsFromPEM(text)
+	m.url = strings.Replace(m.url, "http:", "https:", 1)
 }
 
 // listen receives notifications, sd_notify(3).
@@ -176,8 +206,9 @@ type guest struct {
 
 func (m *manager) guest(name, route string) *guest {
 	m.t.Helper()
-	c, _, err := (&websocket.Dialer{NetDialContext: ws.DialPatient}).Dial(strings.Replace(m.url, "http", "ws",
-		1)+route+"?clientName="+name, http.Header{"X-Api-Key": {testKey}})
+	dialer := websocket.Dialer{NetDialContext: ws.DialPatient, TLSClientConfig: m.trusted}
+	c, _, err := dialer.Dial(strings.Replace(m.url, "http", "ws", 1)+route+"?clientName="+name,
+		http.Header{"X-Api-Key": {testKey}})
 	if err != nil {
 		m.t.Fatalf("%v\n%s", err, m.stderr)
 	}
@@ -203,7 +234,8 @@ func (m *manager) post(event, data string) {
 		strings.NewReader(`{"event":"`+event+`","data":`+data+`}`))
 	req.Header.Set("X-API-Key", testKey)
 	req.Close = true
-	res, err := http.DefaultClient.Do(req)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: m.trusted}}
+	res, err := client.Do(req)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -215,8 +247,9 @@ func (m *manager) post(event, data string) {
 
 // A client that is between two frames when the process is killed or restarts keeps its connection and all
 // subscriptions; a client that does not has been cut off, not garbled.
-func TestClientsOutliveEveryProcess(t *testing.T) {
-	m := manage(t, nil)
+func TestClientsOutliveEveryProcess(t *testing.T) { eachManager(t, outliveEveryProcess) }
+
+func outliveEveryProcess(t *testing.T, m *manager) {
 	m.start()
 	const quiet, busy = 40, 8
 	var idle, subscribers []*guest
@@ -310,8 +343,9 @@ func TestClientsOutliveEveryProcess(t *testing.T) {
 
 // A message whose ack has come reaches every subscriber that lives on, whenever the process is killed: also with
 // several messages in one write, and with a publisher that is itself subscribed.
-func TestAckedMessageIsWithAllWhoOutliveACrash(t *testing.T) {
-	m := manage(t, nil)
+func TestAckedMessageIsWithAllWhoOutliveACrash(t *testing.T) { eachManager(t, ackedIsWithAll) }
+
+func ackedIsWithAll(t *testing.T, m *manager) {
 	m.start()
 	const subscribers, rounds = 150, 6
 	var subs []*guest
@@ -446,24 +480,69 @@ func TestFilesOfALaterVersionAreLeftAlone(t *testing.T) {
 	}
 }
 
-// Go's TLS cannot hand over a connection: its client is told so. The others live on.
-func TestSecureClientsAreToldToComeBack(t *testing.T) {
+// With CARRY_TLS=off no key outlives the process, and the clients over TLS are told so. Those whose keys are there
+// already, from before, are too.
+func TestSecureClientsThatAreNotCarriedAreToldToComeBack(t *testing.T) {
 	p := newPair(t, "localhost")
 	m := manage(t, p.env())
+	m.speakTLS(t, p.cert)
 	m.start()
-	trusting := newDaemon(testKey)
-	trusting.trust(t, p.cert)
-	trusting.url = strings.Replace(m.url, "http://127.0.0.1", "https://localhost", 1)
+	carried := m.guest("Carried", "/subscribe")
+	carried.subscribe(t, "e")
+	m.end(syscall.SIGTERM)
+	m.env = m.env.with("CARRY_TLS", "off")
+	m.start()
+	wantClose(t, carried.Conn, 1012)
 	for range 2 {
-		c := trusting.connect(t, "/subscribe?clientName=Secure")
-		if err := c.WriteMessage(websocket.TextMessage,
-			[]byte(`{"action":"subscribe","event":"e","id":1}`)); err != nil {
+		c := m.guest("Secure", "/subscribe")
+		c.subscribe(t, "e")
+		m.end(syscall.SIGTERM)
+		wantClose(t, c.Conn, 1012)
+		m.start()
+	}
+}
+
+// An HTTP connection over TLS goes on after a restart, at rest and in the middle of a request.
+func TestRequestsOverTLSOutliveARestart(t *testing.T) {
+	p := newPair(t, "localhost")
+	m := manage(t, p.env())
+	m.speakTLS(t, p.cert)
+	m.start()
+	dial := func() *ws.Peer {
+		c, err := tls.Dial("tcp", strings.TrimPrefix(m.url, "https://"), m.trusted)
+		if err != nil {
 			t.Fatal(err)
 		}
-		receive(t, c)
+		return ws.New(t, c)
+	}
+	ask := func(c *ws.Peer, request string, status int) {
+		t.Helper()
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		if a, err := c.Answer("GET"); err != nil || a.Status != status {
+			t.Fatalf("%q: got %+v, %v", request, a, err)
+		}
+	}
+	const health = "GET /healthz HTTP/1.1\r\nHost: pi\r\n\r\n"
+	post := "POST /publish?clientName=P HTTP/1.1\r\nHost: pi\r\nX-API-Key: " + testKey +
+		"\r\nContent-Length: 13\r\n\r\n{\"event\":\"e\"}"
+	idle, head, body := dial(), dial(), dial()
+	ask(idle, health, 200)
+	ask(head, post, 201)
+	io.WriteString(head, post[:20])
+	ask(body, health, 200)
+	io.WriteString(body, post[:len(post)-5])
+	for range 2 {
 		m.end(syscall.SIGTERM)
-		wantClose(t, c, 1012)
 		m.start()
+		ask(idle, health, 200)
+	}
+	ask(head, post[20:], 201)
+	ask(body, post[len(post)-5:], 201)
+	for _, c := range []*ws.Peer{idle, head, body} {
+		ask(c, post, 201)
+		ask(c, health, 200)
 	}
 }
 

@@ -155,6 +155,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if store != nil {
 		defer store.Close()
 	}
+	keepSecrets(store, cfg.UseTLS && cfg.CarryTLS, log)
 	port := 0 // set before anything is served
 	srv, err := server.New(server.Config{
 		Key:           key,
@@ -171,6 +172,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Requests:      requests(files),
 		Reload:        reloader(pair),
 		Store:         store,
+		CarryTLS:      cfg.CarryTLS,
 		Ending:        func() server.Ending { return ending(store, left.foreign, log) },
 		About: func() server.About {
 			at, fault := theLED.about()

@@ -23,6 +23,7 @@ type Config struct {
 
 	UseTLS            bool
 	KeyFile, CertFile string // both set when UseTLS is
+	CarryTLS          bool   // what TLS connections need to go on may outlive the process
 
 	MaxMessageBytes  int
 	MaxConnections   int // as set; the process may be allowed to open fewer
@@ -74,6 +75,8 @@ var settings = []row{
 		tlsPath(func(c *Config) *string { return &c.KeyFile })},
 	{"CERT_FILE", "", "PEM file with the TLS certificate, then its chain",
 		tlsPath(func(c *Config) *string { return &c.CertFile })},
+	{"CARRY_TLS", "on", "keep connections over TLS over a restart: their keys outlive the process then",
+		boolean(func(c *Config) *bool { return &c.CarryTLS })},
 	{"MAX_MESSAGE_BYTES", "64K", "longest message that is accepted",
 		size(func(c *Config) *int { return &c.MaxMessageBytes }, kib, 64*mib)},
 	{"MAX_CONNECTIONS", "8192", "connections at a time, at most what the process may open",

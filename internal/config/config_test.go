@@ -39,6 +39,7 @@ func mustParse(t *testing.T, e env) Config {
 func TestEmptyEnvironmentGivesTheDocumentedDefaults(t *testing.T) {
 	want := Config{
 		Port:             9000,
+		CarryTLS:         true,
 		MaxMessageBytes:  64 << 10,
 		MaxConnections:   8192,
 		MaxSubscriptions: 1024,
@@ -64,7 +65,7 @@ func TestEmptyEnvironmentGivesTheDocumentedDefaults(t *testing.T) {
 func TestEachSettingReachesItsField(t *testing.T) {
 	got := mustParse(t, env{
 		"PORT": "1", "API_KEY": "secret", "USE_TLS": "1", "KEY_FILE": "/k e y.pem", "CERT_FILE": "cert.pem",
-		"MAX_MESSAGE_BYTES": "2K", "MAX_CONNECTIONS": "3", "MAX_SUBSCRIPTIONS": "4", "MAX_QUEUE_BYTES": "5M",
+		"CARRY_TLS": "off", "MAX_MESSAGE_BYTES": "2K", "MAX_CONNECTIONS": "3", "MAX_SUBSCRIPTIONS": "4", "MAX_QUEUE_BYTES": "5M",
 		"HEADER_TIMEOUT": "6s", "PING_INTERVAL": "7s", "PEER_TIMEOUT": "1m8s", "MAX_WRONG_KEYS": "9",
 		"LED": "gpio17,active-low", "LOG_LEVEL": "debug",
 	})

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"net"
+	"time"
 
 	"picloud/internal/poll"
+	"picloud/internal/tlsconn"
+	"picloud/internal/tlsrecord"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,9 +16,10 @@ import (
 // Saved is what a connection at rest consists of, with its descriptor, which stays the Conn's.
 type Saved struct {
 	FD    int
-	Local bool   // of a Unix socket
-	Used  bool   // a request has been answered on it
-	In    []byte // what has come of the next request
+	Local bool             // of a Unix socket
+	Used  bool             // a request has been answered on it
+	In    []byte           // what has come of the next request
+	TLS   *tlsrecord.Saved // nil: it is plain
 }
 
 // Freeze brings the connections to rest and keeps them there: further input is left to the process that restores them.
@@ -23,13 +27,7 @@ type Saved struct {
 // waited for until ctx ends. Freeze is called once, while Run goes on and nothing is accepted any more.
 func (s *Set) Freeze(ctx context.Context) {
 	s.crew.Freeze()
-	for _, c := range s.all() {
-		c.mu.Lock()
-		if c.shakes && c.fd >= 0 { // only this process can go on with it
-			poll.Cut(c.fd)
-		}
-		c.mu.Unlock()
-	}
+	defer time.AfterFunc(shakeGrace, s.cutShaking).Stop()
 	s.recall() // and whoever was about to start a goroutine has done so
 	resting := make(chan struct{})
 	go func() {
@@ -41,6 +39,20 @@ func (s *Set) Freeze(ctx context.Context) {
 	select {
 	case <-resting:
 	case <-ctx.Done():
+	}
+}
+
+// shakeGrace is how long a handshake that is under way may delay a hand-over: only this process can go on with it.
+const shakeGrace = 200 * time.Millisecond
+
+// cutShaking ends all handshakes that are under way.
+func (s *Set) cutShaking() {
+	for _, c := range s.all() {
+		c.mu.Lock()
+		if c.shakes && c.fd >= 0 {
+			poll.Cut(c.fd)
+		}
+		c.mu.Unlock()
 	}
 }
 
@@ -61,13 +73,30 @@ func (s *Set) Save() []Saved {
 	var all []Saved
 	for _, c := range s.all() {
 		c.mu.Lock()
-		if c.turn.Rests() && c.tls == nil {
-			_, isUnix := c.local.(*net.UnixAddr)
-			all = append(all, Saved{FD: c.fd, Local: isUnix, Used: c.used, In: c.in})
+		if sv, ok := c.save(); ok {
+			all = append(all, sv)
 		}
 		c.mu.Unlock()
 	}
 	return all
+}
+
+// save is Save for one connection, and reports false if it cannot be saved. mu must be held.
+func (c *Conn) save() (Saved, bool) {
+	if !c.turn.Rests() {
+		return Saved{}, false
+	}
+	_, isUnix := c.local.(*net.UnixAddr)
+	sv := Saved{FD: c.fd, Local: isUnix, Used: c.used, In: c.in}
+	if c.tls != nil {
+		sv.In = c.unread()
+		over, ok := c.tls.Save()
+		if !ok {
+			return Saved{}, false
+		}
+		sv.TLS = &over
+	}
+	return sv, true
 }
 
 // ErrCrowded is returned by Restore when there is no slot.
@@ -85,11 +114,19 @@ func (s *Set) Restore(saved Saved) error {
 		}
 		c = s.newConn(saved.FD, address(sa), local)
 		c.in, c.used = saved.In, saved.Used
+		if saved.TLS != nil {
+			var link *tlsrecord.Link
+			if link, err = tlsrecord.Restore(*saved.TLS); err == nil {
+				c.tls = tlsconn.New(link)
+			}
+		}
 		if c.used { // by whatever request: it may have been a POST
 			c.blank = lineEnds
 		}
-		if c.slot = s.slots.tryEnter(c, c.network()); c.slot == nil {
-			err = ErrCrowded
+		if err == nil {
+			if c.slot = s.slots.tryEnter(c, c.network()); c.slot == nil {
+				err = ErrCrowded
+			}
 		}
 	}
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"picloud/internal/handover"
 	"picloud/internal/httpconn"
+	"picloud/internal/tlsrecord"
 	"picloud/internal/wire"
 	"picloud/internal/wsconn"
 )
@@ -21,13 +22,15 @@ import (
 // meaning gets a new kind. A version ends a connection if none of the records that it knows says what the connection
 // is.
 const (
-	recordClient       = 'c' // a WebSocket: a clientRecord
-	recordSubscription = 's' // its key is the event
-	recordRest         = 'r' // made by a hand-over: a wsconn.Saved
-	recordRequest      = 'h' // made by a hand-over: an HTTP connection, a requestRecord
-	recordLongRequest  = 'H' // the same, with more of a request than older versions can take
-	recordHandedOver   = 'o' // of connection 0: a hand-over has been completed
-	recordKey          = 'k' // of connection 0: the key's hash, once all clients that used another are forgotten
+	recordClient        = 'c' // a WebSocket: a clientRecord
+	recordSubscription  = 's' // its key is the event
+	recordRest          = 'r' // made by a hand-over: a wsconn.Saved
+	recordRequest       = 'h' // made by a hand-over: an HTTP connection, a requestRecord
+	recordLongRequest   = 'H' // the same, with more of a request than older versions can take
+	recordSealedClient  = 'C' // as recordClient, of a connection with TLS, which has a handover.Secret
+	recordSealedRequest = 'S' // as recordRequest, likewise
+	recordHandedOver    = 'o' // of connection 0: a hand-over has been completed
+	recordKey           = 'k' // of connection 0: the key's hash, once all clients that used another are forgotten
 )
 
 // The routes of WebSockets, as they are recorded.
@@ -53,6 +56,8 @@ type requestRecord struct {
 	Local bool   `json:"local,omitempty"`
 	Used  bool   `json:"used,omitempty"`
 	In    []byte `json:"in,omitempty"`
+	Held  []byte `json:"held,omitempty"` // these two of TLS: see tlsrecord.Saved
+	Owed  []byte `json:"owed,omitempty"`
 }
 
 // oldRequestBytes is how much of a request a version before recordLongRequest can take over.
@@ -97,10 +102,10 @@ func OpenStore(files []*os.File, sockets, requests int) (*handover.Store, []hand
 	return handover.Open(files, func(records []handover.Record) bool {
 		for _, r := range records {
 			switch r.Kind {
-			case recordClient:
+			case recordClient, recordSealedClient:
 				sockets--
 				return sockets >= 0
-			case recordRequest, recordLongRequest:
+			case recordRequest, recordLongRequest, recordSealedRequest:
 				requests--
 				return requests >= 0
 			}
@@ -115,7 +120,11 @@ const handoverTimeout = 2 * time.Second
 // keepClient records a connection's client, as long as all records take no more than within bytes.
 func keepClient(k *handover.Kept, within int, who clientRecord) error {
 	who.Place = noPlace
-	return set(k, within, recordClient, who)
+	kind := byte(recordClient)
+	if k.IsSecret() { // an older version must not take it for a plain one
+		kind = recordSealedClient
+	}
+	return set(k, within, kind, who)
 }
 
 // keepSubscription records a subscription of a connection, if the connection is kept.
@@ -225,6 +234,7 @@ func (s *Server) save() (saved, lost int) {
 var (
 	errNoRoom = errors.New("what waits for all clients is more than a hand-over carries")
 	errUnkept = errors.New("it is not kept")
+	errSecret = errors.New("its TLS keys are not kept")
 	errEnding = errors.New("it is being closed")
 )
 
@@ -248,11 +258,25 @@ func (s *Server) saveRequest(sv httpconn.Saved) error {
 	if err != nil {
 		return err
 	}
-	kind := byte(recordRequest)
-	if len(sv.In) > oldRequestBytes {
+	kind, r := byte(recordRequest), requestRecord{Local: sv.Local, Used: sv.Used, In: sv.In}
+	switch {
+	case sv.TLS != nil:
+		secret := kept.Secret()
+		if secret == nil {
+			kept.Drop()
+			return errSecret
+		}
+		secret.SetKey(handover.Reading, sv.TLS.InKey)
+		secret.SetKey(handover.Writing, sv.TLS.OutKey)
+		secret.SetNumber(handover.Reading, sv.TLS.In)
+		secret.SetNumber(handover.Writing, sv.TLS.Out)
+		clear(sv.TLS.InKey)
+		clear(sv.TLS.OutKey)
+		kind, r.Held, r.Owed = recordSealedRequest, sv.TLS.Held, sv.TLS.Owed
+	case len(sv.In) > oldRequestBytes:
 		kind = recordLongRequest
 	}
-	return set(kept, s.budget.all, kind, requestRecord{Local: sv.Local, Used: sv.Used, In: sv.In})
+	return set(kept, s.budget.all, kind, r)
 }
 
 // Restore takes over the connections that another process has left, together with their store. It is called before Run;
@@ -302,7 +326,13 @@ func (s *Server) inherit(conns []handover.Connection, general []handover.Record)
 			continue
 		}
 		// A client that used another key than today's is closed: whoever changes a key wants somebody out.
-		l.leaves = otherKey && l.request == nil && l.client.Addr != wsconn.Local
+		switch {
+		case l.request != nil:
+		case otherKey && l.client.Addr != wsconn.Local:
+			l.leaves = "the key has changed"
+		case l.Kept.IsSecret() && !s.cfg.CarryTLS:
+			l.leaves = "server restarts"
+		}
 		inh.left = append(inh.left, l)
 	}
 	// The order in which they are listed: for those of one process, the order in which they came.
@@ -313,7 +343,7 @@ func (s *Server) inherit(conns []handover.Connection, general []handover.Record)
 			continue
 		}
 		s.keptOverRestart++
-		if l.leaves || l.request != nil { // httpconn does not keep connections
+		if l.leaves != "" || l.request != nil { // httpconn does not keep connections
 			inh.forgotten[l.Kept] = true
 		}
 	}
@@ -354,21 +384,21 @@ type leftBehind struct {
 	events  []string
 	rest    *wsconn.Saved  // nil: its process has not handed over
 	request *requestRecord // of an HTTP connection
-	leaves  bool           // it is to be closed
+	leaves  string         // why it is to be closed; empty: it is not
 }
 
 // read decodes a connection's records.
 func read(c handover.Connection) (leftBehind, error) {
 	l := leftBehind{Connection: c}
-	known := false
+	known, sealed := false, false
 	for _, r := range c.Records {
 		var err error
 		switch r.Kind {
-		case recordClient:
-			known = true
+		case recordClient, recordSealedClient:
+			known, sealed = true, r.Kind == recordSealedClient
 			err = json.Unmarshal(r.Value, &l.client)
-		case recordRequest, recordLongRequest:
-			known = true
+		case recordRequest, recordLongRequest, recordSealedRequest:
+			known, sealed = true, r.Kind == recordSealedRequest
 			err = json.Unmarshal(r.Value, &l.request)
 		case recordRest:
 			err = json.Unmarshal(r.Value, &l.rest)
@@ -379,8 +409,11 @@ func read(c handover.Connection) (leftBehind, error) {
 			return l, fmt.Errorf("record %q: %w", r.Kind, err)
 		}
 	}
-	if !known {
+	switch {
+	case !known:
 		return l, errors.New("nothing tells who it is")
+	case sealed != c.Kept.IsSecret():
+		return l, errSecret
 	}
 	return l, nil
 }
@@ -389,8 +422,17 @@ func read(c handover.Connection) (leftBehind, error) {
 // the record of a client that an older version has left.
 func (s *Server) restore(l leftBehind, handedOver bool) error {
 	if l.request != nil {
-		s.requests = append(s.requests, httpconn.Saved{FD: l.FD, Local: l.request.Local, Used: l.request.Used,
-			In: l.request.In})
+		sv := httpconn.Saved{FD: l.FD, Local: l.request.Local, Used: l.request.Used, In: l.request.In}
+		if l.Kept.IsSecret() {
+			secret := l.Kept.Secret()
+			sv.TLS = &tlsrecord.Saved{ // copies: it is not kept any longer
+				InKey:  slices.Clone(secret.Key(handover.Reading)),
+				OutKey: slices.Clone(secret.Key(handover.Writing)),
+				In:     secret.Number(handover.Reading), Out: secret.Number(handover.Writing),
+				Held: l.request.Held, Owed: l.request.Owed,
+			}
+		}
+		s.requests = append(s.requests, sv)
 		return nil
 	}
 	client, rest := l.client, l.rest
@@ -414,8 +456,8 @@ func (s *Server) restore(l leftBehind, handedOver bool) error {
 	var begin func()
 	cn, err := s.wsConns.Restore(l.FD, l.Kept, *rest, func(c *wsconn.Conn) wsconn.Handler {
 		switch {
-		case l.leaves:
-			begin = func() { c.Close(wire.CloseRestart, "the key has changed") }
+		case l.leaves != "":
+			begin = func() { c.Close(wire.CloseRestart, l.leaves) }
 			return leaving{s, c, client.Name}
 		case client.Route == routeInfo:
 			is := &infoSession{server: s, conn: c}

@@ -28,7 +28,7 @@ import (
 	"github.com/julienschmidt/httprouter"
 )
 
-// Config is what a Server is made from. All fields but the last three must be set.
+// Config is what a Server is made from. All fields but those behind About must be set.
 type Config struct {
 	Key               string // never empty
 	Version           string
@@ -43,6 +43,9 @@ type Config struct {
 	Reload            func() error  // what POST /reload on the local socket does
 
 	About func() About // called for each info; may be nil
+
+	// CarryTLS says whether connections with TLS are carried into the next process, too.
+	CarryTLS bool
 
 	// Store keeps connections for the next process; it may be nil. Ending is called once, when Run is to end; nil means
 	// Stop.

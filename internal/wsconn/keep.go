@@ -13,12 +13,21 @@ func (c *Conn) Kept() *handover.Kept { return c.kept }
 // mark ends if the process is killed.
 func (c *Conn) enlist() {
 	s := c.set.store
-	if s == nil || c.sock.stream != nil {
+	if s == nil {
 		return
 	}
 	kept, err := s.Keep(c.sock.fd)
 	if err != nil {
 		return
+	}
+	if over, ok := c.sock.stream.(*sealed); ok {
+		secret := kept.Secret()
+		if secret == nil {
+			kept.Drop()
+			return
+		}
+		over.keep(secret)
+		over.note()
 	}
 	c.kept = kept
 	if err := c.count(); err != nil {
@@ -49,8 +58,8 @@ func (c *Conn) count() error {
 		return c.kept.Unmark()
 	}
 	c.read, c.taken = uint32(read), uint32(written)
-	c.ends(markRead, c.read, len(c.partial) == 0)
-	c.ends(markWritten, c.taken, c.out.size == 0)
+	c.ends(markRead, c.read, len(c.partial) == 0 && c.sock.rests())
+	c.ends(markWritten, c.taken, c.out.isOut())
 	return nil
 }
 
@@ -61,11 +70,11 @@ func (c *Conn) word(w word) *uint32 {
 	return &c.mark.Written
 }
 
-// begins notes that a stream is being worked on. If the kernel counts its bytes, this can be told afterwards without a
-// note.
-func (c *Conn) begins(w word) {
-	if c.uncounted {
-		*c.word(w) = 1
+// beginsReading notes that what is received is being worked on. If the kernel counts the bytes, this can be told
+// afterwards without a note, but not with TLS: the position and what goes with it are not noted at once.
+func (c *Conn) beginsReading() {
+	if c.uncounted || c.mark != nil && c.sock.stream != nil {
+		c.ends(markRead, c.read, false)
 	}
 }
 

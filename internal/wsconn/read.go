@@ -35,10 +35,11 @@ func (c *Conn) look() {
 	c.mu.Unlock()
 
 	if !c.ended {
-		c.begins(markRead)
+		c.beginsReading()
 		err := c.receiveAndRest()
 		c.Flush()
-		c.ends(markRead, c.read, len(c.partial) == 0) // the answers are out, or Written shows that they are not
+		// The answers are out, or Written shows that they are not.
+		c.ends(markRead, c.read, len(c.partial) == 0 && c.sock.rests())
 		if err != nil {
 			c.end(err)
 		}

@@ -9,6 +9,8 @@ import (
 
 	"picloud/internal/handover"
 	"picloud/internal/poll"
+	"picloud/internal/tlsconn"
+	"picloud/internal/tlsrecord"
 )
 
 // Saved is what a connection at rest consists of, besides its descriptor and its handler.
@@ -19,6 +21,10 @@ type Saved struct {
 	Payload int    `json:",omitempty"` // and how many bytes of payload those hold
 	Queued  []byte `json:",omitempty"` // what is still to be sent
 	Left    int    `json:",omitempty"` // how much of that is the rest of a half-written frame
+
+	// With TLS, besides the secret; see tlsrecord.Saved.
+	Held []byte `json:",omitempty"`
+	Owed []byte `json:",omitempty"`
 }
 
 // Freeze brings all connections to rest at the end of a message or of the input so far, and keeps them there: further
@@ -48,7 +54,11 @@ func (s *Set) All() []*Conn {
 func (c *Conn) Holds() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return int(c.held) + c.out.size
+	n := int(c.held) + c.out.size
+	if over, ok := c.sock.stream.(*sealed); ok && !c.writing {
+		n += len(over.Owed())
+	}
+	return n
 }
 
 // Save returns what has to be restored of a frozen Set's connection; nothing is queued for it from now on. It reports
@@ -64,9 +74,21 @@ func (c *Conn) Save() (Saved, bool) {
 	if c.ending != nil || c.dead {
 		return Saved{}, false
 	}
+	var over tlsrecord.Saved
+	if s, ok := c.sock.stream.(*sealed); ok {
+		if s.secret == nil {
+			return Saved{}, false
+		}
+		s.note()
+		if over, ok = s.Save(); !ok {
+			return Saved{}, false
+		}
+		clear(over.InKey)
+		clear(over.OutKey)
+	}
 	c.ending = &ending{why: ErrSaved}
 	sv := Saved{Addr: c.addr, Partial: c.partial, Frames: c.gather.pos, Payload: c.gather.payload,
-		Left: int(c.out.left)}
+		Left: int(c.out.left), Held: over.Held, Owed: over.Owed}
 	if c.out.size > 0 {
 		sv.Queued = slices.Concat(append([][]byte{c.out.first}, c.out.rest...)...)
 	}
@@ -81,19 +103,28 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 	if err := sv.check(); err != nil {
 		return nil, err
 	}
+	sock := socket{fd: fd}
+	if kept.IsSecret() {
+		over, err := unseal(fd, kept.Secret(), sv)
+		if err != nil {
+			return nil, err
+		}
+		sock.stream = over
+	}
 	s.mu.Lock()
 	s.open++
 	s.mu.Unlock()
-	c := &Conn{set: s, sock: socket{fd: fd}, addr: sv.Addr, kept: kept, partial: sv.Partial,
+	c := &Conn{set: s, sock: sock, addr: sv.Addr, kept: kept, partial: sv.Partial,
 		held: int32(len(sv.Partial)), room: int32(cap(sv.Partial)), users: 2}
 	c.gather = gather{pos: sv.Frames, payload: sv.Payload}
 	if len(sv.Queued) > 0 {
 		c.out = outbox{first: slices.Clip(sv.Queued), size: len(sv.Queued), left: int32(sv.Left)}
 	}
+	c.out.owes = len(sv.Owed) > 0
 	if c.addr != Local {
 		// Another process has set the timeout, perhaps under another setting, or has suspended it for a client that had
 		// stalled. A client that is still owed something may have stalled, until a write shows that it has not.
-		c.lenient = c.out.size > 0
+		c.lenient = !c.out.isOut()
 		c.watchPeer()
 		poll.LimitUnsent(fd, s.limits.UnsentBytes)
 	}
@@ -108,6 +139,21 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 	c.mu.Unlock()
 	s.admit(c, meet)
 	return c, nil
+}
+
+// unseal makes the stream of a connection with TLS that another process has left.
+func unseal(fd int, secret *handover.Secret, sv Saved) (*sealed, error) {
+	link, err := tlsrecord.Restore(tlsrecord.Saved{
+		InKey: secret.Key(handover.Reading), OutKey: secret.Key(handover.Writing),
+		In: secret.Number(handover.Reading), Out: secret.Number(handover.Writing),
+		Held: sv.Held, Owed: sv.Owed,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &sealed{fd: fd, Stream: tlsconn.New(link)}
+	s.keep(secret)
+	return s, nil
 }
 
 // check refuses what Save cannot have returned, since it has been stored elsewhere in between.

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unsafe"
 
+	"picloud/internal/handover"
 	"picloud/internal/poll"
 	"picloud/internal/tlsconn"
 	"picloud/internal/tlsrecord"
@@ -35,6 +36,8 @@ type stream interface {
 	reads() int
 	// holds is how many bytes have been read that bring nothing yet.
 	holds() int
+	// rests notes where the reading side stands, and reports whether nothing is unfinished there.
+	rests() bool
 	// write may take less than all, and returns errAgain when the descriptor takes no more. n bytes are taken, whatever
 	// err is; moved is how many the descriptor has taken for them, and owes tells whether it has to take more.
 	write(bufs [][]byte) (n, moved int, err error)
@@ -80,13 +83,19 @@ func (s socket) quiet() bool {
 	return err == unix.EAGAIN
 }
 
+func (s socket) rests() bool { return s.stream == nil || s.stream.rests() }
+
 // write takes from 1 to maxSlices buffers.
 func (s socket) write(bufs [][]byte) (n, moved int, err error) {
-	if s.stream != nil {
-		return s.stream.write(slices.Clone(bufs)) // a clone, so that bufs itself stays on its stack
+	switch st := s.stream.(type) {
+	case nil:
+		n, err = s.writePlain(bufs)
+		return n, n, err
+	case *sealed: // known, so that bufs can stay on its stack
+		return st.write(bufs)
+	default:
+		return st.write(slices.Clone(bufs))
 	}
-	n, err = s.writePlain(bufs)
-	return n, n, err
 }
 
 func (s socket) writePlain(bufs [][]byte) (int, error) {
@@ -150,24 +159,72 @@ func (s socket) close() {
 	unix.Close(s.fd)
 }
 
-// sealed is the stream of a connection with TLS.
+// sealed is the stream of a connection with TLS. What another process needs to go on with it is noted in its secret,
+// while the mark says that the direction is at work: see tlsrecord.
 type sealed struct {
 	fd int
 	*tlsconn.Stream
+	secret *handover.Secret   // nil: it ends with the process
+	noted  func(rekeyed bool) // noteOut, where there is a secret
 }
 
-func (s sealed) read(p []byte) (n, moved int, err error) {
-	n, moved, _, err = s.Recv(s.fd, p)
+func (s *sealed) read(p []byte) (n, moved int, err error) {
+	n, moved, rekeyed, err := s.Recv(s.fd, p)
+	if rekeyed && s.secret != nil {
+		s.noteKey(handover.Reading)
+	}
 	return n, moved, err
 }
-func (s sealed) reads() int                                    { return tlsrecord.BufferBytes }
-func (s sealed) holds() int                                    { return s.Held() }
-func (s sealed) write(bufs [][]byte) (n, moved int, err error) { return s.Send(s.fd, bufs, nil) }
-func (s sealed) owes() bool                                    { return s.Owes() }
-func (s sealed) bye(why error)                                 { s.Bye(s.fd, why) }
-func (s sealed) closeWrite()                                   { unix.Shutdown(s.fd, unix.SHUT_WR) }
-func (s sealed) abort()                                        { unix.Shutdown(s.fd, unix.SHUT_RDWR) }
-func (s sealed) close() {
+
+func (s *sealed) reads() int { return tlsrecord.BufferBytes }
+func (s *sealed) holds() int { return s.Held() }
+
+func (s *sealed) rests() bool {
+	if s.secret != nil {
+		s.secret.SetNumber(handover.Reading, s.In())
+	}
+	return s.AtRest()
+}
+
+func (s *sealed) write(bufs [][]byte) (n, moved int, err error) {
+	return s.Send(s.fd, bufs, s.noted)
+}
+
+// keep has another process go on with the connection by means of secret.
+func (s *sealed) keep(secret *handover.Secret) { s.secret, s.noted = secret, s.noteOut }
+
+// noteOut notes what has been sealed before it can be sent.
+func (s *sealed) noteOut(rekeyed bool) {
+	if rekeyed {
+		s.noteKey(handover.Writing)
+	}
+	s.secret.SetNumber(handover.Writing, s.Out())
+}
+
+func (s *sealed) noteKey(d handover.Direction) {
+	var b [tlsrecord.KeyBytes]byte
+	if d == handover.Reading {
+		s.secret.SetKey(d, s.AppendInKey(b[:0]))
+	} else {
+		s.secret.SetKey(d, s.AppendOutKey(b[:0]))
+	}
+	clear(b[:])
+}
+
+// note notes all, of both directions, neither of which is at work.
+func (s *sealed) note() {
+	for _, d := range []handover.Direction{handover.Reading, handover.Writing} {
+		s.noteKey(d)
+	}
+	s.secret.SetNumber(handover.Reading, s.In())
+	s.secret.SetNumber(handover.Writing, s.Out())
+}
+
+func (s *sealed) owes() bool    { return s.Owes() }
+func (s *sealed) bye(why error) { s.Bye(s.fd, why) }
+func (s *sealed) closeWrite()   { unix.Shutdown(s.fd, unix.SHUT_WR) }
+func (s *sealed) abort()        { unix.Shutdown(s.fd, unix.SHUT_RDWR) }
+func (s *sealed) close() {
 	s.Wipe()
 	unix.Close(s.fd)
 }
@@ -190,7 +247,7 @@ func newSocket(nc net.Conn, peerTimeout time.Duration) (s socket, place poll.Pla
 		watchPeer(s.fd, peerTimeout)
 	}
 	if over != nil {
-		s.stream = sealed{s.fd, over}
+		s.stream = &sealed{fd: s.fd, Stream: over}
 	}
 	return s, place, ahead, err
 }

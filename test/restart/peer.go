@@ -59,16 +59,20 @@ func (t target) dial(ctx context.Context, receiveBytes int) (net.Conn, error) {
 			}), err)
 		}
 	}
-	dial := d.DialContext
-	if t.secure {
-		dial = (&tls.Dialer{NetDialer: d, Config: &tls.Config{InsecureSkipVerify: true}}).DialContext
-	}
-	nc, err := dial(ctx, t.network, t.address)
+	nc, err := d.DialContext(ctx, t.network, t.address)
 	if err != nil && t.moved != "" {
-		nc, err = dial(ctx, t.network, t.moved)
+		nc, err = d.DialContext(ctx, t.network, t.moved)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errRefused, err)
+	}
+	if t.secure {
+		over := tls.Client(nc, &tls.Config{InsecureSkipVerify: true})
+		if err := over.HandshakeContext(ctx); err != nil {
+			nc.Close()
+			return nil, fmt.Errorf("the handshake of TLS: %w", err)
+		}
+		nc = over
 	}
 	return &bound{nc, context.AfterFunc(ctx, func() { nc.Close() })}, nil
 }
