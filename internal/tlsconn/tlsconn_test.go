@@ -223,7 +223,8 @@ func TestDeadlineInTheMiddleOfARecord(t *testing.T) {
 		over := r.over()
 		late := func(what string, err error) {
 			t.Helper()
-			if ne, ok := errors.AsType[net.Error](err); !ok || !ne.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
+			ne, ok := errors.AsType[net.Error](err)
+			if !ok || !ne.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Fatalf("%s: %v", what, err)
 			}
 		}
@@ -341,7 +342,8 @@ func TestBye(t *testing.T) {
 				done <- err
 			}()
 			for r.Owes() { // it is whole records still
-				if _, _, err := r.Send(r.fd, nil, nil); err != nil && err != poll.ErrAgain && err != tlsrecord.ErrEnded {
+				_, _, err := r.Send(r.fd, nil, nil)
+				if err != nil && err != poll.ErrAgain && err != tlsrecord.ErrEnded {
 					t.Fatal(err)
 				}
 			}
@@ -359,7 +361,8 @@ func TestNothingIsSentBeforeItIsNoted(t *testing.T) {
 			t.Helper()
 			raw, err := r.wire.SyscallConn()
 			if err == nil {
-				err = errors.Join(raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }), err)
+				cerr := raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+				err = errors.Join(cerr, err)
 			}
 			if err != nil {
 				t.Error(err)
