@@ -46,11 +46,11 @@ func secretive(t *testing.T, n int) (*Store, []*Kept) {
 		if secret == nil || k.Secret() != secret || !k.IsSecret() {
 			t.Fatal("it has no secret")
 		}
-		secret.SetKey(Reading, []byte(fmt.Sprintf("reading key %d", i)))
-		secret.SetKey(Writing, []byte(fmt.Sprintf("writing key %d", i)))
+		secret.SetKey(Reading, fmt.Appendf(nil, "reading key %d", i))
+		secret.SetKey(Writing, fmt.Appendf(nil, "writing key %d", i))
 		secret.SetNumber(Reading, 1<<40+uint64(i))
 		secret.SetNumber(Writing, 1<<50+uint64(i))
-		k.Set('c', "", []byte(fmt.Sprint(i)))
+		k.Set('c', "", fmt.Append(nil, i))
 		all = append(all, k)
 	}
 	return s, all
