@@ -14,6 +14,7 @@ import (
 
 	"picloud/internal/handover"
 	"picloud/internal/poll"
+	"picloud/internal/tlsrecord"
 
 	"github.com/gorilla/websocket"
 )
@@ -76,6 +77,7 @@ type Conn struct {
 	slot    int    // place in the set
 	pinged  uint32 // taken, at the last ping
 	stuck   bool   // stalled, at the last ping
+	quiet   bool   // nothing but a ping had gone out since the one before, and the answer has not been looked at
 	held    int32  // len(partial), at the beginning or when the reading side last rested
 	room    int32  // cap(partial) at that time
 	charge  int    // what the connection counts for in the Set's quota
@@ -298,10 +300,17 @@ func (c *Conn) ping() {
 	default:
 		c.push(pingFrame)
 	}
+	c.quiet = c.sock.stream != nil && c.taken-c.pinged <= quietBytes
 	c.pinged, c.stuck = c.taken, c.stalled
 	c.flush()
+	if c.quiet && !c.writing && !c.dead {
+		c.sock.stream.DropOutCipher()
+	}
 	c.mu.Unlock()
 }
+
+// quietBytes is what goes out between two pings where nothing else does: one of them.
+const quietBytes = 2 + tlsrecord.Overhead
 
 var pingFrame = appendFrame(nil, opPing, nil)
 

@@ -54,6 +54,10 @@ func (c *Conn) look() {
 		c.room = room
 		c.settle()
 	}
+	if c.quiet { // this was the answer to the ping, or else it will be next time
+		c.quiet = false
+		c.sock.stream.DropInCipher()
+	}
 	c.leave()
 	c.mu.Unlock()
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -398,14 +399,16 @@ func (s *scripted) write(bufs [][]byte) (n, moved int, err error) {
 	n, err = s.onWrite(bufs)
 	return n, n, err
 }
-func (s *scripted) reads() int  { return 1 }
-func (s *scripted) holds() int  { return 0 }
-func (s *scripted) rests() bool { return true }
-func (s *scripted) owes() bool  { return false }
-func (s *scripted) bye(error)   { s.use("bye") }
-func (s *scripted) closeWrite() { s.use("closeWrite") }
-func (s *scripted) abort()      { s.use("abort"); s.aborts++ }
-func (s *scripted) close()      { s.use("close"); s.closed = true }
+func (s *scripted) reads() int     { return 1 }
+func (s *scripted) holds() int     { return 0 }
+func (s *scripted) rests() bool    { return true }
+func (s *scripted) DropInCipher()  {}
+func (s *scripted) DropOutCipher() {}
+func (s *scripted) owes() bool     { return false }
+func (s *scripted) bye(error)      { s.use("bye") }
+func (s *scripted) closeWrite()    { s.use("closeWrite") }
+func (s *scripted) abort()         { s.use("abort"); s.aborts++ }
+func (s *scripted) close()         { s.use("close"); s.closed = true }
 func (s *scripted) use(call string) {
 	if s.closed {
 		s.t.Errorf("%s after close", call)
@@ -792,5 +795,52 @@ func TestMemoryIsGivenBackOnceACrowdHasSettled(t *testing.T) {
 	}
 	if want := []int{9, 20, 25}; !slices.Equal(due, want) {
 		t.Errorf("due in the turns %v, want %v", due, want)
+	}
+}
+
+// A TLS connection that only answers pings keeps no ciphers, which are most of its memory. Not parallel: it counts all
+// that is allocated.
+func TestQuietConnectionKeepsNoCiphers(t *testing.T) {
+	const n = 200
+	r := newRig(t, "tls")
+	var peers []*peer
+	var sessions []*session
+	for range n {
+		p, s := r.connect()
+		hello := strings.Repeat("hello", 20) // more than a ping
+		p.send(masked(text, hello))
+		p.want(opText, hello)
+		peers, sessions = append(peers, p), append(sessions, s)
+	}
+	heap := func() int {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC() // of the pools, too
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	ping := func() {
+		for i, p := range peers {
+			sessions[i].ping()
+			p.want(opPing, "")
+			p.send(masked(finBit|opPong, ""))
+		}
+	}
+	answered := func(s *session) bool { return locked(s.Conn, func(c *Conn) bool { return !c.quiet }) }
+	ping()
+	before := heap()
+	ping()
+	for _, s := range sessions {
+		wait.Until(t, "the answer has been looked at", func() bool { return answered(s) })
+	}
+	if saved := (before - heap()) / n; saved < 1200 {
+		t.Errorf("%d bytes less each, want those of two ciphers", saved)
+	}
+	for i, p := range peers {
+		p.send(masked(text, "again"))
+		p.want(opText, "again")
+		if !answered(sessions[i]) {
+			t.Error("it is quiet although something has come")
+		}
 	}
 }

@@ -42,6 +42,9 @@ type stream interface {
 	// err is; moved is how many the descriptor has taken for them, and owes tells whether it has to take more.
 	write(bufs [][]byte) (n, moved int, err error)
 	owes() bool
+	// DropInCipher and DropOutCipher give up what read and write make again: see tlsrecord.Link.
+	DropInCipher()
+	DropOutCipher()
 	// bye tells the peer that nothing follows, and why. It is the writer's.
 	bye(why error)
 	// closeWrite ends the stream to the peer, after bye.
