@@ -248,11 +248,17 @@ func TestMoreClientsThanSlots(t *testing.T) {
 			}
 			last := make(chan struct{})
 			go func() { lives.Wait(); close(last) }()
-			for open := true; open; { // a newcomer always wants in, so that a connection at rest has to go
-				c := dial()
-				io.WriteString(c, plainPost(2))
-				c.read("POST")
-				c.Close()
+			// Newcomers always want in, as many as there are slots, so that whoever is at rest has to go.
+			for open := true; open; {
+				newcomers := make([]*client, bound)
+				for i := range newcomers {
+					newcomers[i] = dial()
+					io.WriteString(newcomers[i], plainPost(2))
+				}
+				for _, c := range newcomers {
+					c.read("POST")
+					c.Close()
+				}
 				select {
 				case <-last:
 					open = false
