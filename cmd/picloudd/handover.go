@@ -86,7 +86,14 @@ func keepSecrets(store *handover.Store, on bool, log *slog.Logger) {
 	if store == nil {
 		return
 	}
-	if err := store.KeepSecrets(on, func(f *os.File) error { return systemd.Store(f.Name(), f) }); err != nil {
+	err := store.KeepSecrets(on, func(f *os.File) error {
+		// One of that name that could not be read would be stored beside it, and found first.
+		if err := systemd.Forget(f.Name()); err != nil {
+			return err
+		}
+		return systemd.Store(f.Name(), f)
+	})
+	if err != nil {
 		log.Warn("connections over TLS will end with this process", "error", err)
 	}
 }

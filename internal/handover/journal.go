@@ -29,8 +29,7 @@ const MaxJournal = 1 << 29
 // Its methods are safe for concurrent use. Those that make a change take well under a microsecond, unless memory must
 // be allocated for it, or Run has not kept up.
 type journal struct {
-	file *os.File
-	mem  []byte // all of file; its size never changes, so that no access can fail
+	memory
 	head *header
 	due  chan struct{} // 1: it is time to compact
 
@@ -60,8 +59,7 @@ type header struct {
 const (
 	journalName    = "journal"
 	journalVersion = 1
-	headerSize     = 4096 // a page; on machines with larger ones, the first area shares it
-	journalSeals   = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	headerSize     = 4096    // a page; on machines with larger ones, the first area shares it
 	allocateStep   = 1 << 18 // memory is allocated in such steps
 	compactMin     = 1 << 18 // less waste than this is left alone
 )
@@ -111,39 +109,19 @@ func newJournal(limit int) (*journal, error) {
 		return nil, fmt.Errorf("make a journal of %d bytes: 4 KiB to 512 MiB are possible", limit)
 	}
 	limit = (limit + headerSize - 1) / headerSize * headerSize
-	fd, err := unix.MemfdCreate(journalName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	m, err := newMemory(journalName, headerSize+2*limit, headerSize)
 	if err != nil {
 		return nil, fmt.Errorf("make the journal: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), journalName)
-	j, err := func() (*journal, error) {
-		if err := f.Truncate(int64(headerSize + 2*limit)); err != nil {
-			return nil, err
-		}
-		if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, journalSeals); err != nil {
-			return nil, err
-		}
-		if err := unix.Fallocate(fd, 0, 0, headerSize); err != nil {
-			return nil, err
-		}
-		return mapJournal(f, headerSize+2*limit)
-	}()
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("make the journal: %w", err)
-	}
+	j := journalIn(m)
 	j.head.version, j.head.limit, j.limit = journalVersion, uint32(limit), limit
 	j.dueAt = compactMin
 	j.head.magic = magic // last: without it the file is not a journal
 	return j, nil
 }
 
-func mapJournal(f *os.File, size int) (*journal, error) {
-	mem, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map it: %w", err)
-	}
-	return &journal{file: f, mem: mem, head: (*header)(unsafe.Pointer(&mem[0])), due: make(chan struct{}, 1)}, nil
+func journalIn(m memory) *journal {
+	return &journal{memory: m, head: (*header)(unsafe.Pointer(&m.mem[0])), due: make(chan struct{}, 1)}
 }
 
 // openJournal takes over the journal that another process has left in f, and goes on with it. It returns the values
@@ -177,31 +155,19 @@ func openJournal(f *os.File) (*journal, []Record, error) {
 
 // checkJournal checks what must be right before anything else is read.
 func checkJournal(f *os.File) (*journal, error) {
-	// A file that can shrink could crash the process that reads its mapping.
-	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
-	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {
-		return nil, fmt.Errorf("%w: it is not a sealed memfd", errDamaged)
-	}
-	info, err := f.Stat()
+	m, err := openMemory(f, headerSize, headerSize+2*MaxJournal)
 	if err != nil {
 		return nil, err
 	}
-	size := info.Size()
-	if size < headerSize || size > headerSize+2*MaxJournal {
-		return nil, fmt.Errorf("%w: it has %d bytes", errDamaged, size)
-	}
-	j, err := mapJournal(f, int(size))
-	if err != nil {
-		return nil, err
-	}
+	j := journalIn(m)
 	h := j.head
 	switch {
 	case h.magic != magic:
 		err = fmt.Errorf("%w: it is no journal", errDamaged)
 	case h.version != journalVersion:
 		err = fmt.Errorf("%w: %d", errVersion, h.version)
-	case headerSize+2*int64(h.limit) != size:
-		err = fmt.Errorf("%w: it has %d bytes, and areas of %d", errDamaged, size, h.limit)
+	case headerSize+2*int64(h.limit) != int64(len(j.mem)):
+		err = fmt.Errorf("%w: it has %d bytes, and areas of %d", errDamaged, len(j.mem), h.limit)
 	case h.void.Load() != 0:
 		err = fmt.Errorf("%w: it could not be kept up to date", errDamaged)
 	case h.current.Load() > 1 || h.end[h.current.Load()].Load() > h.limit:
@@ -278,7 +244,7 @@ func (j *journal) Close() error {
 		return nil
 	}
 	j.closed = true
-	return errors.Join(unix.Munmap(j.mem), j.file.Close())
+	return j.memory.Close()
 }
 
 // Limit is how many bytes the journal can hold.
@@ -412,17 +378,10 @@ func (j *journal) allocate(area uint32, from, to int) (int, error) {
 	if to <= from {
 		return from, nil
 	}
-	at := int64(headerSize + int(area)*j.limit)
-	for {
-		err := unix.Fallocate(int(j.file.Fd()), 0, at+int64(from), int64(to-from))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return 0, fmt.Errorf("find %d bytes of memory: %w", to-from, err)
-		}
-		return to, nil
+	if err := j.memory.allocate(headerSize+int(area)*j.limit+from, to-from); err != nil {
+		return 0, err
 	}
+	return to, nil
 }
 
 // Run compacts the journal whenever it is worth it, until ctx ends. onFailure is called when that fails, which does no

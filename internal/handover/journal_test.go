@@ -476,11 +476,11 @@ func TestJournalThatIsNone(t *testing.T) {
 	for name, f := range map[string]*os.File{
 		"a device":      null,
 		"not sealed":    memfd(headerSize+2*1<<16, 0),
-		"empty":         memfd(0, journalSeals),
-		"no header":     memfd(headerSize-1, journalSeals),
-		"only a header": memfd(headerSize, journalSeals),
-		"zeros":         memfd(headerSize+2*1<<16, journalSeals),
-		"huge":          memfd(headerSize+4*MaxJournal, journalSeals),
+		"empty":         memfd(0, memorySeals),
+		"no header":     memfd(headerSize-1, memorySeals),
+		"only a header": memfd(headerSize, memorySeals),
+		"zeros":         memfd(headerSize+2*1<<16, memorySeals),
+		"huge":          memfd(headerSize+4*MaxJournal, memorySeals),
 	} {
 		if j, records, err := openJournal(f); j != nil || records != nil || !errors.Is(err, errDamaged) {
 			t.Errorf("%s: got %v, %v, %v; want %v", name, j, records, err, errDamaged)

@@ -27,8 +27,7 @@ type Mark struct {
 // marks holds the marks of all connections, by place, in a memfd that is mapped and stored. There are no more than fit
 // into it.
 type marks struct {
-	file *os.File
-	mem  []byte
+	memory
 
 	mu   sync.Mutex
 	next int
@@ -53,37 +52,13 @@ type marksHead struct {
 
 // newMarks returns marks of which none is taken.
 func newMarks() (*marks, error) {
-	fd, err := unix.MemfdCreate(marksName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	mem, err := newMemory(marksName, marksBytes, marksBytes)
 	if err != nil {
 		return nil, fmt.Errorf("make the marks: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), marksName)
-	m, err := func() (*marks, error) {
-		if err := f.Truncate(int64(marksBytes)); err != nil {
-			return nil, err
-		}
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, journalSeals); err != nil {
-			return nil, err
-		}
-		if err := unix.Fallocate(fd, 0, 0, int64(marksBytes)); err != nil {
-			return nil, err
-		}
-		return mapMarks(f)
-	}()
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("make the marks: %w", err)
-	}
+	m := &marks{memory: mem}
 	*m.head() = marksHead{marksMagic, marksVersion}
 	return m, nil
-}
-
-func mapMarks(f *os.File) (*marks, error) {
-	mem, err := unix.Mmap(int(f.Fd()), 0, marksBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map them: %w", err)
-	}
-	return &marks{file: f, mem: mem}, nil
 }
 
 func (m *marks) head() *marksHead { return (*marksHead)(unsafe.Pointer(&m.mem[0])) }
@@ -91,17 +66,11 @@ func (m *marks) head() *marksHead { return (*marksHead)(unsafe.Pointer(&m.mem[0]
 // openMarks takes over the marks that another process has left in f, of which those at places are taken. After an error
 // f is still the caller's.
 func openMarks(f *os.File, places []int) (*marks, error) {
-	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
-	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {
-		return nil, fmt.Errorf("open the marks: %w: they are not in a sealed memfd", errDamaged)
-	}
-	if info, err := f.Stat(); err != nil || info.Size() != int64(marksBytes) {
-		return nil, fmt.Errorf("open the marks: %w: they have another size", errors.Join(errDamaged, err))
-	}
-	m, err := mapMarks(f)
+	mem, err := openMemory(f, marksBytes, marksBytes)
 	if err != nil {
 		return nil, fmt.Errorf("open the marks: %w", err)
 	}
+	m := &marks{memory: mem}
 	switch h := m.head(); {
 	case h.magic != marksMagic:
 		err = errDamaged
@@ -154,9 +123,6 @@ func (m *marks) At(place int) *Mark {
 	}
 	return (*Mark)(unsafe.Pointer(&m.mem[marksHeader+place*markSize]))
 }
-
-// Close ends the use of the marks. What is in them lives on where the file is stored.
-func (m *marks) Close() error { return errors.Join(unix.Munmap(m.mem), m.file.Close()) }
 
 // intact is Kept.Intact for the connection whose mark it is.
 func (m *Mark) intact(fd int) (bool, error) {

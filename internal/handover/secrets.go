@@ -69,8 +69,7 @@ func (s *Secret) setOwner(id uint64) { binary.LittleEndian.PutUint64(s.mem[atOwn
 
 // secrets holds the Secrets of all connections that have one, in a memfd that is mapped and stored.
 type secrets struct {
-	file *os.File
-	mem  []byte
+	memory
 
 	mu        sync.Mutex
 	allocated int // slots that have memory
@@ -90,55 +89,24 @@ var secretsMagic = [8]byte{'P', 'i', 'C', 'l', 'o', 'u', 'd', 'S'}
 
 // newSecrets returns secrets of which there are none.
 func newSecrets() (*secrets, error) {
-	fd, err := unix.MemfdCreate(secretsName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	m, err := newMemory(secretsName, secretsBytes, secretsHeader)
 	if err != nil {
 		return nil, fmt.Errorf("make the secrets: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), secretsName)
-	s, err := func() (*secrets, error) {
-		if err := f.Truncate(secretsBytes); err != nil {
-			return nil, err
-		}
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, journalSeals); err != nil {
-			return nil, err
-		}
-		if err := unix.Fallocate(fd, 0, 0, secretsHeader); err != nil {
-			return nil, err
-		}
-		return mapSecrets(f)
-	}()
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("make the secrets: %w", err)
-	}
+	s := &secrets{memory: m}
 	copy(s.mem, secretsMagic[:])
 	binary.LittleEndian.PutUint32(s.mem[8:], secretsVersion)
 	return s, nil
 }
 
-func mapSecrets(f *os.File) (*secrets, error) {
-	mem, err := unix.Mmap(int(f.Fd()), 0, secretsBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map them: %w", err)
-	}
-	return &secrets{file: f, mem: mem}, nil
-}
-
 // openSecrets takes over the secrets that another process has left in f, and returns those of the connections in
 // owners. All others are cleared. After an error f is still the caller's.
 func openSecrets(f *os.File, owners map[uint64]*Kept) (*secrets, error) {
-	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
-	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {
-		return nil, fmt.Errorf("open the secrets: %w: they are not in a sealed memfd", errDamaged)
-	}
-	info, err := f.Stat()
-	if err != nil || info.Size() != secretsBytes {
-		return nil, fmt.Errorf("open the secrets: %w: they have another size", errors.Join(errDamaged, err))
-	}
-	s, err := mapSecrets(f)
+	m, err := openMemory(f, secretsBytes, secretsBytes)
 	if err != nil {
 		return nil, fmt.Errorf("open the secrets: %w", err)
 	}
+	s := &secrets{memory: m}
 	switch {
 	case [8]byte(s.mem) != secretsMagic:
 		err = errDamaged
@@ -168,19 +136,22 @@ func (s *secrets) claim(owners map[uint64]*Kept) error {
 		return err
 	}
 	s.allocated = min(int(end-secretsHeader)/secretSize, maxSecrets)
-	taken := make(map[uint64]*Secret)
+	claimed := make(map[uint64]bool)
 	for i := range s.allocated {
 		secret := s.at(i)
 		id := secret.owner()
-		if k := owners[id]; id != 0 && k != nil && taken[id] == nil {
-			taken[id], k.secret = secret, secret
-			continue
+		switch k := owners[id]; {
+		case k == nil: // 0 is no connection
+			s.give(secret)
+		case claimed[id]:
+			if k.secret != nil {
+				s.give(k.secret)
+				k.secret = nil
+			}
+			s.give(secret)
+		default:
+			claimed[id], k.secret = true, secret
 		}
-		if k := owners[id]; k != nil && k.secret != nil {
-			s.give(k.secret)
-			k.secret = nil
-		}
-		s.give(secret)
 	}
 	return nil
 }
@@ -210,16 +181,8 @@ func (s *secrets) grow() bool {
 	if more == 0 {
 		return false
 	}
-	at := int64(secretsHeader + s.allocated*secretSize)
-	for {
-		err := unix.Fallocate(int(s.file.Fd()), 0, at, int64(more*secretSize))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return false
-		}
-		break
+	if s.allocate(secretsHeader+s.allocated*secretSize, more*secretSize) != nil {
+		return false
 	}
 	for i := range more {
 		s.free = append(s.free, s.allocated+more-1-i)
@@ -235,6 +198,3 @@ func (s *secrets) give(secret *Secret) {
 	defer s.mu.Unlock()
 	s.free = append(s.free, secret.slot)
 }
-
-// Close ends the use of the secrets. What is in them lives on where the file is stored.
-func (s *secrets) Close() error { return errors.Join(unix.Munmap(s.mem), s.file.Close()) }

@@ -149,7 +149,12 @@ func TestSecretsAreClearedWithTheirConnections(t *testing.T) {
 // What nobody owns is cleared when the store is opened: the process may have been killed in the middle of anything.
 func TestSecretsOfNobodyAreCleared(t *testing.T) {
 	s, all := secretive(t, 4)
-	all[0].End() // and it is killed before Drop
+	all[0].End()                    // and it is killed before Drop
+	lost := s.secrets.take(1 << 30) // of a connection whose descriptor is not there
+	copy(lost.mem[atNumbers:], all[3].Secret().mem[atNumbers:])
+	if err := s.journal.Set(1<<30, 'c', "", []byte("lost")); err != nil {
+		t.Fatal(err)
+	}
 	twin := s.secrets.at(s.secrets.free[0])
 	copy(twin.mem, all[1].Secret().mem) // two claim to be one's
 	nobody := s.secrets.at(s.secrets.free[1])

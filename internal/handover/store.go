@@ -111,12 +111,6 @@ func Open(files []*os.File, admit func([]Record) bool) (s *Store, conns []Connec
 		return fail(jerr, derr)
 	}
 	s.descriptors, s.marks = d, m
-	var serr error
-	if secrets != nil {
-		if s.secrets, serr = openSecrets(secrets, s.opened); serr != nil {
-			secrets.Close()
-		}
-	}
 	if surplus > 0 {
 		derr = errors.Join(derr, fmt.Errorf("%d connections are ended: this process may have fewer", surplus))
 	}
@@ -131,6 +125,12 @@ func Open(files []*os.File, admit func([]Record) bool) (s *Store, conns []Connec
 	})
 	for i := range conns {
 		conns[i].FD = fds[conns[i].Kept.id]
+	}
+	var serr error
+	if secrets != nil { // what belongs to none of those that are left is cleared
+		if s.secrets, serr = openSecrets(secrets, s.opened); serr != nil {
+			secrets.Close()
+		}
 	}
 	return s, conns, general, errors.Join(jerr, derr, serr)
 }
