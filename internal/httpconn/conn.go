@@ -462,7 +462,7 @@ func (c *Conn) send(p []byte) error {
 // recv reads what is at hand: io.EOF at the end. With TLS, what has come may bring nothing yet.
 func (c *Conn) recv(p []byte) (int, error) {
 	if c.tls != nil {
-		n, _, _, err := c.tls.Recv(c.fd, p)
+		n, _, err := c.tls.Recv(c.fd, p)
 		return n, err
 	}
 	n, err := poll.Recv(c.fd, p)
@@ -484,7 +484,7 @@ func (c *Conn) post(p []byte) (n int, err error) {
 	}
 	for n < len(p) && err == nil {
 		var k int
-		k, _, err = c.tls.Send(c.fd, [][]byte{p[n:]}, nil)
+		k, _, err = c.tls.Send(c.fd, [][]byte{p[n:]})
 		n += k
 	}
 	return n, err

@@ -8,7 +8,6 @@ import (
 
 	"picloud/internal/poll"
 	"picloud/internal/tlsconn"
-	"picloud/internal/tlsrecord"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,10 +15,10 @@ import (
 // Saved is what a connection at rest consists of, with its descriptor, which stays the Conn's.
 type Saved struct {
 	FD    int
-	Local bool             // of a Unix socket
-	Used  bool             // a request has been answered on it
-	In    []byte           // what has come of the next request
-	TLS   *tlsrecord.Saved // nil: it is plain
+	Local bool            // of a Unix socket
+	Used  bool            // a request has been answered on it
+	In    []byte          // what has come of the next request
+	TLS   *tlsconn.Stream // nil: it is plain
 }
 
 // Freeze brings the connections to rest and keeps them there: further input is left to the process that restores them.
@@ -87,16 +86,7 @@ func (c *Conn) save() (Saved, bool) {
 		return Saved{}, false
 	}
 	_, isUnix := c.local.(*net.UnixAddr)
-	sv := Saved{FD: c.fd, Local: isUnix, Used: c.used, In: c.in}
-	if c.tls != nil {
-		sv.In = c.unread()
-		over, ok := c.tls.Save()
-		if !ok {
-			return Saved{}, false
-		}
-		sv.TLS = &over
-	}
-	return sv, true
+	return Saved{FD: c.fd, Local: isUnix, Used: c.used, In: c.unread(), TLS: c.tls}, true
 }
 
 // ErrCrowded is returned by Restore when there is no slot.
@@ -113,20 +103,12 @@ func (s *Set) Restore(saved Saved) error {
 			local = &net.UnixAddr{Net: "unix"}
 		}
 		c = s.newConn(saved.FD, address(sa), local)
-		c.in, c.used = saved.In, saved.Used
-		if saved.TLS != nil {
-			var link *tlsrecord.Link
-			if link, err = tlsrecord.Restore(*saved.TLS); err == nil {
-				c.tls = tlsconn.New(link)
-			}
-		}
+		c.in, c.used, c.tls = saved.In, saved.Used, saved.TLS
 		if c.used { // by whatever request: it may have been a POST
 			c.blank = lineEnds
 		}
-		if err == nil {
-			if c.slot = s.slots.tryEnter(c, c.network()); c.slot == nil {
-				err = ErrCrowded
-			}
+		if c.slot = s.slots.tryEnter(c, c.network()); c.slot == nil {
+			err = ErrCrowded
 		}
 	}
 	if err != nil {

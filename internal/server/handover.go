@@ -13,7 +13,7 @@ import (
 
 	"picloud/internal/handover"
 	"picloud/internal/httpconn"
-	"picloud/internal/tlsrecord"
+	"picloud/internal/tlsconn"
 	"picloud/internal/wire"
 	"picloud/internal/wsconn"
 )
@@ -56,7 +56,7 @@ type requestRecord struct {
 	Local bool   `json:"local,omitempty"`
 	Used  bool   `json:"used,omitempty"`
 	In    []byte `json:"in,omitempty"`
-	Held  []byte `json:"held,omitempty"` // these two of TLS: see tlsrecord.Saved
+	Held  []byte `json:"held,omitempty"` // these two of TLS: see tlsconn
 	Owed  []byte `json:"owed,omitempty"`
 }
 
@@ -266,13 +266,13 @@ func (s *Server) saveRequest(sv httpconn.Saved) error {
 			kept.Drop()
 			return errSecret
 		}
-		secret.SetKey(handover.Reading, sv.TLS.InKey)
-		secret.SetKey(handover.Writing, sv.TLS.OutKey)
-		secret.SetNumber(handover.Reading, sv.TLS.In)
-		secret.SetNumber(handover.Writing, sv.TLS.Out)
-		clear(sv.TLS.InKey)
-		clear(sv.TLS.OutKey)
-		kind, r.Held, r.Owed = recordSealedRequest, sv.TLS.Held, sv.TLS.Owed
+		sv.TLS.Keep(secret)
+		var ok bool
+		if r.Held, r.Owed, ok = sv.TLS.Leave(); !ok {
+			kept.Drop()
+			return errEnding
+		}
+		kind = recordSealedRequest
 	case len(sv.In) > oldRequestBytes:
 		kind = recordLongRequest
 	}
@@ -424,12 +424,9 @@ func (s *Server) restore(l leftBehind, handedOver bool) error {
 	if l.request != nil {
 		sv := httpconn.Saved{FD: l.FD, Local: l.request.Local, Used: l.request.Used, In: l.request.In}
 		if l.Kept.IsSecret() {
-			secret := l.Kept.Secret()
-			sv.TLS = &tlsrecord.Saved{ // copies: it is not kept any longer
-				InKey:  slices.Clone(secret.Key(handover.Reading)),
-				OutKey: slices.Clone(secret.Key(handover.Writing)),
-				In:     secret.Number(handover.Reading), Out: secret.Number(handover.Writing),
-				Held: l.request.Held, Owed: l.request.Owed,
+			var err error
+			if sv.TLS, err = tlsconn.Restore(l.Kept.Secret(), l.request.Held, l.request.Owed); err != nil {
+				return err
 			}
 		}
 		s.requests = append(s.requests, sv)

@@ -145,7 +145,7 @@ func (r *rig) goodbye() (record []byte) {
 func (r *rig) recv(p []byte) (n, moved int, err error) {
 	r.t.Helper()
 	wait.Until(r.t, "something comes", func() bool {
-		n, moved, _, err = r.Recv(r.fd, p)
+		n, moved, err = r.Recv(r.fd, p)
 		return err != poll.ErrAgain
 	})
 	if n > 0 && err != nil {
@@ -176,7 +176,7 @@ func (r *rig) fill() (text []byte, moved int) {
 			p[j] = byte(i + j%251)
 		}
 		for len(p) > 0 {
-			n, m, err := r.Send(r.fd, [][]byte{p[:1], p[1 : len(p)/2+1], p[len(p)/2+1:]}, nil)
+			n, m, err := r.Send(r.fd, [][]byte{p[:1], p[1 : len(p)/2+1], p[len(p)/2+1:]})
 			text, moved, p = append(text, p[:n]...), moved+m, p[n:]
 			if err == poll.ErrAgain && r.Owes() {
 				return text, moved

@@ -18,8 +18,9 @@ import (
 // one may write at the same time.
 type Stream struct {
 	*tlsrecord.Link
-	ahead []byte // what has been opened and not been read
-	ended error  // what follows that
+	ahead  []byte // what has been opened and not been read
+	ended  error  // what follows that
+	secret Secret // nil: it is not kept
 }
 
 // New makes a Stream of what Handshake or tlsrecord.Restore has returned.
@@ -31,29 +32,33 @@ type buffer [2 * tlsrecord.BufferBytes]byte
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 // Recv reads what the socket has and opens it. p has room for tlsrecord.BufferBytes at least; its first n bytes are the
-// client's, and moved is how many bytes were read for that. rekeyed is Open's.
+// client's, and moved is how many bytes were read for that.
 //
 // With n 0 and no error there is no whole record yet, and it may be called again. poll.ErrAgain: there is nothing to
 // read. io.EOF: the client has ended its side. Any other error ends the connection, and Bye tells the client.
-func (s *Stream) Recv(fd int, p []byte) (n, moved int, rekeyed bool, err error) {
+func (s *Stream) Recv(fd int, p []byte) (n, moved int, err error) {
 	switch {
 	case len(s.ahead) > 0:
-		return s.take(p), 0, false, nil
+		return s.take(p), 0, nil
 	case s.ended != nil:
-		return 0, 0, false, s.ended
+		return 0, 0, s.ended
 	}
 	held := s.Resume(p)
 	if moved, err = poll.Recv(fd, p[held:]); err != nil {
-		return 0, 0, false, err
+		return 0, 0, err
 	}
 	if moved == 0 {
-		return 0, 0, false, s.end()
+		return 0, 0, s.end()
 	}
+	var rekeyed bool
 	n, rekeyed, s.ended = s.Open(p[:held+moved])
+	if rekeyed && s.secret != nil {
+		s.noteInKey()
+	}
 	if n == 0 {
 		err = s.ended
 	}
-	return n, moved, rekeyed, err
+	return n, moved, err
 }
 
 // end is what the end of the socket's bytes means. Many clients do not send close_notify.
@@ -81,11 +86,10 @@ func (s *Stream) Ahead() []byte {
 
 // Send sends what is owed and then, if the socket takes all of it, seals and sends bufs: as much as fits into one
 // buffer, and as the socket takes without blocking. n bytes of bufs are taken, whatever err is: they have been sent, or
-// are owed. moved is how many bytes the socket has taken. sealed is called, if it is not nil, after something has been
-// sealed and before any of that is sent.
+// are owed. moved is how many bytes the socket has taken.
 //
 // poll.ErrAgain: the socket takes no more for now.
-func (s *Stream) Send(fd int, bufs [][]byte, sealed func(rekeyed bool)) (n, moved int, err error) {
+func (s *Stream) Send(fd int, bufs [][]byte) (n, moved int, err error) {
 	if owed := s.Owed(); len(owed) > 0 {
 		moved, err = poll.Send(fd, owed)
 		if err != nil {
@@ -101,8 +105,8 @@ func (s *Stream) Send(fd int, bufs [][]byte, sealed func(rekeyed bool)) (n, move
 	if err != nil || len(records) == 0 {
 		return 0, moved, err
 	}
-	if sealed != nil {
-		sealed(rekeyed)
+	if s.secret != nil {
+		s.noteOut(rekeyed)
 	}
 	sent, err := poll.Send(fd, records)
 	s.Owe(records[sent:])
@@ -176,7 +180,7 @@ func (s *Stream) read(fd int, p []byte) (n int, err error) {
 		b := buffers.Get().(*buffer)
 		defer buffers.Put(b)
 		for n == 0 && err == nil {
-			n, _, _, err = s.Recv(fd, b[:tlsrecord.BufferBytes])
+			n, _, err = s.Recv(fd, b[:tlsrecord.BufferBytes])
 		}
 		if n == 0 {
 			return 0, err
@@ -185,7 +189,7 @@ func (s *Stream) read(fd int, p []byte) (n int, err error) {
 		s.ahead = append(s.ahead, b[k:n]...)
 		return k, nil
 	}
-	n, _, _, err = s.Recv(fd, p)
+	n, _, err = s.Recv(fd, p)
 	return n, err
 }
 
@@ -195,7 +199,7 @@ func (c *blocking) Write(p []byte) (n int, err error) {
 		defer c.out.Unlock()
 		for {
 			var k int
-			k, _, err = c.stream.Send(int(fd), [][]byte{p[n:]}, nil)
+			k, _, err = c.stream.Send(int(fd), [][]byte{p[n:]})
 			n += k
 			if err != nil || n == len(p) {
 				return err != poll.ErrAgain

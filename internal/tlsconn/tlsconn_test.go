@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"picloud/internal/handover"
 	"picloud/internal/poll"
 	"picloud/internal/tlsrecord"
 	"picloud/test/wait"
@@ -98,7 +99,7 @@ func TestHalfARecordIsKept(t *testing.T) {
 					t.Fatal(n, moved, err)
 				}
 			}
-			if _, _, _, err := r.Recv(r.fd, b[:]); err != poll.ErrAgain || r.Held() != len(record)-1 || r.AtRest() {
+			if _, _, err := r.Recv(r.fd, b[:]); err != poll.ErrAgain || r.Held() != len(record)-1 || r.AtRest() {
 				t.Errorf("error %v with %d bytes held, want %d", err, r.Held(), len(record)-1)
 			}
 			r.wire.put(t, record[len(record)-1:])
@@ -135,7 +136,7 @@ func TestEnds(t *testing.T) {
 				if got, _, err := r.recvAll(); got != tt.want || err != tt.err {
 					t.Errorf("Recv: got %q, %v, want %q, %v", got, err, tt.want, tt.err)
 				}
-				if _, _, _, err := r.Recv(r.fd, make([]byte, tlsrecord.BufferBytes)); err != tt.err {
+				if _, _, err := r.Recv(r.fd, make([]byte, tlsrecord.BufferBytes)); err != tt.err {
 					t.Errorf("Recv once more: %v", err)
 				}
 			})
@@ -167,7 +168,7 @@ func TestAhead(t *testing.T) {
 		if n, err := over.Read(b[:2]); string(b[:n]) != "ab" || err != nil {
 			t.Errorf("Over: got %q, %v", b[:n], err)
 		}
-		if n, moved, _, err := r.Recv(r.fd, b[:3]); string(b[:n]) != "cde" || moved != 0 || err != nil {
+		if n, moved, err := r.Recv(r.fd, b[:3]); string(b[:n]) != "cde" || moved != 0 || err != nil {
 			t.Errorf("Recv: got %q, %v", b[:n], err)
 		}
 		if got := r.Ahead(); string(got) != "fgh" {
@@ -194,7 +195,7 @@ func TestClientThatTakesNothing(t *testing.T) {
 			reading <- err
 		}()
 		for p := []byte("the end"); len(p) > 0 || r.Owes(); {
-			n, m, err := r.Send(r.fd, [][]byte{p}, nil)
+			n, m, err := r.Send(r.fd, [][]byte{p})
 			text, moved, p = append(text, p[:n]...), moved+m, p[n:]
 			if err != nil && err != poll.ErrAgain {
 				t.Fatal(err)
@@ -295,13 +296,13 @@ func TestBye(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			each(t, func(t *testing.T, r *rig) {
 				before := int(r.wire.read.Load())
-				_, moved, err := r.Send(r.fd, [][]byte{[]byte("text")}, nil)
+				_, moved, err := r.Send(r.fd, [][]byte{[]byte("text")})
 				if err != nil {
 					t.Fatal(err)
 				}
 				r.Bye(r.fd, tt.why)
 				r.Bye(r.fd, nil)
-				if n, m, err := r.Send(r.fd, [][]byte{[]byte("x")}, nil); n+m != 0 || err != tlsrecord.ErrEnded {
+				if n, m, err := r.Send(r.fd, [][]byte{[]byte("x")}); n+m != 0 || err != tlsrecord.ErrEnded {
 					t.Errorf("Send takes %d bytes, %v", n, err)
 				}
 				r.nc.(*net.TCPConn).CloseWrite()
@@ -339,7 +340,7 @@ func TestBye(t *testing.T) {
 				done <- err
 			}()
 			for r.Owes() { // it is whole records still
-				_, _, err := r.Send(r.fd, nil, nil)
+				_, _, err := r.Send(r.fd, nil)
 				if err != nil && err != poll.ErrAgain && err != tlsrecord.ErrEnded {
 					t.Fatal(err)
 				}
@@ -350,6 +351,14 @@ func TestBye(t *testing.T) {
 		})
 	})
 }
+
+// A note is a Secret that is called with the number of a direction's next record.
+type note func(d handover.Direction, n uint64)
+
+func (f note) SetNumber(d handover.Direction, n uint64) { f(d, n) }
+func (note) SetKey(handover.Direction, []byte)          {}
+func (note) Key(handover.Direction) []byte              { return nil }
+func (note) Number(handover.Direction) uint64           { return 0 }
 
 // What has been sealed is noted before any of it is sent.
 func TestNothingIsSentBeforeItIsNoted(t *testing.T) {
@@ -367,16 +376,20 @@ func TestNothingIsSentBeforeItIsNoted(t *testing.T) {
 			return n
 		}
 		before, called := unread(), 0
-		note := func(bool) {
-			if called++; r.Out() == 0 || unread() != before {
-				t.Error("something has been sent already, or nothing has been sealed")
-			}
-		}
 		out := r.Out()
-		if _, _, err := r.Send(r.fd, [][]byte{[]byte("text")}, note); err != nil || called != 1 || r.Out() != out+1 {
+		noted := note(func(d handover.Direction, n uint64) {
+			if d == handover.Reading {
+				return
+			}
+			if called++; n != out+uint64(called-1) || unread() != before { // the first time is Keep's
+				t.Errorf("something has been sent already, or nothing has been sealed: %d is noted", n)
+			}
+		})
+		r.Keep(noted)
+		if _, _, err := r.Send(r.fd, [][]byte{[]byte("text")}); err != nil || called != 2 || r.Out() != out+1 {
 			t.Errorf("called %d times, error %v, record %d", called, err, r.Out())
 		}
-		if _, _, err := r.Send(r.fd, nil, note); err != nil || called != 1 {
+		if _, _, err := r.Send(r.fd, nil); err != nil || called != 2 {
 			t.Errorf("nothing to be sent: called %d times, error %v", called, err)
 		}
 		var b [4]byte
@@ -417,7 +430,7 @@ func TestBothWaysAtOnce(t *testing.T) {
 					}
 				} else {
 					for p := []byte(long); len(p) > 0 || r.Owes(); {
-						n, _, err := r.Send(r.fd, [][]byte{p}, nil)
+						n, _, err := r.Send(r.fd, [][]byte{p})
 						if p = p[n:]; err != nil && err != poll.ErrAgain {
 							t.Error(err)
 							break

@@ -26,8 +26,7 @@ func (c *Conn) enlist() {
 			kept.Drop()
 			return
 		}
-		over.keep(secret)
-		over.note()
+		over.Keep(secret)
 	}
 	c.kept = kept
 	if err := c.count(); err != nil {

@@ -10,7 +10,6 @@ import (
 	"picloud/internal/handover"
 	"picloud/internal/poll"
 	"picloud/internal/tlsconn"
-	"picloud/internal/tlsrecord"
 )
 
 // Saved is what a connection at rest consists of, besides its descriptor and its handler.
@@ -22,7 +21,7 @@ type Saved struct {
 	Queued  []byte `json:",omitempty"` // what is still to be sent
 	Left    int    `json:",omitempty"` // how much of that is the rest of a half-written frame
 
-	// With TLS, besides the secret; see tlsrecord.Saved.
+	// With TLS, besides the secret: see tlsconn.
 	Held []byte `json:",omitempty"`
 	Owed []byte `json:",omitempty"`
 }
@@ -74,21 +73,14 @@ func (c *Conn) Save() (Saved, bool) {
 	if c.ending != nil || c.dead {
 		return Saved{}, false
 	}
-	var over tlsrecord.Saved
-	if s, ok := c.sock.stream.(*sealed); ok {
-		if s.secret == nil {
+	sv := Saved{Addr: c.addr, Partial: c.partial, Frames: c.gather.pos, Payload: c.gather.payload,
+		Left: int(c.out.left)}
+	if over, ok := c.sock.stream.(*sealed); ok {
+		if sv.Held, sv.Owed, ok = over.Leave(); !ok {
 			return Saved{}, false
 		}
-		s.note()
-		if over, ok = s.Save(); !ok {
-			return Saved{}, false
-		}
-		clear(over.InKey)
-		clear(over.OutKey)
 	}
 	c.ending = &ending{why: ErrSaved}
-	sv := Saved{Addr: c.addr, Partial: c.partial, Frames: c.gather.pos, Payload: c.gather.payload,
-		Left: int(c.out.left), Held: over.Held, Owed: over.Owed}
 	if c.out.size > 0 {
 		sv.Queued = slices.Concat(append([][]byte{c.out.first}, c.out.rest...)...)
 	}
@@ -105,11 +97,12 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 	}
 	sock := socket{fd: fd}
 	if kept.IsSecret() {
-		over, err := unseal(fd, kept.Secret(), sv)
+		over, err := tlsconn.Restore(kept.Secret(), sv.Held, sv.Owed)
 		if err != nil {
 			return nil, err
 		}
-		sock.stream = over
+		over.Keep(kept.Secret())
+		sock.stream = &sealed{fd, over}
 	}
 	s.mu.Lock()
 	s.open++
@@ -139,21 +132,6 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 	c.mu.Unlock()
 	s.admit(c, meet)
 	return c, nil
-}
-
-// unseal makes the stream of a connection with TLS that another process has left.
-func unseal(fd int, secret *handover.Secret, sv Saved) (*sealed, error) {
-	link, err := tlsrecord.Restore(tlsrecord.Saved{
-		InKey: secret.Key(handover.Reading), OutKey: secret.Key(handover.Writing),
-		In: secret.Number(handover.Reading), Out: secret.Number(handover.Writing),
-		Held: sv.Held, Owed: sv.Owed,
-	})
-	if err != nil {
-		return nil, err
-	}
-	s := &sealed{fd: fd, Stream: tlsconn.New(link)}
-	s.keep(secret)
-	return s, nil
 }
 
 // check refuses what Save cannot have returned, since it has been stored elsewhere in between.

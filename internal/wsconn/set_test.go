@@ -399,7 +399,6 @@ func (s *scripted) write(bufs [][]byte) (n, moved int, err error) {
 	n, err = s.onWrite(bufs)
 	return n, n, err
 }
-func (s *scripted) reads() int     { return 1 }
 func (s *scripted) holds() int     { return 0 }
 func (s *scripted) rests() bool    { return true }
 func (s *scripted) DropInCipher()  {}

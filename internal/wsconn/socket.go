@@ -9,7 +9,6 @@ import (
 	"time"
 	"unsafe"
 
-	"picloud/internal/handover"
 	"picloud/internal/poll"
 	"picloud/internal/tlsconn"
 	"picloud/internal/tlsrecord"
@@ -31,9 +30,8 @@ type socket struct {
 // nothing is called after close.
 type stream interface {
 	// read returns errAgain when there is nothing to read, and io.EOF at the end. moved is how many bytes were read
-	// from the descriptor for n, which can be 0 for now. p has room for reads bytes at least.
+	// from the descriptor for n, which can be 0 for now. p has room for tlsrecord.BufferBytes at least.
 	read(p []byte) (n, moved int, err error)
-	reads() int
 	// holds is how many bytes have been read that bring nothing yet.
 	holds() int
 	// rests notes where the reading side stands, and reports whether nothing is unfinished there.
@@ -65,9 +63,10 @@ func (s socket) read(p []byte) (n, moved int, err error) {
 	return n, n, err
 }
 
+// reads is how much room read needs to have.
 func (s socket) reads() int {
 	if s.stream != nil {
-		return s.stream.reads()
+		return tlsrecord.BufferBytes
 	}
 	return 1
 }
@@ -162,71 +161,20 @@ func (s socket) close() {
 	unix.Close(s.fd)
 }
 
-// sealed is the stream of a connection with TLS. What another process needs to go on with it is noted in its secret,
-// while the mark says that the direction is at work: see tlsrecord.
+// sealed is the stream of a connection with TLS.
 type sealed struct {
 	fd int
 	*tlsconn.Stream
-	secret *handover.Secret   // nil: it ends with the process
-	noted  func(rekeyed bool) // noteOut, where there is a secret
 }
 
-func (s *sealed) read(p []byte) (n, moved int, err error) {
-	n, moved, rekeyed, err := s.Recv(s.fd, p)
-	if rekeyed && s.secret != nil {
-		s.noteKey(handover.Reading)
-	}
-	return n, moved, err
-}
-
-func (s *sealed) reads() int { return tlsrecord.BufferBytes }
-func (s *sealed) holds() int { return s.Held() }
-
-func (s *sealed) rests() bool {
-	if s.secret != nil {
-		s.secret.SetNumber(handover.Reading, s.In())
-	}
-	return s.AtRest()
-}
-
-func (s *sealed) write(bufs [][]byte) (n, moved int, err error) {
-	return s.Send(s.fd, bufs, s.noted)
-}
-
-// keep has another process go on with the connection by means of secret.
-func (s *sealed) keep(secret *handover.Secret) { s.secret, s.noted = secret, s.noteOut }
-
-// noteOut notes what has been sealed before it can be sent.
-func (s *sealed) noteOut(rekeyed bool) {
-	if rekeyed {
-		s.noteKey(handover.Writing)
-	}
-	s.secret.SetNumber(handover.Writing, s.Out())
-}
-
-func (s *sealed) noteKey(d handover.Direction) {
-	var b [tlsrecord.KeyBytes]byte
-	if d == handover.Reading {
-		s.secret.SetKey(d, s.AppendInKey(b[:0]))
-	} else {
-		s.secret.SetKey(d, s.AppendOutKey(b[:0]))
-	}
-	clear(b[:])
-}
-
-// note notes all, of both directions, neither of which is at work.
-func (s *sealed) note() {
-	for _, d := range []handover.Direction{handover.Reading, handover.Writing} {
-		s.noteKey(d)
-	}
-	s.secret.SetNumber(handover.Reading, s.In())
-	s.secret.SetNumber(handover.Writing, s.Out())
-}
-
-func (s *sealed) owes() bool    { return s.Owes() }
-func (s *sealed) bye(why error) { s.Bye(s.fd, why) }
-func (s *sealed) closeWrite()   { unix.Shutdown(s.fd, unix.SHUT_WR) }
-func (s *sealed) abort()        { unix.Shutdown(s.fd, unix.SHUT_RDWR) }
+func (s *sealed) read(p []byte) (n, moved int, err error)       { return s.Recv(s.fd, p) }
+func (s *sealed) holds() int                                    { return s.Held() }
+func (s *sealed) rests() bool                                   { return s.Rests() }
+func (s *sealed) write(bufs [][]byte) (n, moved int, err error) { return s.Send(s.fd, bufs) }
+func (s *sealed) owes() bool                                    { return s.Owes() }
+func (s *sealed) bye(why error)                                 { s.Bye(s.fd, why) }
+func (s *sealed) closeWrite()                                   { unix.Shutdown(s.fd, unix.SHUT_WR) }
+func (s *sealed) abort()                                        { unix.Shutdown(s.fd, unix.SHUT_RDWR) }
 func (s *sealed) close() {
 	s.Wipe()
 	unix.Close(s.fd)
@@ -250,7 +198,7 @@ func newSocket(nc net.Conn, peerTimeout time.Duration) (s socket, place poll.Pla
 		watchPeer(s.fd, peerTimeout)
 	}
 	if over != nil {
-		s.stream = &sealed{fd: s.fd, Stream: over}
+		s.stream = &sealed{s.fd, over}
 	}
 	return s, place, ahead, err
 }
