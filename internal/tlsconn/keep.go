@@ -5,8 +5,8 @@ import (
 	"picloud/internal/tlsrecord"
 )
 
-// A Secret is where a Stream notes what another process needs to go on with it, a *handover.Secret. It counts only where
-// the direction is not at work: see tlsrecord.
+// A Secret is where a Stream notes what another process needs to go on with it, a *handover.Secret. It counts only
+// where the direction is not at work: see tlsrecord.
 type Secret interface {
 	SetKey(d handover.Direction, key []byte)
 	Key(d handover.Direction) []byte
