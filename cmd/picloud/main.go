@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"picloud/internal/client"
+	"picloud/internal/utf"
 )
 
 // version is set by the build.
@@ -175,14 +176,11 @@ func trust(file string) (*x509.CertPool, error) {
 	if err != nil {
 		pool = x509.NewCertPool() // a machine without any
 	}
-	if !pool.AppendCertsFromPEM(bytes.TrimPrefix(text, byteOrderMark)) {
+	if !pool.AppendCertsFromPEM(bytes.TrimPrefix(text, utf.Mark)) {
 		return nil, fmt.Errorf("%s (--ca, PICLOUD_CA) holds no PEM certificate: that has a line that begins with -----BEGIN CERTIFICATE", file)
 	}
 	return pool, nil
 }
-
-// byteOrderMark is what editors and shells of Windows put in front of UTF-8.
-var byteOrderMark = []byte("\uFEFF")
 
 // withConnection keeps c connected while f runs, and ends f's context if that cannot be done.
 func withConnection(ctx context.Context, c *client.Client, f func(context.Context) error) error {

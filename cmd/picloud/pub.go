@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"picloud/internal/client"
+	"picloud/internal/utf"
 	"picloud/internal/wire"
 )
 
@@ -171,7 +172,7 @@ func readLines(ctx context.Context, stdin io.Reader, lines chan<- line) error {
 	for first := true; ; first = false {
 		text, err := readLine(r)
 		if first {
-			text = bytes.TrimPrefix(text, byteOrderMark)
+			text = bytes.TrimPrefix(text, utf.Mark)
 		}
 		switch {
 		case errors.Is(err, io.EOF):

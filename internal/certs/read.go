@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"picloud/internal/utf"
 )
 
 // maxFileBytes is far above any chain; it keeps a wrong path (a disk image, a log) from being read into memory.
@@ -61,11 +63,8 @@ func read(certFile, keyFile string) (*tls.Certificate, error) {
 	return &pair, nil
 }
 
-// mark is UTF-8's byte order mark, which editors of Windows put in front, where pem looks for the first line.
-var mark = []byte("\ufeff")
-
-// contents reads a regular file; anything else might block or never end. A byte order mark is skipped. The error does
-// not name the file.
+// contents reads a regular file; anything else might block or never end. A byte order mark, where pem looks for the
+// first line, is skipped. The error does not name the file.
 func contents(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -80,16 +79,10 @@ func contents(path string) ([]byte, error) {
 	if err != nil {
 		return nil, advise(err)
 	}
-	if isUTF16(data) {
+	if utf.Is16(data) {
 		return nil, errors.New("the file is UTF-16: save it as UTF-8")
 	}
-	return bytes.TrimPrefix(data, mark), nil
-}
-
-// isUTF16 reports whether p begins with a byte order mark of UTF-16, or, without one, with a character of ASCII.
-func isUTF16(p []byte) bool {
-	return bytes.HasPrefix(p, []byte("\xff\xfe")) || bytes.HasPrefix(p, []byte("\xfe\xff")) ||
-		len(p) >= 2 && (p[0] == 0) != (p[1] == 0)
+	return bytes.TrimPrefix(data, utf.Mark), nil
 }
 
 // advise adds the remedy to an error of the file system and drops the path, which the caller quotes.

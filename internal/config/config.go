@@ -2,7 +2,6 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"picloud/internal/utf"
 )
 
 // Config is what the daemon runs with: every field is in its allowed range. It holds the API key, so it is never
@@ -168,19 +169,13 @@ func credential(getenv func(string) string) (string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("read the key's credential: %w", err)
 	}
-	if isUTF16(p) {
+	if utf.Is16(p) {
 		return "", fmt.Errorf("the credential %s is a file in UTF-16 (%q): save the key as UTF-8", keyCredential, path)
 	}
 	return trim(string(p)), nil
 }
 
-// isUTF16 reports whether p begins with a byte order mark of UTF-16, or, without one, with a character of ASCII.
-func isUTF16(p []byte) bool {
-	return bytes.HasPrefix(p, []byte("\xff\xfe")) || bytes.HasPrefix(p, []byte("\xfe\xff")) ||
-		len(p) >= 2 && (p[0] == 0) != (p[1] == 0)
-}
-
-func trim(text string) string { return strings.Trim(strings.TrimPrefix(text, "\ufeff"), blanks) }
+func trim(s string) string { return strings.Trim(strings.TrimPrefix(s, string(utf.Mark)), blanks) }
 
 type row struct {
 	name, preset, help string

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"picloud/internal/utf"
 )
 
 func FuzzDecode(f *testing.F) {
@@ -38,7 +40,7 @@ func FuzzDecode(f *testing.F) {
 		if !utf8.Valid(p) {
 			return
 		}
-		p = bytes.TrimPrefix(p, mark)
+		p = bytes.TrimPrefix(p, utf.Mark)
 		pathsAgree(t, p)
 		if err != nil {
 			if json.Valid(p) && (err == errUTF16 || err == errNaN || err == errInfinity) {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"strings"
 	"unicode/utf8"
+
+	"picloud/internal/utf"
 )
 
 // Texts that others' programs send for JSON get an error that says what they are.
@@ -16,16 +18,13 @@ var (
 	errInfinity = &Error{"Infinity is no JSON: send null or a string"}
 )
 
-// mark is UTF-8's byte order mark, which editors and shells of Windows put in front of a text.
-var mark = []byte("\ufeff")
-
 // Text returns p without a byte order mark in front. The error, an *Error, names what p is if it is not UTF-8.
 func Text(p []byte) ([]byte, error) {
 	if !utf8.Valid(p) {
 		return nil, NotUTF8(p)
 	}
-	p = bytes.TrimPrefix(p, mark)
-	if hasZero(p) { // UTF-16 of ASCII is UTF-8, too
+	p = bytes.TrimPrefix(p, utf.Mark)
+	if utf.Is16(p) { // UTF-16 of ASCII is UTF-8, too
 		return nil, errUTF16
 	}
 	return p, nil
@@ -34,16 +33,13 @@ func Text(p []byte) ([]byte, error) {
 // NotUTF8 names what p is, which is not UTF-8. Its reason fits into a close frame.
 func NotUTF8(p []byte) *Error {
 	switch {
-	case bytes.HasPrefix(p, []byte("\xff\xfe")), bytes.HasPrefix(p, []byte("\xfe\xff")), hasZero(p):
+	case utf.Is16(p):
 		return errUTF16
 	case bytes.HasPrefix(p, []byte("\x1f\x8b")): // RFC 1952 §2.3.1
 		return errGzip
 	}
 	return ErrInvalidUTF8
 }
-
-// hasZero reports whether one of the first two bytes is zero, and the other not, as ASCII is in UTF-16.
-func hasZero(p []byte) bool { return len(p) >= 2 && (p[0] == 0) != (p[1] == 0) }
 
 // notObject names what p is, UTF-8 that is not one JSON object.
 func notObject(p []byte) error {
