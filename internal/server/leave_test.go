@@ -232,7 +232,7 @@ func TestStormOfRestarts(t *testing.T) {
 	}
 	for range restarts {
 		end := l.subscriber(t, "End") // some messages between two restarts
-		end.ask(`{"action":"subscribe","event":"e0","id":1}`)
+		end.send(`{"action":"subscribe","event":"e0"}`)
 		for range 20 {
 			end.delivery()
 		}
