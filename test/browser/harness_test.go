@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 	"picloud/test/daemon"
 	"picloud/test/wait"
 
+	"github.com/chromedp/cdproto"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
@@ -227,6 +229,7 @@ type page struct {
 
 	mu       sync.Mutex
 	problems []string // what the browser's console would show in red or yellow
+	forgiven []string // texts of those that do not count
 	foreign  []string // requests to another host
 	requests int
 }
@@ -235,7 +238,7 @@ type page struct {
 type step = chromedp.Action[chromedp.Void]
 
 // open opens an address, after the steps before. When the test ends no request may have gone elsewhere, and the console
-// must be empty except for what forgive has removed.
+// must be empty except for what is forgiven.
 func open(t *testing.T, address string, before ...step) *page {
 	t.Helper()
 	at, err := url.Parse(address)
@@ -253,6 +256,9 @@ func open(t *testing.T, address string, before ...step) *page {
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		for _, text := range p.forgiven {
+			p.problems = slices.DeleteFunc(p.problems, func(problem string) bool { return strings.Contains(problem, text) })
+		}
 		if len(p.problems) > 0 {
 			t.Errorf("the console shows:\n%s", strings.Join(p.problems, "\n"))
 		}
@@ -311,11 +317,12 @@ func (p *page) showed(text string) bool {
 	return slices.ContainsFunc(p.problems, func(problem string) bool { return strings.Contains(problem, text) })
 }
 
-// forgive removes the problems with that text: the browser itself reports each failed request.
+// forgive says that problems with that text do not count, the later ones too: the browser itself reports each failed
+// request, and not at once.
 func (p *page) forgive(text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.problems = slices.DeleteFunc(p.problems, func(problem string) bool { return strings.Contains(problem, text) })
+	p.forgiven = append(p.forgiven, text)
 }
 
 // keep saves a picture of a failed test's page.
@@ -344,8 +351,16 @@ func (p *page) do(steps ...step) {
 // until waits for a JavaScript expression to be true.
 func (p *page) until(expression string) {
 	p.t.Helper()
-	if _, err := chromedp.Run(p.ctx, chromedp.Poll[bool]("!!("+expression+")",
-		chromedp.WithPollingTimeout(patience))); err != nil {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	for {
+		_, err := chromedp.Run(ctx, chromedp.Poll[bool]("!!("+expression+")", chromedp.WithPollingTimeout(patience)))
+		if err == nil {
+			return
+		}
+		if e, ok := errors.AsType[*cdproto.Error](err); ok && e.Code == -32000 && ctx.Err() == nil {
+			continue // the browser went on to another page meanwhile
+		}
 		text, _ := chromedp.Run(p.ctx, chromedp.Evaluate[string](`document.body.innerText`))
 		p.t.Fatalf("never came: %s: %v\nthe page:\n%s", expression, err, text)
 	}
