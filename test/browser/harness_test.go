@@ -257,7 +257,7 @@ func open(t *testing.T, address string, before ...step) *page {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		for _, text := range p.forgiven {
-			p.problems = slices.DeleteFunc(p.problems, func(problem string) bool { return strings.Contains(problem, text) })
+			p.problems = slices.DeleteFunc(p.problems, func(said string) bool { return strings.Contains(said, text) })
 		}
 		if len(p.problems) > 0 {
 			t.Errorf("the console shows:\n%s", strings.Join(p.problems, "\n"))

@@ -32,8 +32,17 @@ func TestFirstMessageOfTheReadme(t *testing.T) {
 	line := func(block string) string { return "exec " + snippet.Put(t, block, "sudo ", "") }
 	d := cook(t, p, []string{"PICLOUD_NAME=first"}, "sh", "-c", line(snippet.Of(t, "README.md", "sudo picloud sub")))
 	p.hasSubscriber("temperature", "first")
-	cook(t, p, nil, "sh", "-c", line(snippet.Of(t, "README.md", "sudo picloud pub"))).ends(true)
-	d.prints("76.5 F")
+	for range 2 { // the second time after a restart
+		cook(t, p, nil, "sh", "-c", line(snippet.Of(t, "README.md", "sudo picloud pub"))).ends(true)
+		d.prints("76.5 F")
+		p.end()
+		p.begin()
+		p.hasSubscriber("temperature", "first")
+	}
+	for _, data := range messages(t) {
+		p.publish("temperature", data)
+		d.prints(shown(t, data))
+	}
 }
 
 func TestCurlOfTheReadme(t *testing.T) {
@@ -148,18 +157,25 @@ func TestTLSOfTheReadme(t *testing.T) {
 	if out, err := in(make).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cmd := in("exec env " + serve)
-	cmd.Env = append(os.Environ(), "PORT=0", "API_KEY="+apiKey)
-	url := daemon.Launch(t, cmd).URL
-	lines := snippet.Put(t, snippet.Of(t, "README.md", "--cacert cert.pem"), "https://raspberrypi.local:9000", url)
-	for i, line := range commands(lines) {
-		if i == 0 { // scp: the file is here
-			continue
+	begin := func(port string) *daemon.Process {
+		cmd := in("exec env " + serve)
+		cmd.Env = append(os.Environ(), "PORT="+port, "API_KEY="+apiKey)
+		return daemon.Launch(t, cmd)
+	}
+	p := begin("0")
+	lines := commands(snippet.Put(t, snippet.Of(t, "README.md", "--cacert cert.pem"), "https://raspberrypi.local:9000", p.URL))
+	for range 2 { // the second time after a restart
+		for i, line := range lines {
+			if i == 0 { // scp: the file is here
+				continue
+			}
+			d := cook(t, nil, nil, "sh", "-c", "cd "+dir+" && "+line)
+			d.prints([]string{"", "published", "connections"}[i])
+			d.ends(true)
+			cook(t, nil, wrong, "sh", "-c", "cd "+dir+" && "+line).prints("key")
 		}
-		d := cook(t, nil, nil, "sh", "-c", "cd "+dir+" && "+line)
-		d.prints([]string{"", "published", "connections"}[i])
-		d.ends(true)
-		cook(t, nil, wrong, "sh", "-c", "cd "+dir+" && "+line).prints("key")
+		p.Stop(t)
+		p = begin(p.Port())
 	}
 }
 

@@ -47,30 +47,31 @@ func (p *picloudd) through(port string, authority []byte) {
 	}
 	options := client.Options{URL: "https://" + proxyName + ":" + port, Key: apiKey, Name: "behind",
 		TLS: &tls.Config{RootCAs: roots}}
-	messages, c := connect(t, options)
+	came, c := connect(t, options)
 	for range 2 {
 		if err := c.Subscribe(t.Context(), "door"); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Post(t.Context(), "door", json.RawMessage(`"by post"`)); err != nil {
-			t.Fatal(err)
-		}
-		long := json.RawMessage(`"` + strings.Repeat("x", 60<<10) + `"`)
-		receipt, err := c.Send(t.Context(), "door", long)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := receipt.Wait(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		for _, want := range []string{`"by post"`, string(long)} {
-			select {
-			case m := <-messages:
-				if string(m.Data) != want || m.ClientName != "behind" {
-					t.Errorf("got %.40s of %s, want %.40s", m.Data, m.ClientName, want)
+		for _, data := range append(messages(t), `"`+strings.Repeat("x", 60<<10)+`"`) {
+			if err := c.Post(t.Context(), "door", json.RawMessage(data)); err != nil {
+				t.Fatal(err)
+			}
+			receipt, err := c.Send(t.Context(), "door", json.RawMessage(data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := receipt.Wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				select {
+				case m := <-came:
+					if string(m.Data) != data || m.ClientName != "behind" {
+						t.Errorf("got %.40s of %s, want %.40s", m.Data, m.ClientName, data)
+					}
+				case <-time.After(late):
+					t.Fatalf("%.40s does not come", data)
 				}
-			case <-time.After(late):
-				t.Fatalf("%.40s does not come", want)
 			}
 		}
 		// And again after a restart behind the proxy.
