@@ -17,6 +17,7 @@ import (
 
 	"picloud/internal/client"
 	"picloud/internal/config"
+	"picloud/internal/wire"
 )
 
 var doctorCommand = command{
@@ -24,8 +25,9 @@ var doctorCommand = command{
 	line:    "find what is wrong, and say what to do",
 	general: []option{urlFlag, keyFlag, caFlag},
 	help: `Checks this machine's service: whether it runs, listens, answers and has its key; its
-settings, TLS files and their dates, the LED's permissions, the clock, the disk, and the
-address and the name that others use. Each finding is a line; another says what to do:
+settings, TLS files and their dates, whether a restart keeps connections over TLS, the LED's
+permissions, the clock, the disk, and the address and the name that others use. Each finding
+is a line; another says what to do:
 
   ok       it is as it should be
   look     it works, but perhaps not for long, or not for everybody
@@ -194,6 +196,9 @@ func (r *remote) info(ctx context.Context) []finding {
 	after := time.Now()
 	list := []finding{{fine, "key", fmt.Sprintf("the server lets us in: PiCloud %s, %s", i.Server.Version,
 		present(i.Server)), ""}}
+	if i.Server.TLS {
+		list = append(list, finding{fine, "TLS", overRestart(i.Server), ""})
+	}
 	const apart = 5 * time.Second
 	switch {
 	case i.CreatedAt.Before(before.Add(-apart)):
@@ -263,6 +268,8 @@ type machine struct {
 	asked    settings
 	isActive bool // the service runs
 	isSilent bool // it listens but does not answer
+
+	server *wire.ServerInfo // what the running server says of itself; nil: this user may not ask, or it does not run
 }
 
 func readMachine() *machine {
@@ -454,6 +461,9 @@ func (m *machine) handed(ctx context.Context) (port int, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	info, err := c.Info(ctx)
+	if err == nil {
+		m.server = &info.Server
+	}
 	return info.Server.Port, err == nil
 }
 
@@ -478,7 +488,10 @@ func (m *machine) answer(ctx context.Context) []finding {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	_, err = c.Info(ctx)
+	info, err := c.Info(ctx)
+	if err == nil {
+		m.server = &info.Server
+	}
 	if e, ok := errors.AsType[*client.StatusError](err); ok && e.Code == http.StatusUnauthorized {
 		list = append(list, finding{wrong, "key", "the service has another key: this one has come after its start",
 			"sudo systemctl restart picloud"})

@@ -13,6 +13,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"picloud/internal/config"
+	"picloud/internal/wire"
 )
 
 // healthyAppliance runs a real daemon behind sockets as systemd has them; what systemctl tells is in /units.
@@ -240,9 +243,35 @@ func TestDoctorReadsTheServedCertificate(t *testing.T) {
 	a.write(settingsFile, "PORT="+d.Port()+"\nUSE_TLS=on\nCERT_FILE=/etc/picloud/cert.pem\nKEY_FILE=/etc/picloud/key.pem\n")
 	out := diagnosis(t, nil, 0)
 	for _, want := range []string{"look   TLS       the certificate expires on ", "ok     answer ",
-		"ok     address   https://"} {
+		"ok     address   https://", "look   TLS       a restart ends its connections, and clients come back, though"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("it lacks %q:\n%s", want, out)
+		}
+	}
+}
+
+func TestDoctorSaysWhetherConnectionsOverTLSAreKept(t *testing.T) {
+	ends, keeps := wire.ServerInfo{TLS: true}, wire.ServerInfo{TLS: true, TLSKeptOverRestart: true}
+	for name, test := range map[string]struct {
+		carry  bool
+		server *wire.ServerInfo
+		want   string
+	}{
+		"kept":            {true, &keeps, "ok a restart keeps its connections"},
+		"not wanted":      {false, &ends, "ok CARRY_TLS is off"},
+		"not wanted soon": {false, &keeps, "look counts after the next restart"},
+		"not kept":        {true, &ends, "look a restart ends its connections"},
+		"without TLS":     {true, &wire.ServerInfo{}, ""},
+		"not to be asked": {true, nil, ""},
+	} {
+		m := machine{config: config.Config{UseTLS: true, CarryTLS: test.carry}, server: test.server}
+		got := ""
+		if list := m.carried(); len(list) > 0 {
+			got = settings{}.finding(list[0])
+		}
+		verdict, says, _ := strings.Cut(test.want, " ")
+		if (got == "") != (test.want == "") || !strings.HasPrefix(got, verdict) || !strings.Contains(got, says) {
+			t.Errorf("%s: got %q, want %q", name, got, test.want)
 		}
 	}
 }
@@ -345,7 +374,8 @@ func TestDoctorLooksAtAServerThatWasStartedByHand(t *testing.T) {
 	}{
 		"plain": {nil, "", []string{"ok     key       the server lets us in"}, ""},
 		"TLS": {[]string{"USE_TLS=1", "CERT_FILE=" + certFile, "KEY_FILE=" + keyFile}, certFile,
-			[]string{"look   TLS       the certificate expires on", "ok     key "}, ""},
+			[]string{"look   TLS       the certificate expires on", "ok     key ",
+				"ok     TLS       a restart ends its connections, and clients come back"}, ""},
 		"TLS, not trusted": {[]string{"USE_TLS=1", "CERT_FILE=" + certFile, "KEY_FILE=" + keyFile}, "",
 			[]string{"look   TLS       the certificate expires on", "wrong  TLS ", "--ca"}, "one thing is wrong"},
 	} {

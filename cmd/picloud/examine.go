@@ -64,6 +64,7 @@ func (m *machine) tls(ctx context.Context) []finding {
 			list = append(list, f)
 		}
 	}
+	list = append(list, m.carried()...)
 	if served := servedCertificate(ctx, dialTo(m.page(m.host).Host)); served != nil {
 		return append(list, served...)
 	}
@@ -81,6 +82,24 @@ func (m *machine) tls(ctx context.Context) []finding {
 		return append(list, finding{wrong, what, m.config.CertFile + ": " + err.Error(), "copy it here again"})
 	}
 	return append(list, dates(leaf, time.Now()))
+}
+
+// carried reports what a restart does to the connections over TLS.
+func (m *machine) carried() []finding {
+	const what = "TLS"
+	switch {
+	case m.server == nil || !m.server.TLS:
+		return nil
+	case m.config.CarryTLS && !m.server.TLSKeptOverRestart:
+		return []finding{{look, what, overRestart(*m.server) + ", though CARRY_TLS is on",
+			"sudo systemctl restart picloud; if it stays so: sudo journalctl -u picloud -g TLS"}}
+	case !m.config.CarryTLS && m.server.TLSKeptOverRestart:
+		return []finding{{look, what, "CARRY_TLS is off, and counts after the next restart",
+			"sudo systemctl restart picloud"}}
+	case !m.config.CarryTLS:
+		return []finding{{fine, what, overRestart(*m.server) + ": CARRY_TLS is off", ""}}
+	}
+	return []finding{{fine, what, overRestart(*m.server), ""}}
 }
 
 // secret reports whether the service can read a TLS file.

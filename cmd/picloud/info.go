@@ -23,8 +23,8 @@ var infoCommand = command{
 		{name: "watch", line: "look again every two seconds", to: func(s *settings) any { return &s.watch }},
 	},
 	general: generalFlags,
-	help: `Shows the server's counts, who is connected, and who is subscribed to what. What is not seen
-in a name is escaped: \u202e, for one, would turn the direction of writing.
+	help: `Shows the server's counts, whether it has TLS, who is connected, and who is subscribed to what.
+What is not seen in a name is escaped: \u202e, for one, would turn the direction of writing.
 Where there is more than the server lists, a line says how much is shown.
 
   --json    the snapshot as the server gives it, on one line
@@ -84,8 +84,9 @@ func infoLine(ctx context.Context, s settings, c *client.Client) (string, error)
 
 // table shows a snapshot. How long ago something was is by the server's clock.
 func table(s settings, i wire.Info) string {
-	return fmt.Sprintf("PiCloud %s, up %s\n%s\n%s\n%s", cell(cmp.Or(i.Server.Version, "?")),
-		duration(time.Duration(i.Server.UptimeSeconds)*time.Second), present(i.Server), total(i.Server), lists(s, i))
+	return fmt.Sprintf("PiCloud %s, up %s\n%s\n%s\n%s\n%s", cell(cmp.Or(i.Server.Version, "?")),
+		duration(time.Duration(i.Server.UptimeSeconds)*time.Second), present(i.Server), total(i.Server),
+		secured(i.Server), lists(s, i))
 }
 
 func present(s wire.ServerInfo) string {
@@ -98,10 +99,33 @@ func total(s wire.ServerInfo) string {
 		s.SlowClientsClosed, s.WrongKeys)
 }
 
+func secured(s wire.ServerInfo) string {
+	if !s.TLS {
+		return "TLS off"
+	}
+	return "TLS on: " + overRestart(s)
+}
+
+// overRestart says what a restart does to the connections of a server with TLS.
+func overRestart(s wire.ServerInfo) string {
+	if s.TLSKeptOverRestart {
+		return "a restart keeps its connections"
+	}
+	return "a restart ends its connections, and clients come back"
+}
+
 func lists(s settings, i wire.Info) string {
 	var clients, events [][]string
-	for _, c := range i.AllConnections {
-		clients = append(clients, row(c, i.CreatedAt))
+	heading := []string{"CLIENT", "ADDRESS", "CONNECTED"}
+	if i.Server.TLS {
+		heading = append(heading, "TLS")
+	}
+	for n, c := range i.AllConnections {
+		r := row(c, i.CreatedAt)
+		if i.Server.TLS && n < len(i.Server.ConnectionTraffic) { // the first PiCloud has no such list
+			r = append(r, cell(cmp.Or(i.Server.ConnectionTraffic[n].TLSVersion, "-")))
+		}
+		clients = append(clients, r)
 	}
 	for _, sub := range i.Subscriptions {
 		for _, c := range sub.Connections {
@@ -113,7 +137,7 @@ func lists(s settings, i wire.Info) string {
 		part = fmt.Sprintf("\nshown are %d of %d connections, %d of %d events, %d of %d subscriptions\n", len(clients),
 			i.Server.Connections, len(i.Subscriptions), i.Server.Events, len(events), i.Server.Subscriptions)
 	}
-	return part + columns(s, []string{"CLIENT", "ADDRESS", "CONNECTED"}, clients) +
+	return part + columns(s, heading, clients) +
 		columns(s, []string{"EVENT", "CLIENT", "ADDRESS", "CONNECTED"}, events)
 }
 

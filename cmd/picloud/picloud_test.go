@@ -531,6 +531,7 @@ func TestInfoTable(t *testing.T) {
 	const want = `PiCloud 0.1.0, up 3h 12m
 connections 2 of 8192, events 1, subscriptions 2
 published 120, delivered 240, slow clients closed 3, wrong keys 4
+TLS off
 
 CLIENT      ADDRESS              CONNECTED
 Porch       192.168.99.1:62178   26s ago
@@ -542,6 +543,34 @@ door    The attic   local                2d 2h ago
 `
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestInfoTableTellsOfTLS(t *testing.T) {
+	now := time.Date(2015, 11, 25, 3, 40, 39, 0, time.UTC)
+	i := wire.Info{CreatedAt: now, AllConnections: []wire.Connection{
+		{ClientName: "Porch", IPAddress: "192.168.99.1:62178", ConnectedAt: now},
+		{ClientName: "The attic", IPAddress: "local", ConnectedAt: now}}}
+	i.Server.TLS = true
+	i.Server.ConnectionTraffic = []wire.ConnectionTraffic{{TLSVersion: "1.3"}, {}}
+	const ended = "\nTLS on: a restart ends its connections, and clients come back\n"
+	if got := table(settings{}, i); !strings.Contains(got, ended) {
+		t.Errorf("got\n%s\nwant %q in it", got, ended)
+	}
+	i.Server.TLSKeptOverRestart = true
+	const kept = `
+TLS on: a restart keeps its connections
+
+CLIENT      ADDRESS              CONNECTED   TLS
+Porch       192.168.99.1:62178   0s ago      1.3
+The attic   local                0s ago      -
+`
+	if got := table(settings{}, i); !strings.HasSuffix(got, kept) {
+		t.Errorf("got\n%s\nwant its end to be%s", got, kept)
+	}
+	i.Server.ConnectionTraffic = nil // as with a server that has no such list
+	if got := table(settings{}, i); !strings.Contains(got, "\nThe attic   local                0s ago\n") {
+		t.Errorf("got\n%s", got)
 	}
 }
 

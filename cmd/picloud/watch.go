@@ -140,9 +140,9 @@ func (w *watcher) page() string {
 		notice = w.paint(red, visible(w.away.Error())+": trying again")
 	}
 	s := w.last.Server
-	return fmt.Sprintf("%s at %s, up %s. Ctrl-C ends this\n%s\n%s\n%s\n%s", w.paint(bold, "PiCloud "+cell(s.Version)),
-		visible(w.url),
-		duration(time.Duration(s.UptimeSeconds)*time.Second), present(s), total(s), notice, lists(w.settings, w.last))
+	return fmt.Sprintf("%s at %s, up %s. Ctrl-C ends this\n%s\n%s\n%s\n%s\n%s",
+		w.paint(bold, "PiCloud "+cell(s.Version)), visible(w.url), duration(time.Duration(s.UptimeSeconds)*time.Second),
+		present(s), total(s), secured(s), notice, lists(w.settings, w.last))
 }
 
 // pace is what the server did between the last two snapshots.

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"picloud/internal/wire"
 	picloudd "picloud/test/daemon"
 	ws "picloud/test/peer"
 
@@ -243,6 +245,20 @@ func (m *manager) post(event, data string) {
 	if res.StatusCode != http.StatusCreated {
 		m.t.Fatalf("status %s", res.Status)
 	}
+}
+
+func (m *manager) info() (info wire.Info) {
+	m.t.Helper()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: m.trusted, DisableKeepAlives: true}}
+	res, err := client.Get(m.url + "/info?apiKey=" + testKey)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(&info); err != nil {
+		m.t.Fatal(err)
+	}
+	return info
 }
 
 // A client that is between two frames when the process is killed or restarts keeps its connection and all
@@ -500,6 +516,41 @@ func TestSecureClientsThatAreNotCarriedAreToldToComeBack(t *testing.T) {
 		wantClose(t, c.Conn, 1012)
 		m.start()
 	}
+}
+
+// The info says how each connection came, and what a restart does to it, after one as before.
+func TestInfoTellsOfTLS(t *testing.T) {
+	eachManager(t, func(t *testing.T, m *manager) {
+		version, isTLS := "", m.trusted != nil
+		if isTLS {
+			version = strings.TrimPrefix(tls.VersionName(m.trusted.MaxVersion), "TLS ")
+		}
+		m.start()
+		m.guest("Kept", "/subscribe").subscribe(t, "e")
+		for life := range 2 {
+			m.guest("New", "/publish")
+			s := m.info().Server
+			if s.TLS != isTLS || s.TLSKeptOverRestart != isTLS {
+				t.Errorf("tls %t, tls_kept_over_restart %t, want %t twice", s.TLS, s.TLSKeptOverRestart, isTLS)
+			}
+			for i, c := range s.ConnectionTraffic {
+				if c.TLSVersion != version {
+					t.Errorf("connection %d has TLS %q, want %q", i, c.TLSVersion, version)
+				}
+			}
+			if got, want := len(s.ConnectionTraffic), 2+life; got != want {
+				t.Errorf("%d connections are listed, want %d", got, want)
+			}
+			m.end(syscall.SIGTERM)
+			if life == 1 {
+				m.env = m.env.with("CARRY_TLS", "off")
+			}
+			m.start()
+		}
+		if s := m.info().Server; s.TLS != isTLS || s.TLSKeptOverRestart {
+			t.Errorf("with CARRY_TLS=off: tls %t, tls_kept_over_restart %t", s.TLS, s.TLSKeptOverRestart)
+		}
+	})
 }
 
 // An HTTP connection over TLS goes on after a restart, at rest and in the middle of a request.

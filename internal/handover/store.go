@@ -245,6 +245,9 @@ func (s *Store) KeepSecrets(on bool, keep func(*os.File) error) error {
 	return err
 }
 
+// KeepsSecrets reports whether new connections may have secrets. It is not for use beside KeepSecrets.
+func (s *Store) KeepsSecrets() bool { return s.secretive }
+
 // Files returns the files that have to be stored, under their names. They still belong to the Store.
 func (s *Store) Files() []*os.File {
 	files := append(s.descriptors.Files(), s.journal.file, s.marks.file)

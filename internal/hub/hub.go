@@ -156,6 +156,9 @@ func (h *Hub) join(c *Client) *Client {
 	return c
 }
 
+// Sink returns where c's frames go.
+func (c *Client) Sink() Sink { return c.sink }
+
 // Events lists what c is subscribed to.
 func (c *Client) Events() []string {
 	c.mu.Lock()

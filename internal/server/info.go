@@ -2,9 +2,11 @@ package server
 
 import (
 	"cmp"
+	"crypto/tls"
 	"math"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -181,7 +183,7 @@ func fill(info *wire.Info, events []hub.EventInfo, clients []*hub.Client, room i
 
 	server := &info.Server
 	for _, client := range slices.Backward(clients) {
-		c, t := connection(client), wire.ConnectionTraffic{}
+		c, t := connection(client), wire.ConnectionTraffic{TLSVersion: tlsVersion(client)}
 		t.Published, t.Delivered = client.Traffic()
 		n := c.Size() + t.Size()
 		if size+n > room {
@@ -226,6 +228,15 @@ func fill(info *wire.Info, events []hub.EventInfo, clients []*hub.Client, room i
 
 func connection(c *hub.Client) wire.Connection {
 	return wire.Connection{ClientName: c.Name, IPAddress: c.Addr, ConnectedAt: c.ConnectedAt}
+}
+
+// tlsVersion is the version of TLS that a client speaks; empty without TLS.
+func tlsVersion(c *hub.Client) string {
+	over, ok := c.Sink().(*wsconn.Conn)
+	if !ok || over.TLS() == 0 {
+		return ""
+	}
+	return strings.TrimPrefix(tls.VersionName(over.TLS()), "TLS ")
 }
 
 func lastMessage(l hub.Last) *wire.LastMessage {
@@ -280,6 +291,7 @@ func (s *Server) state() wire.ServerInfo {
 		LostOverRestart:        s.lostOverRestart,
 		Port:                   about.Port,
 		TLS:                    about.TLS,
+		TLSKeptOverRestart:     s.cfg.Store != nil && s.cfg.Store.KeepsSecrets(),
 		LED:                    about.LED,
 		LEDError:               about.LEDError,
 		MaxMessageBytes:        s.cfg.Limits.MessageBytes,

@@ -11,6 +11,7 @@ package server
 //	all_connections: /subscribe and /publish, in order; no info      TestInfoListsConnectionsInOrderOfArrival
 //	the server's figures                                             TestInfoCounts
 //	event_traffic, connection_traffic                                TestInfoShowsTheTrafficOfEventsAndConnections
+//	tls_version, tls_kept_over_restart                               TestInfoSaysOverWhichTLSEachConnectionCame, cmd/picloudd: TestInfoTellsOfTLS
 //	bytes, order and fields of a whole info                          TestInfoByteForByte
 //	what is left out, and truncated                                  TestInfoIsWholeUpToItsBounds, TestInfoIsShortWhateverClientsDo
 //	who asks at the same time shares it                              TestWhoAsksMeanwhileSharesTheNextSnapshot, TestManyWhoAskTakeTheMemoryOfOne
@@ -95,7 +96,8 @@ func TestInfoHasTheSeedsShape(t *testing.T) {
 			t.Errorf("%s: created_at %v (%v)", from, at, err)
 		}
 		shape(t, from, info["server"], `{"version":0,"uptime_seconds":0,"connections":0,"max_connections":0,"events":0,"subscriptions":0,
-			"published":0,"delivered":0,"slow_clients_closed":0,"wrong_keys":0,"connection_limit_reached":0,"kept_over_restart":0,"lost_over_restart":0,"port":0,"tls":false,"led":"","led_error":"",
+			"published":0,"delivered":0,"slow_clients_closed":0,"wrong_keys":0,"connection_limit_reached":0,
+			"kept_over_restart":0,"lost_over_restart":0,"port":0,"tls":false,"tls_kept_over_restart":false,"led":"","led_error":"",
 			"max_message_bytes":0,"max_queue_bytes":0,"max_subscriptions":0,"resident_memory_bytes":0,"cpu_seconds":0,
 			"truncated":false,"slow_clients_closed_latest":[],"event_traffic":[],"connection_traffic":[]}`)
 		if got := rawKeys(t, info["server"])["version"]; got != `"v0-test"` {
@@ -294,6 +296,27 @@ func TestInfoShowsTheTrafficOfEventsAndConnections(t *testing.T) {
 	}
 }
 
+func TestInfoSaysOverWhichTLSEachConnectionCame(t *testing.T) {
+	want := map[string]string{"tcp": "", "unix": "", "tls": "1.3"}
+	onEachNetwork(t, func(t *testing.T, sv *service, dial func(*testing.T) *peer) {
+		p := dial(t)
+		p.Raw([]byte(ws.Handshake(joining, ws.Nonce, "X-API-Key", testKey)))
+		if a := p.response("GET"); a.status != http.StatusSwitchingProtocols {
+			t.Fatalf("status %d", a.status)
+		}
+		p.ask(`{"action":"subscribe","event":"e","id":1}`)
+		var info wire.Info
+		if err := json.Unmarshal(sv.snapshot(), &info); err != nil {
+			t.Fatal(err)
+		}
+		_, network, _ := strings.Cut(t.Name(), "/")
+		list := info.Server.ConnectionTraffic
+		if len(list) != 1 || list[0].TLSVersion != want[network] {
+			t.Errorf("got %+v, want one connection with TLS %q", list, want[network])
+		}
+	})
+}
+
 func TestPreviewEndsWithAWholeCharacter(t *testing.T) {
 	at := time.Unix(1, 0)
 	for _, tt := range []struct {
@@ -411,13 +434,14 @@ func TestInfoByteForByte(t *testing.T) {
 			`,{"client_name":"Cellar","ip_address":"[fe80::1]:1","connected_at":"2015-11-25T03:40:14.433493056Z"}],` +
 			`"created_at":now,"server":{"version":"v0-test","uptime_seconds":0,"connections":0,"max_connections":8192,` +
 			`"events":2,"subscriptions":3,"published":1,"delivered":2,"slow_clients_closed":1,"wrong_keys":0,` +
-			`"connection_limit_reached":0,"kept_over_restart":0,"lost_over_restart":0,"port":9000,"tls":true,` +
+			`"connection_limit_reached":0,"kept_over_restart":0,"lost_over_restart":0,"port":9000,"tls":true,"tls_kept_over_restart":false,` +
 			`"led":"GPIO17","led_error":"","max_message_bytes":65536,"max_queue_bytes":1048576,"max_subscriptions":1024,` +
 			`"resident_memory_bytes":now,"cpu_seconds":now,"truncated":false,"slow_clients_closed_latest":[` +
 			`{"client_name":"Slow","ip_address":"192.168.99.2:1","closed_at":now,"reason":"reads too slowly"}],` +
 			`"event_traffic":[{"subscribers":2,"published":1,"delivered":2,"last":{"created_at":"2015-11-25T03:41:13.433493056Z",` +
 			`"client_name":"Roof","preview":"\"7 F\"","data_bytes":5}},{"subscribers":1,"published":0,"delivered":0,"last":null}],` +
-			`"connection_traffic":[{"published":1,"delivered":1},{"published":0,"delivered":1},{"published":0,"delivered":0}]}}`
+			`"connection_traffic":[{"published":1,"delivered":1,"tls_version":""},` +
+			`{"published":0,"delivered":1,"tls_version":""},{"published":0,"delivered":0,"tls_version":""}]}}`
 	)
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

@@ -23,7 +23,8 @@ func TestLinkGoesOnAfterHandshake(t *testing.T) {
 			echo(t, e, tc, "hello")
 			echo(t, e, tc, strings.Repeat("long", 30_000))
 			cs := tc.ConnectionState()
-			if cs.DidResume != (i > 0) || cs.Version != s.version() || cs.CipherSuite != s.id {
+			if cs.DidResume != (i > 0) || cs.Version != s.version() || cs.CipherSuite != s.id ||
+				e.Version() != cs.Version {
 				t.Errorf("%s: resumed %t, %s, %s", what, cs.DidResume, tls.VersionName(cs.Version),
 					tls.CipherSuiteName(cs.CipherSuite))
 			}

@@ -21,7 +21,10 @@
 // again, a new key that could not be saved would leave the old key behind with a number that it has had.
 package tlsrecord
 
-import "errors"
+import (
+	"crypto/tls"
+	"errors"
+)
 
 const (
 	// MaxPlaintext is the most that one record holds, RFC 8446 §5.1.
@@ -63,7 +66,7 @@ var (
 // A Link is the server's end of one TLS connection after its handshake. The methods of its reading side (Resume, Open,
 // Held, AtRest, In, AppendInKey, DropInCipher) may be called by one goroutine at a time, and so may those of its
 // writing side (Seal, Close, Owe, Owed, Sent, Out, AppendOutKey, DropOutCipher), at the same time. Save and Wipe need
-// both sides.
+// both sides, and Version neither.
 type Link struct {
 	suite   *suite
 	in, out half
@@ -76,6 +79,14 @@ type Link struct {
 	useless  uint8                  // records in a row that have brought nothing
 	ended    bool                   // nothing is opened any more
 	closed   bool                   // nothing is sealed any more
+}
+
+// Version returns the version of TLS that is spoken, such as tls.VersionTLS13. It never changes.
+func (l *Link) Version() uint16 {
+	if l.suite.tls13 {
+		return tls.VersionTLS13
+	}
+	return tls.VersionTLS12
 }
 
 // In returns the number of the next record to be opened, counted over all changes of the key.

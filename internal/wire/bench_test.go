@@ -66,7 +66,7 @@ func BenchmarkAppendInfo(b *testing.B) {
 		i.AllConnections = append(i.AllConnections, c)
 		i.Subscriptions = append(i.Subscriptions, Subscription{fmt.Sprintf("event/%d", n), []Connection{c}})
 		i.Server.EventTraffic = append(i.Server.EventTraffic, EventTraffic{1, 12, 12, last})
-		i.Server.ConnectionTraffic = append(i.Server.ConnectionTraffic, ConnectionTraffic{0, 12})
+		i.Server.ConnectionTraffic = append(i.Server.ConnectionTraffic, ConnectionTraffic{0, 12, "1.3"})
 	}
 	dst := AppendInfo(nil, &i)
 	b.ReportAllocs()

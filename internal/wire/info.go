@@ -56,8 +56,9 @@ type ServerInfo struct {
 	LostOverRestart        int     `json:"lost_over_restart"` // those that had to be ended
 	Port                   int     `json:"port"`              // 0 without one
 	TLS                    bool    `json:"tls"`
-	LED                    string  `json:"led"`       // where it is; empty: there is none
-	LEDError               string  `json:"led_error"` // why it does not work
+	TLSKeptOverRestart     bool    `json:"tls_kept_over_restart"` // connections with TLS will be taken over, too
+	LED                    string  `json:"led"`                   // where it is; empty: there is none
+	LEDError               string  `json:"led_error"`             // why it does not work
 	MaxMessageBytes        int     `json:"max_message_bytes"`
 	MaxQueueBytes          int     `json:"max_queue_bytes"`
 	MaxSubscriptions       int     `json:"max_subscriptions"`
@@ -96,10 +97,11 @@ type LastMessage struct {
 	DataBytes  int       `json:"data_bytes"` // of the whole data
 }
 
-// ConnectionTraffic is what one connection has published and been sent.
+// ConnectionTraffic is what one connection has published and been sent, and how.
 type ConnectionTraffic struct {
-	Published uint64 `json:"published"`
-	Delivered uint64 `json:"delivered"`
+	Published  uint64 `json:"published"`
+	Delivered  uint64 `json:"delivered"`
+	TLSVersion string `json:"tls_version"` // "1.2" or "1.3"; empty without TLS
 }
 
 // MarshalJSON is AppendInfo.
@@ -131,6 +133,7 @@ func AppendInfo(dst []byte, i *Info) []byte {
 	dst = appendInt(dst, `,"lost_over_restart":`, s.LostOverRestart)
 	dst = appendInt(dst, `,"port":`, s.Port)
 	dst = strconv.AppendBool(append(dst, `,"tls":`...), s.TLS)
+	dst = strconv.AppendBool(append(dst, `,"tls_kept_over_restart":`...), s.TLSKeptOverRestart)
 	dst = appendText(dst, `,"led":`, s.LED)
 	dst = appendText(dst, `,"led_error":`, s.LEDError)
 	dst = appendInt(dst, `,"max_message_bytes":`, s.MaxMessageBytes)
@@ -212,6 +215,7 @@ func appendEventTraffic(dst []byte, t *EventTraffic) []byte {
 func appendConnectionTraffic(dst []byte, t *ConnectionTraffic) []byte {
 	dst = appendInt(dst, `{"published":`, t.Published)
 	dst = appendInt(dst, `,"delivered":`, t.Delivered)
+	dst = appendText(dst, `,"tls_version":`, t.TLSVersion)
 	return append(dst, '}')
 }
 

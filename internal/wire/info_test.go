@@ -99,7 +99,7 @@ func TestSizeIsWhatAnEntryAdds(t *testing.T) {
 		sub := Subscription{Name: text}
 		et := EventTraffic{Subscribers: 7, Published: math.MaxUint64}
 		etLast := EventTraffic{Delivered: 1, Last: &LastMessage{CreatedAt: at, ClientName: text, Preview: text}}
-		ct := ConnectionTraffic{Published: 10, Delivered: math.MaxUint64}
+		ct := ConnectionTraffic{Published: 10, Delivered: math.MaxUint64, TLSVersion: "1.3"}
 		info := func(n int) *Info {
 			return &Info{
 				Subscriptions:  slices.Repeat([]Subscription{sub}, n),

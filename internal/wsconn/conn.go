@@ -107,6 +107,14 @@ const Local = "local"
 // Addr is the client's address, "192.168.99.1:62178", or Local.
 func (c *Conn) Addr() string { return c.addr }
 
+// TLS is the version of TLS that the client speaks, such as tls.VersionTLS13, or 0.
+func (c *Conn) TLS() uint16 {
+	if over, ok := c.sock.stream.(*sealed); ok {
+		return over.Version()
+	}
+	return 0
+}
+
 // Queue appends a frame from an Arena to what is to be sent, and reports whether the caller owes a Flush for its batch:
 // see hub.Sink. A connection whose queue is full and which takes nothing is closed; nothing is queued for one that is
 // being closed.

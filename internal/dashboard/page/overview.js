@@ -144,12 +144,15 @@ function connections() {
       for (const [cell, unit] of [[row.cells[3], ' published'], [row.cells[4], ' received']]) {
         /** @type {HTMLElement} */ (cell).append(make('span', ''), make('span', 'unit', String(unit)));
       }
+      row.cells[1].append(make('span', ''), make('span', ''));
     },
     update: (row, item) => {
       const [client, address, subscribed, published, received, age] = row.cells;
       setText(client, visible(item.name) || '(no name)');
       client.title = visible(item.name);
-      setText(address, item.address);
+      setText(address.children[0], item.address);
+      setText(address.children[1], overTLS(item));
+      address.title = item.address + overTLS(item);
       setText(subscribed, visible(some(item.events, mostNames)) || '–');
       setText(published.children[0], count(item.published));
       setText(received.children[0], count(item.received));
@@ -164,9 +167,14 @@ function connections() {
       received: ({received}) => received,
       since: ({order}) => order,
     },
-    text: ({name, address, events}) => [name, address, ...events].map((text) => visible(text)).join('\n'),
+    text: (item) => [item.name, item.address, overTLS(item), ...item.events].map((text) => visible(text)).join('\n'),
     sort: 'name',
     whenEmpty: 'Nobody is connected yet.',
   });
   return table;
+}
+
+/** @param {ConnectionRow} connection */
+function overTLS({tls}) {
+  return tls && ` · TLS ${tls}`;
 }

@@ -19,7 +19,7 @@ export class ServerPanel {
       ['Version', server.version],
       ['Up for', span(server.uptime_seconds)],
       ['Port', server.port ? String(server.port) : 'none, a local socket only'],
-      ['TLS', server.tls ? 'on' : 'off: what flows can be read on the network'],
+      ['TLS', tls(server)],
       ['Status LED', led(server, connections.length)],
       ['Processor', processor === null ? '–' : `${(100 * processor).toFixed(processor < 0.1 ? 1 : 0)} % of one core`],
       ['Memory', server.resident_memory_bytes ? bytes(server.resident_memory_bytes) : '–'],
@@ -93,6 +93,12 @@ function makeFact(name, share) {
 /** @param {Server} server */
 function kept({kept_over_restart, lost_over_restart}) {
   return lost_over_restart === 0 ? count(kept_over_restart) : `${count(kept_over_restart)}; ${count(lost_over_restart)} had to come back`;
+}
+
+/** @param {Server} server */
+function tls({tls, tls_kept_over_restart}) {
+  if (!tls) return 'off: what flows can be read on the network';
+  return tls_kept_over_restart ? 'on; a restart keeps its connections' : 'on; a restart ends its connections, and clients come back';
 }
 
 /** @param {number} times */

@@ -25,6 +25,7 @@ import {most} from './chart.js';
  * @property {number} lost_over_restart
  * @property {number} port
  * @property {boolean} tls
+ * @property {boolean} tls_kept_over_restart
  * @property {string} led
  * @property {string} led_error
  * @property {number} max_message_bytes
@@ -35,14 +36,14 @@ import {most} from './chart.js';
  * @property {boolean} truncated the lists have only a part of what there is
  * @property {SlowClient[]} slow_clients_closed_latest
  * @property {EventTraffic[]} event_traffic entry for entry as in subscriptions
- * @property {{published: number, delivered: number}[]} connection_traffic entry for entry as in all_connections
+ * @property {{published: number, delivered: number, tls_version: string}[]} connection_traffic entry for entry as in all_connections
  *
  * @typedef {{subscriptions: Subscription[], all_connections: Connection[], created_at: string, server: Server}} Snapshot
  *
  * @typedef {{name: string, subscribers: number, rate: number | null, rates: number[], last: LastMessage | null,
  *   age: number}} EventRow age is in seconds, Infinity without a message
  * @typedef {{key: string, name: string, address: string, at: string, seconds: number, order: number, events: string[],
- *   published: number, received: number}} ConnectionRow order is the order of arrival
+ *   published: number, received: number, tls: string}} ConnectionRow tls is its version or empty, order is the order of arrival
  */
 
 /** A counter over time. */
@@ -135,9 +136,9 @@ function connectionRows(subscriptions, all, server, now) {
   return all.map((connection, i) => {
     const key = keyOf(connection);
     const {client_name: name, ip_address: address, connected_at: at} = connection;
-    const {published, delivered: received} = server.connection_traffic[i];
+    const {published, delivered: received, tls_version: tls} = server.connection_traffic[i];
     const seconds = (now - Date.parse(at)) / 1000;
-    return {key, name, address, at, seconds, order: i, events: eventsOf.get(key) ?? [], published, received};
+    return {key, name, address, at, seconds, order: i, events: eventsOf.get(key) ?? [], published, received, tls};
   });
 }
 
