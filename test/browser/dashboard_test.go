@@ -378,6 +378,56 @@ func TestServerPanelSaysWhatTheServerIs(t *testing.T) {
 	p.until(`document.querySelector('#limits meter').value === 0.5`)
 }
 
+// Over TLS the page is the same: its files, requests and WebSockets go over https and wss, it says what TLS is in use,
+// and it comes back by itself.
+func TestDashboardOverTLS(t *testing.T) {
+	t.Parallel()
+	s := start(t, secured...)
+	p := open(t, s.link(), light())
+	p.shows("#state", "Live")
+	if at := eval[string](p, `location.href`); !strings.HasPrefix(at, "https://") {
+		t.Errorf("the page is at %s", at)
+	}
+	// Nobody keeps them: it was started by hand.
+	p.shows("#facts", "on; a restart ends its connections, and clients come back")
+	household(t, s)
+	p.until(`document.querySelectorAll('#connections tbody tr:not(.space)').length === 7`)
+	p.until(`[...document.querySelectorAll('#connections td.address')].every((cell) => / · TLS 1\.3$/.test(cell.innerText))`)
+	p.do(chromedp.Click(`#watch button`))
+	p.until(`document.querySelector('#watched li:not(.waiting)')`)
+	p.do(chromedp.Click(`#publish button[type="submit"]`))
+	p.shows("#messages", "Hello from the dashboard")
+	p.shows("#publish-code", "https://")
+	p.take("tls-light")
+	p.do(phone())
+	p.until(`[...document.querySelectorAll('#connections tr:not(.space) td')].every((cell) => cell.scrollHeight <= cell.clientHeight + 1)`)
+	p.take("tls-phone-light")
+
+	s.stop()
+	p.shows("#state", "Trying again")
+	s.again()
+	p.shows("#state", "Live")
+	p.until(`document.querySelector('#watched li:not(.waiting)')`)
+	s.post("Porch", "hello", `"back again"`)
+	p.shows("#messages", "back again")
+	p.forgive("WebSocket")
+	p.forgive("426 (Upgrade Required)") // once the server is back, it is asked why it failed
+	p.forgive("ERR_CONNECTION_REFUSED")
+}
+
+// Without TLS it says that, too, and of no connection.
+func TestDashboardWithoutTLSSaysSo(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.join("Porch", "door")
+	p := signedIn(t, s)
+	p.rows("#connections", "Porch")
+	p.shows("#facts", "off: what flows can be read on the network")
+	if got := eval[string](p, `document.querySelector('#connections tbody').innerText`); strings.Contains(got, "TLS") {
+		t.Errorf("a connection without TLS: %q", got)
+	}
+}
+
 func TestPhone(t *testing.T) {
 	t.Parallel()
 	s := start(t)

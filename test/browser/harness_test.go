@@ -3,7 +3,12 @@ package browser
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,6 +16,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -38,6 +44,9 @@ const (
 var (
 	bin     string          // the directory of the built daemon and client
 	browser context.Context // the one browser that all tests share, each in a profile of its own
+
+	secured []string          // settings of a server with TLS, whose certificate the browser trusts
+	trusted = new(tls.Config) // of clients that trust it
 )
 
 func TestMain(m *testing.M) {
@@ -54,11 +63,17 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(profile)
+		hash, err := certify(profile)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "make a certificate: %v\n", err)
+			return 1
+		}
 		options := slices.Concat(chromedp.DefaultExecAllocatorOptions[:], []chromedp.ExecAllocatorOption{
 			chromedp.UserDataDir(profile),
 			chromedp.DisableGPU,
 			chromedp.Flag("disable-quic", true),
 			chromedp.Flag("disable-component-update", true),
+			chromedp.Flag("ignore-certificate-errors-spki-list", hash),
 			chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"),
 		})
 		if os.Getuid() == 0 {
@@ -81,17 +96,48 @@ func TestMain(m *testing.M) {
 	}))
 }
 
+// certify has the daemon make a key and a certificate in dir, and returns the hash of its public key, by which a
+// browser can be told to trust it.
+func certify(dir string) (hash string, err error) {
+	keyFile, certFile := filepath.Join(dir, "key.pem"), filepath.Join(dir, "cert.pem")
+	secured = []string{"USE_TLS=on", "KEY_FILE=" + keyFile, "CERT_FILE=" + certFile}
+	cmd := exec.Command(filepath.Join(bin, "picloudd"), "-make-cert", "127.0.0.1")
+	cmd.Env = append(os.Environ(), secured...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	text, err := os.ReadFile(certFile)
+	if err != nil {
+		return "", err
+	}
+	block, _ := pem.Decode(text)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return "", err
+	}
+	trusted.RootCAs = x509.NewCertPool()
+	trusted.RootCAs.AddCert(cert)
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	return base64.StdEncoding.EncodeToString(sum[:]), nil
+}
+
+var (
+	https  = &http.Client{Transport: &http.Transport{TLSClientConfig: trusted}}
+	dialer = &websocket.Dialer{TLSClientConfig: trusted, HandshakeTimeout: patience}
+)
+
 // A server is the real daemon.
 type server struct {
-	t       *testing.T
-	url     string
-	process *daemon.Process
+	t        *testing.T
+	url      string
+	settings []string
+	process  *daemon.Process
 }
 
 // start runs the daemon with settings like "MAX_SUBSCRIPTIONS=1". At the end it must stop by itself, with status 0.
 func start(t *testing.T, settings ...string) *server {
 	t.Helper()
-	s := &server{t: t}
+	s := &server{t: t, settings: settings}
 	s.run(settings)
 	return s
 }
@@ -110,7 +156,7 @@ func (s *server) port() string { return s.process.Port() }
 // again starts a stopped server at the same address.
 func (s *server) again() {
 	s.t.Helper()
-	s.run([]string{"PORT=" + s.port()})
+	s.run(append(slices.Clone(s.settings), "PORT="+s.port()))
 }
 
 // post publishes over HTTP; data is JSON.
@@ -123,7 +169,7 @@ func (s *server) post(name, event, data string) {
 	}
 	r.Header.Set("X-API-Key", key)
 	r.Header.Set("X-API-Client-Name", name)
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := https.Do(r)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -141,7 +187,7 @@ func (s *server) link() string {
 		s.t.Fatal(err)
 	}
 	r.Header.Set("X-API-Key", key)
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := https.Do(r)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -160,7 +206,7 @@ func (s *server) info() wire.Info {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := https.Do(r)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -197,7 +243,7 @@ func (s *server) join(name string, events ...string) device {
 	s.t.Helper()
 	at := strings.Replace(s.url, "http", "ws", 1) + "/subscribe?" + url.Values{"apiKey": {key},
 		"clientName": {name}}.Encode()
-	c, _, err := websocket.DefaultDialer.DialContext(s.t.Context(), at, nil)
+	c, _, err := dialer.DialContext(s.t.Context(), at, nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}
