@@ -5,6 +5,9 @@
 # Go's own archive unpacks to /usr/local/go, and not every shell has that in its PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
+# The Go that builds is the Go that is tested: see scripts/toolchain.
+export GOTOOLCHAIN := $(shell awk '$$1 == "toolchain" { print $$2 }' go.mod)
+
 .PHONY: help run build test test-code setup lint screenshots bench benchmarks fuzz cross deb apt-repo deploy test-recipes test-package test-systemd test-restart test-long test-memory test-restarts \
 	test-deploy test-pi test-clean clean
 

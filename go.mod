@@ -2,6 +2,8 @@ module picloud
 
 go 1.26.0
 
+toolchain go1.26.8
+
 require (
 	github.com/gorilla/websocket v1.5.3
 	github.com/julienschmidt/httprouter v1.3.0

@@ -479,6 +479,17 @@ func TestTargetsInTheDocumentsExist(t *testing.T) {
 	}
 }
 
+func TestGoInTheDocumentsIsTheOneThatBuilds(t *testing.T) {
+	found := regexp.MustCompile(`(?m)^toolchain (\S+)$`).FindStringSubmatch(read(t, "go.mod"))
+	if found == nil {
+		t.Fatal("go.mod names no toolchain")
+	}
+	for _, name := range []string{"README.md"} {
+		versions := regexp.MustCompile(`\bgo1\.\d+[.\d]*\d\b`).FindAllString(read(t, name), -1)
+		same(t, name+": versions of Go", versions, found[1:])
+	}
+}
+
 func TestRoomsAndArrowsAreThoseOfTheCode(t *testing.T) {
 	want := make(map[string][]string) // by folder
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {

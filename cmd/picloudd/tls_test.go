@@ -170,3 +170,31 @@ func TestCertificateIsReplacedWhileAClientStays(t *testing.T) {
 	send(t, pub, `{"event":"e","data":"and still"}`)
 	wantData(t, sub, `"and still"`)
 }
+
+// What the server goes on with after a handshake does not depend on how that was made: in full, by a session, or by a
+// session that was itself made by one, as small devices do for days.
+func TestSessionsAreResumedAndResumedAgain(t *testing.T) {
+	p := newPair(t, "localhost")
+	d, _ := launch(t, p.env())
+	d.trust(t, p.cert)
+	suites := map[string]*tls.Config{"TLS 1.3": {}}
+	for _, id := range []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256} {
+		suites["TLS 1.2, "+tls.CipherSuiteName(id)] = &tls.Config{MaxVersion: tls.VersionTLS12,
+			CipherSuites: []uint16{id}}
+	}
+	for name, cfg := range suites {
+		cfg.RootCAs = d.dialer.TLSClientConfig.RootCAs
+		cfg.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+		d.dialer.TLSClientConfig = cfg
+		for i, what := range []string{"full", "resumed", "resumed again"} {
+			c := d.subscriber(t, "Device")
+			send(t, c, `{"action":"publish","event":"e","data":1}`)
+			wantData(t, c, "1")
+			if resumed := c.NetConn().(*tls.Conn).ConnectionState().DidResume; resumed != (i > 0) {
+				t.Errorf("%s, %s: resumed %t", name, what, resumed)
+			}
+			c.Close()
+		}
+	}
+}

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -13,7 +16,8 @@ import (
 )
 
 // What Handshake knows of crypto/tls's flights is not promised anywhere: which record is the first under which key, who
-// logs what, when tickets are made. This test holds a build with another version of Go to it.
+// logs what, when tickets are made. This test holds a build with another version of Go to it, and the next one says
+// that it is another.
 func TestLinkGoesOnAfterHandshake(t *testing.T) {
 	each(t, func(t *testing.T, s *suite) {
 		server, client := s.only(t)
@@ -41,6 +45,22 @@ func TestLinkGoesOnAfterHandshake(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The Go that builds PiCloud is the one whose flights these tests have seen: see scripts/toolchain.
+func TestGoIsTheOneThatBuilds(t *testing.T) {
+	text, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^toolchain (\S+)$`).FindSubmatch(text)
+	if found == nil {
+		t.Fatal("go.mod names no toolchain")
+	}
+	if builds, is := string(found[1]), runtime.Version(); is != builds {
+		t.Errorf("%s builds PiCloud, and this is %s. GOTOOLCHAIN=%[1]s go test runs the tests by the former. "+
+			"If all other tests pass by this one: go mod edit -toolchain=%[2]s", builds, is)
+	}
 }
 
 func TestOtherFlights(t *testing.T) {
