@@ -27,6 +27,7 @@ import (
 
 	"picloud/internal/config"
 	"picloud/internal/dashboard"
+	"picloud/internal/handover"
 	"picloud/internal/hub"
 	"picloud/internal/server"
 	"picloud/internal/wire"
@@ -484,10 +485,94 @@ func TestGoInTheDocumentsIsTheOneThatBuilds(t *testing.T) {
 	if found == nil {
 		t.Fatal("go.mod names no toolchain")
 	}
-	for _, name := range []string{"README.md"} {
+	for _, name := range []string{"README.md", "docs/security.md"} {
 		versions := regexp.MustCompile(`\bgo1\.\d+[.\d]*\d\b`).FindAllString(read(t, name), -1)
 		same(t, name+": versions of Go", versions, found[1:])
 	}
+}
+
+func TestSuitesAreThoseOfTheCode(t *testing.T) {
+	want := make(map[string][]string) // by version
+	for _, file := range parse(t, "internal/tlsrecord") {
+		ast.Inspect(file, func(n ast.Node) bool {
+			spec, ok := n.(*ast.ValueSpec)
+			if !ok || spec.Names[0].Name != "suites" {
+				return true
+			}
+			for _, element := range spec.Values[0].(*ast.CompositeLit).Elts {
+				fields := element.(*ast.CompositeLit).Elts
+				version := "1.2"
+				if fields[1].(*ast.Ident).Name == "true" {
+					version = "1.3"
+				}
+				want[version] = append(want[version], fields[0].(*ast.SelectorExpr).Sel.Name)
+			}
+			return false
+		})
+	}
+	if len(want["1.2"]) == 0 || len(want["1.3"]) == 0 {
+		t.Fatalf("internal/tlsrecord has the suites %v", want)
+	}
+	got := make(map[string][]string)
+	for _, row := range rows(section(t, read(t, "docs/security.md"), "## What TLS is offered")) {
+		version, kind, _ := strings.Cut(row[0], ",")
+		for _, name := range spans(row[1]) {
+			got[version] = append(got[version], name)
+			if isRSA := strings.Contains(name, "_RSA_"); version == "1.2" && isRSA != strings.HasSuffix(kind, "an RSA certificate") {
+				t.Errorf("security.md: %s is for another certificate", name)
+			}
+		}
+	}
+	for version := range want {
+		same(t, "security.md: suites of "+version, got[version], want[version])
+	}
+}
+
+// What the documents say of a unit is a line of it.
+func TestDirectivesInTheDocumentsAreThoseOfTheUnits(t *testing.T) {
+	var lines []string
+	for _, unit := range []string{"picloud.service", "picloud.socket"} {
+		lines = append(lines, strings.Split(read(t, "systemd/"+unit), "\n")...)
+	}
+	found := 0
+	for _, said := range spans(read(t, "docs/security.md")) {
+		if !regexp.MustCompile(`^[A-Z][A-Za-z]+=`).MatchString(said) {
+			continue
+		}
+		found++
+		if !slices.ContainsFunc(lines, func(line string) bool {
+			return line == said || strings.HasSuffix(said, "=") && strings.HasPrefix(line, said)
+		}) {
+			t.Errorf("security.md: no unit has %s", said)
+		}
+	}
+	if found == 0 {
+		t.Error("security.md says nothing of the units")
+	}
+}
+
+func TestFilesThatOutliveTheProcessAreThoseOfTheCode(t *testing.T) {
+	s, err := handover.New(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.KeepSecrets(true, func(*os.File) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, f := range s.Files() {
+		want = append(want, f.Name())
+	}
+	same(t, "restart.md: files", firstSpans(rows(section(t, read(t, "docs/restart.md"), "## How it works"))), want)
+
+	var got []string
+	for _, row := range rows(section(t, read(t, "docs/security.md"), "## Where the secrets are")) {
+		if !strings.HasPrefix(row[0], "`/") { // which is a file on the card
+			got = append(got, spans(row[1])...)
+		}
+	}
+	same(t, "security.md: files", got, want)
 }
 
 func TestRoomsAndArrowsAreThoseOfTheCode(t *testing.T) {
