@@ -57,6 +57,7 @@ var arrows = map[string][]string{
 	"test/benchmarks":    {},
 	"test/browser":       {},
 	"test/alone":         {},
+	"test/certified":     {},
 	"test/daemon":        {"test/wait"},
 	"test/hostile":       {},
 	"test/load":          {"internal/client", "test/daemon", "test/peer"},

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"picloud/test/certified"
 	"picloud/test/wait"
 
 	"golang.org/x/sys/unix"
@@ -201,7 +202,7 @@ func TestHandshakeInPieces(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := newClient(t, tls.Client(pieced{nc, most}, &tls.Config{InsecureSkipVerify: true}))
+		c := newClient(t, tls.Client(pieced{nc, most}, certified.Client()))
 		c.send("%s%s", plainPost(1), get)
 		c.want("POST", 201, "1")
 		c.want("GET", 200, "/echo")

@@ -2,16 +2,11 @@ package httpconn
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -26,6 +21,7 @@ import (
 
 	"picloud/internal/poll"
 	"picloud/internal/quota"
+	"picloud/test/certified"
 	ws "picloud/test/peer"
 	"picloud/test/wait"
 )
@@ -263,7 +259,7 @@ func (r *rig) serve(network string) (addr net.Addr, end func()) {
 	r.t.Helper()
 	var config *tls.Config
 	if network == "tls" {
-		network, config = "tcp", certified()
+		network, config = "tcp", certified.Server()
 	}
 	l := listen(r.t, network, r.kernel)
 	accept, refuse := context.WithCancel(context.Background())
@@ -279,21 +275,6 @@ func (r *rig) serve(network string) (addr net.Addr, end func()) {
 		}
 	}
 }
-
-// certified returns a configuration with a certificate for nobody. With httptest's, which is of RSA, a handshake would
-// take ten times as long.
-var certified = sync.OnceValue(func() *tls.Config {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-})
 
 // dismantle ends the rig and checks what holds at the end of every story.
 func (r *rig) dismantle() {
@@ -398,7 +379,7 @@ func (r *rig) dialTLS(addr net.Addr) *client {
 	}
 	r.t.Cleanup(func() { nc.Close() })
 	r.narrow(nc)
-	return newClient(r.t, tls.Client(nc, &tls.Config{InsecureSkipVerify: true})) // the certificate is for nobody here
+	return newClient(r.t, tls.Client(nc, certified.Client()))
 }
 
 // shaken is dialTLS with the handshake made.

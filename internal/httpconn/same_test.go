@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"picloud/test/certified"
 )
 
 // A talk is what a client sends. It is answered as a plain http.Server answers it, byte for byte except for the order
@@ -231,7 +233,7 @@ func TestSameAnswersAsWithoutIt(t *testing.T) {
 				there := func() *client { return dial(t, l.Addr()) }
 				if network == "tls" {
 					there = func() *client { return r.shaken(l.Addr()) }
-					l = tls.NewListener(l, certified())
+					l = tls.NewListener(l, certified.Server())
 				}
 				go reference.Serve(l)
 				defer reference.Close()

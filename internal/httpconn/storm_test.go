@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"picloud/test/certified"
 	"picloud/test/wait"
 )
 
@@ -94,7 +95,7 @@ func (st *storm) live(id string, random *rand.Rand) error {
 	}
 	defer nc.Close()
 	if st.rig.network == "tls" {
-		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true})
+		nc = tls.Client(nc, certified.Client())
 	}
 	c := newClient(st.rig.t, nc)
 	var owed []string

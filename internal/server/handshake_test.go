@@ -2,14 +2,13 @@ package server
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/binary"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"picloud/test/certified"
 	ws "picloud/test/peer"
 	"picloud/test/wait"
 )
@@ -23,16 +22,14 @@ func onEachNetwork(t *testing.T, test func(t *testing.T, sv *service, dial func(
 		})
 	}
 	t.Run("tls", func(t *testing.T) {
-		lender := httptest.NewTLSServer(nil) // of its certificate
-		lender.Close()
 		s, log := newServer(t)
 		sv := serveOn(t, s, log, net.ListenConfig{}, "127.0.0.1:0", func(l net.Listener) net.Listener {
-			return Secure{l, &tls.Config{Certificates: lender.TLS.Certificates, NextProtos: []string{"http/1.1"}}}
+			config := certified.Server().Clone()
+			config.NextProtos = []string{"http/1.1"}
+			return Secure{l, config}
 		})
-		trusted := x509.NewCertPool()
-		trusted.AddCert(lender.Certificate())
 		test(t, sv, func(t *testing.T) *peer {
-			nc, err := tls.Dial("tcp", sv.addr, &tls.Config{RootCAs: trusted})
+			nc, err := tls.Dial("tcp", sv.addr, certified.Client())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,8 +4,6 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"net/http/httptest"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -13,6 +11,7 @@ import (
 
 	"picloud/internal/poll"
 	"picloud/internal/tlsrecord"
+	"picloud/test/certified"
 	"picloud/test/wait"
 )
 
@@ -58,14 +57,6 @@ func (w *wire) put(t testing.TB, p []byte) {
 	}
 }
 
-// certified returns a configuration with net/http/httptest's certificate.
-var certified = sync.OnceValue(func() *tls.Config {
-	lender := httptest.NewUnstartedServer(nil)
-	lender.StartTLS()
-	defer lender.Close()
-	return &tls.Config{Certificates: lender.TLS.Certificates}
-})
-
 // each runs a story with each version.
 func each(t *testing.T, story func(t *testing.T, r *rig)) {
 	for name, version := range map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13} {
@@ -93,10 +84,12 @@ func newRig(t testing.TB, version uint16) *rig {
 	for _, nc := range []net.Conn{bare, r.nc} {
 		nc.SetDeadline(time.Now().Add(wait.Patience))
 	}
-	r.client = tls.Client(r.wire, &tls.Config{InsecureSkipVerify: true, MaxVersion: version}) // it is for nobody here
+	config := certified.Client()
+	config.MaxVersion = version
+	r.client = tls.Client(r.wire, config)
 	shaken := make(chan error, 1)
 	go func() { shaken <- r.client.Handshake() }()
-	link, err := tlsrecord.Handshake(r.nc, certified())
+	link, err := tlsrecord.Handshake(r.nc, certified.Server())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,15 +1,12 @@
 package tlsrecord
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
-	"crypto/x509"
 	"io"
-	"math/big"
 	"net"
 	"slices"
 	"sync"
@@ -17,6 +14,7 @@ import (
 	"time"
 	_ "unsafe" // for linkname
 
+	"picloud/test/certified"
 	"picloud/test/wait"
 )
 
@@ -64,17 +62,7 @@ var certificates = sync.OnceValue(func() []tls.Certificate {
 	if err1 != nil || err2 != nil {
 		panic("no key")
 	}
-	var all []tls.Certificate
-	for _, key := range []crypto.Signer{ec, old} {
-		template := x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"},
-			NotAfter: time.Now().Add(time.Hour)}
-		der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
-		if err != nil {
-			panic(err)
-		}
-		all = append(all, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key})
-	}
-	return all
+	return []tls.Certificate{certified.By(ec), certified.By(old)}
 })
 
 // sockets returns the two ends of a TCP connection.

@@ -23,6 +23,7 @@ import (
 	"picloud/internal/quota"
 	"picloud/internal/tlsconn"
 	"picloud/internal/tlsrecord"
+	"picloud/test/certified"
 	ws "picloud/test/peer"
 	"picloud/test/wait"
 
@@ -98,10 +99,7 @@ func newRig(t testing.TB, network string, edit ...func(*plan)) *rig {
 	}
 	var config *tls.Config
 	if network == "tls" {
-		lender := httptest.NewUnstartedServer(nil) // of a certificate
-		lender.StartTLS()
-		lender.Close()
-		config = &tls.Config{Certificates: lender.TLS.Certificates}
+		config = certified.Server()
 	}
 	r.server.Listener = taking{r.server.Listener, r.poller, config}
 	r.server.Start()
@@ -365,7 +363,7 @@ func (r *rig) dial(id string, early ...byte) (*peer, error) {
 	}
 	nc := bare
 	if r.network == "tls" {
-		nc = tls.Client(bare, &tls.Config{InsecureSkipVerify: true}) // the certificate is for nobody here
+		nc = tls.Client(bare, certified.Client())
 	}
 	p := &peer{ws.New(r.t, nc), bare}
 	p.In = bufio.NewReaderSize(p, 512)
