@@ -114,7 +114,7 @@ func OpenStore(files []*os.File, sockets, requests int) (*handover.Store, []hand
 	})
 }
 
-// handoverTimeout is how long requests under way and secure connections may delay a hand-over.
+// handoverTimeout is how long requests under way, and connections that are not kept, may delay a hand-over.
 const handoverTimeout = 2 * time.Second
 
 // keepClient records a connection's client, as long as all records take no more than within bytes.
@@ -178,7 +178,7 @@ func (s *Server) handOver(stopped func()) {
 	s.joining.Lock()   // every client that has been answered is now in wsConns, for Freeze
 	s.joining.Unlock() //lint:ignore SA2001 passing is the point
 	s.wsConns.Freeze(ctx, wire.CloseRestart, "server restarts")
-	// From here on only TLS requests can publish.
+	// A request that has not come back in time publishes nothing any more.
 	s.gate.Lock()
 	s.stopping = true
 	s.gate.Unlock()

@@ -19,7 +19,7 @@ package server
 //	broken frame 1002, not UTF-8 1007, over the limit 1009           TestBrokenFramesEndTheConnection
 //	1008: no room to remember the connection                         TestClientThatCannotBeRememberedIsRefused
 //	1012: the key has changed                                        TestNewKeyEndsWhoCameInWithTheOldOne
-//	    over TLS, too few open files                                 cmd/picloudd: TestSecureClientsAreToldToComeBack,
+//	    over TLS, too few open files                                 cmd/picloudd: TestSecureClientsThatAreNotCarriedAreToldToComeBack,
 //	                                                                     TestClientsThatCannotBeKeptAreTold
 //	1013                                                             TestSlowReaderIsClosed
 

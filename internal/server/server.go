@@ -88,7 +88,7 @@ type Server struct {
 	cfg       Config
 	log       *slog.Logger
 	hub       *hub.Hub
-	poll      *poll.Poller // wakes all plain sockets
+	poll      *poll.Poller // wakes all sockets
 	wsConns   *wsconn.Set
 	waiting   *quota.Quota // of bytes, in wsConns and httpConns, for who has shown the key
 	guard     *guard

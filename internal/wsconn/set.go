@@ -53,7 +53,7 @@ type Set struct {
 	empty chan struct{} // closed when open reaches 0 after that
 }
 
-// New makes a Set, which keeps plain connections in store unless that is nil. onError answers a request that is not a
+// New makes a Set, which keeps its connections in store unless that is nil. onError answers a request that is not a
 // WebSocket handshake, with a status and a reason for the client. poller wakes the connections: it must run from before
 // the first one comes until all are gone. What waits in the connections is counted in waiting; when it is too much,
 // somebody ends those for which Waiting says that most waits. notUTF8 says in at most 123 bytes, for a close frame,
