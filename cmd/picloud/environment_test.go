@@ -45,7 +45,7 @@ func TestSettingsFileIsReadAsSystemdReadsIt(t *testing.T) {
 	}
 }
 
-// The generator's PORT is that of the settings, whatever stands in the file.
+// The generator's PORT is that of the settings, whatever stands in the file, and so is whether there is an LED.
 func TestGeneratorReadsTheSettingsFileInTheSameWay(t *testing.T) {
 	script, err := os.ReadFile("../../systemd/picloud-generator")
 	if err != nil {
@@ -86,17 +86,22 @@ func TestGeneratorReadsTheSettingsFileInTheSameWay(t *testing.T) {
 		if got != want {
 			t.Errorf("%q: the generator has port %q, the settings %q", settings, got, want)
 		}
+		dropIn, _ := os.ReadFile(out + "/picloud.service.d/10-led.conf")
+		hasStep := strings.HasPrefix(string(dropIn), "[Service]\nExecStopPost=")
+		if hasLED := strings.Trim(readEnvironment(settings)["LED"], " \t\r\n") != ""; hasStep != hasLED {
+			t.Errorf("%q: the settings have an LED: %t, the generator wrote %q", settings, hasLED, dropIn)
+		}
 	}
 	for settings := range environmentFiles {
 		check(settings)
 	}
 	for _, settings := range []string{"PORT=0", "PORT=65535", "PORT=65536", "PORT=0080", "PORT=+80", "PORT=x",
-		"PORT=8O81", "PORT=18446744073709551617", "PORT=' 81 '"} {
+		"PORT=8O81", "PORT=18446744073709551617", "PORT=' 81 '", "LED=gpio17", "LED=' '\nPORT=1", "LED=led:ACT\nPORT=1"} {
 		check(settings)
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	pieces := []string{"PORT", "=", "8", "81", "\n", "\r", " ", "\t", "'", "\"", "\\", "#", ";", "$", "*", "PORT=",
-		"\nPORT=7", "LED"}
+		"\nPORT=7", "LED", "\nLED=", "\nLED=x"}
 	for range 500 {
 		var settings strings.Builder
 		for range 3 + random.IntN(20) {
