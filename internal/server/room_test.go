@@ -44,7 +44,7 @@ func TestStoreHasRoomForWhatTheLimitsAllow(t *testing.T) {
 	}
 	const frames, payload = 1 << 28, 1 << 28
 	rest := wsconn.Saved{Addr: longest.Addr, Partial: []byte("12"), Frames: frames, Payload: payload,
-		Queued: []byte("12"), Left: frames}
+		Queued: []byte("12"), Left: frames, Moved: &[2]uint32{1<<32 - 1, 1<<32 - 1}}
 	if n := size(rest) + handover.MarkBytes; n > restBytes {
 		t.Errorf("a connection's records at a hand-over can take %d bytes besides what waits, counted are %d", n,
 			restBytes)

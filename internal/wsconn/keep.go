@@ -29,7 +29,7 @@ func (c *Conn) enlist() {
 		over.Keep(secret)
 	}
 	c.kept = kept
-	if err := c.count(); err != nil {
+	if err := c.count(nil); err != nil {
 		c.kept = nil
 		kept.Drop()
 	}
@@ -43,20 +43,25 @@ const (
 	markWritten word = true
 )
 
-// count sets the connection's mark, if it has one, before anything is read or written. After an error the mark may no
-// longer be true, and the connection must not be kept.
-func (c *Conn) count() error {
+// count sets the connection's mark, if it has one, before anything is read or written. moved is how many bytes have been
+// read and written before; nil: the kernel is asked. After an error the mark may no longer be true, and the connection
+// must not be kept.
+func (c *Conn) count(moved *[2]uint32) error {
 	c.mark = c.kept.Mark()
 	if c.mark == nil {
 		return nil
 	}
-	read, written, err := handover.Traffic(c.sock.fd)
-	c.uncounted = errors.Is(err, handover.ErrNoTraffic)
-	if err != nil && !c.uncounted {
-		c.mark = nil
-		return c.kept.Unmark()
+	if moved != nil {
+		c.read, c.taken = moved[0], moved[1]
+	} else {
+		read, written, err := handover.Traffic(c.sock.fd)
+		c.uncounted = errors.Is(err, handover.ErrNoTraffic)
+		if err != nil && !c.uncounted {
+			c.mark = nil
+			return c.kept.Unmark()
+		}
+		c.read, c.taken = uint32(read), uint32(written)
 	}
-	c.read, c.taken = uint32(read), uint32(written)
 	c.ends(markRead, c.read, len(c.partial) == 0 && c.sock.rests())
 	c.ends(markWritten, c.taken, c.out.isOut())
 	return nil

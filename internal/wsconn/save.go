@@ -21,6 +21,9 @@ type Saved struct {
 	Queued  []byte `json:",omitempty"` // what is still to be sent
 	Left    int    `json:",omitempty"` // how much of that is the rest of a half-written frame
 
+	// How many bytes have been read from the descriptor, and taken by it, modulo 2^32. Nil: the kernel is to be asked.
+	Moved *[2]uint32 `json:",omitempty"`
+
 	// With TLS, besides the secret: see tlsconn.
 	Held []byte `json:",omitempty"`
 	Owed []byte `json:",omitempty"`
@@ -75,6 +78,9 @@ func (c *Conn) Save() (Saved, bool) {
 	}
 	sv := Saved{Addr: c.addr, Partial: c.partial, Frames: c.gather.pos, Payload: c.gather.payload,
 		Left: int(c.out.left)}
+	if c.mark != nil && !c.uncounted {
+		sv.Moved = &[2]uint32{c.read, c.taken}
+	}
 	if over, ok := c.sock.stream.(*sealed); ok {
 		if sv.Held, sv.Owed, ok = over.Leave(); !ok {
 			return Saved{}, false
@@ -121,7 +127,7 @@ func (s *Set) Restore(fd int, kept *handover.Kept, sv Saved, meet func(*Conn) Ha
 		c.watchPeer()
 		poll.LimitUnsent(fd, s.limits.UnsentBytes)
 	}
-	if err := c.count(); err != nil {
+	if err := c.count(sv.Moved); err != nil {
 		s.mu.Lock()
 		s.gone()
 		s.mu.Unlock()
