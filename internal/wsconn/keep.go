@@ -43,9 +43,9 @@ const (
 	markWritten word = true
 )
 
-// count sets the connection's mark, if it has one, before anything is read or written. moved is how many bytes have been
-// read and written before; nil: the kernel is asked. After an error the mark may no longer be true, and the connection
-// must not be kept.
+// count sets the connection's mark, if it has one, before anything is read or written. moved is how many bytes have
+// been read and written before; nil: the kernel is asked. After an error the mark may no longer be true, and the
+// connection must not be kept.
 func (c *Conn) count(moved *[2]uint32) error {
 	c.mark = c.kept.Mark()
 	if c.mark == nil {
