@@ -66,6 +66,7 @@ var arrows = map[string][]string{
 	"test/snippet":       {},
 	"test/restart":       {"test/peer"},
 	"test/sandbox":       {},
+	"test/torture":       {},
 	"test/wait":          {},
 }
 

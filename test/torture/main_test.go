@@ -1,0 +1,48 @@
+package torture
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"picloud/internal/leak"
+)
+
+// tortured is the picloudd that can be killed at each step.
+var tortured string
+
+func TestMain(m *testing.M) {
+	os.Exit(leak.Check(func() int {
+		dir, err := os.MkdirTemp("", "picloud-tortured-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		if err := build(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return m.Run()
+	}))
+}
+
+// build builds the tortured daemon into a folder.
+func build(dir string) error {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return err
+	}
+	list, err := overlay(root, dir)
+	if err != nil {
+		return err
+	}
+	tortured = filepath.Join(dir, "picloudd")
+	out, err := exec.Command("go", "build", "-overlay", list, "-o", tortured, "picloud/cmd/picloudd").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("build the tortured daemon: %v\n%s", err, out)
+	}
+	return nil
+}
