@@ -56,7 +56,7 @@ type client struct {
 // come connects a client. An error may have any reason: the handshake was broken off, or the upgrade was.
 func (f *field) come(r role, n int64, s *suite) (*client, error) {
 	rng := rand.New(rand.NewPCG(f.seed, uint64(n)))
-	c := &client{field: f, role: r, name: fmt.Sprint("c", n), excused: f.killing.Load(), kills: f.kills.Load(),
+	c := &client{field: f, role: r, name: fmt.Sprint("c", n), kills: f.kills.Load(), excused: f.killing.Load(),
 		acks: make(chan struct{}, 64), ended: make(chan struct{}), finished: make(chan struct{}),
 		got: map[string]bool{}, last: map[string]int{}}
 	var err error
@@ -68,16 +68,17 @@ func (f *field) come(r role, n int64, s *suite) (*client, error) {
 		return nil, err
 	}
 	c.in = bufio.NewReader(c.link)
+	f.known(c)
 	if r != posts {
 		if err := c.upgrade(); err != nil {
 			c.nc.Close()
+			f.unknown(c)
 			if !broken(err) {
 				f.find("%s: upgrade: %v", c, err)
 			}
 			return nil, err
 		}
 	}
-	f.known(c)
 	f.reading.Go(c.read)
 	return c, nil
 }

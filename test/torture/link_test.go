@@ -42,7 +42,7 @@ type link struct {
 	rng    *rand.Rand // the writer's
 
 	mu      sync.Mutex
-	secrets [][]byte // of both directions, all keys that there have been
+	secrets [2][][]byte // all that there have been, ours and the server's
 }
 
 // A shaking is a connection during crypto/tls's handshake. crypto/tls gets no more than the rest of the record that it
@@ -164,7 +164,7 @@ func (l *link) begin(id uint16, log, hello []byte) error {
 		l.number = 1
 	}
 	l.out, l.judge, l.in = newKey(s, ours), newJudge(newKey(s, theirs), l.number), bufio.NewReaderSize(l.nc, 4<<10)
-	l.secrets = [][]byte{ours, theirs}
+	l.secrets = [2][][]byte{{ours}, {theirs}}
 	return nil
 }
 
@@ -220,15 +220,26 @@ func (l *link) next() (kind byte, plain []byte, err error) {
 			v))
 	}
 	if n := len(l.judge.keys); n > keys {
-		l.has(l.judge.keys[n-1].secret)
+		l.has(1, l.judge.keys[n-1].secret)
 	}
 	return kind, plain, nil
 }
 
-func (l *link) has(secret []byte) {
+func (l *link) has(direction int, secret []byte) {
 	l.mu.Lock()
-	l.secrets = append(l.secrets, secret)
+	l.secrets[direction] = append(l.secrets[direction], secret)
 	l.mu.Unlock()
+}
+
+// had returns the secrets that are in use, and those that were.
+func (l *link) had() (now, before [][]byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, all := range l.secrets {
+		now = append(now, all[len(all)-1])
+		before = append(before, all[:len(all)-1]...)
+	}
+	return now, before
 }
 
 // write seals text in records of any size and sends it in pieces, between which it may take its time.
@@ -272,7 +283,7 @@ func (l *link) update(ask bool) error {
 	}
 	b := l.record(handshake, message)
 	l.out, l.number = l.out.next(), 0
-	l.has(l.out.secret)
+	l.has(0, l.out.secret)
 	return l.raw(b)
 }
 

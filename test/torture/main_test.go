@@ -40,7 +40,11 @@ func build(dir string) error {
 		return err
 	}
 	tortured = filepath.Join(dir, "picloudd")
-	out, err := exec.Command("go", "build", "-overlay", list, "-o", tortured, "picloud/cmd/picloudd").CombinedOutput()
+	args := []string{"build", "-overlay", list, "-o", tortured}
+	if rounds == 1 {
+		args = append(args, "-race")
+	}
+	out, err := exec.Command("go", append(args, "picloud/cmd/picloudd")...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build the tortured daemon: %v\n%s", err, out)
 	}

@@ -188,6 +188,7 @@ func (m *manager) start(cert string, room int, env ...string) (*life, error) {
 	l.cmd = exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0"`, tortured) // the PID is known only after the fork
 	l.cmd.Stderr, l.cmd.ExtraFiles = &l.log, files
 	l.cmd.Env = append([]string{
+		daemon.AtOnce,
 		"NOTIFY_SOCKET=" + filepath.Join(m.dir, "notify"), fmt.Sprint("LISTEN_FDS=", len(files)),
 		"LISTEN_FDNAMES=" + strings.Join(append([]string{"picloud"}, names...), ":"),
 		"DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere", // no answer: every stop is a restart
