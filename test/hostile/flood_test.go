@@ -23,6 +23,8 @@ type kind struct {
 	below   bool                         // over TLS only, and without a handshake
 	guesses bool                         // its address has no guesses left
 	sample  bool
+
+	isClient bool // on the local socket, where no key is asked for, it is a client like others
 }
 
 // cheap reports whether a daemon with the race detector in it can let a connection come back all the time: it is slow
@@ -78,10 +80,12 @@ var kinds = []kind{
 	{name: "refusals that are not read", then: deaf(head + "Content-Length: 1\r\n\r\n{")},
 	{name: "wrong keys", then: on(wrongKey), guesses: true, sample: true},
 	{name: "one wrong key", says: "GET /info HTTP/1.1\r\nHost: pi\r\nX-API-Key: wrong\r\n\r\n", guesses: true},
-	{name: "a WebSocket without a key", says: peer.Handshake("/subscribe?clientName=x", peer.Nonce)},
+	{name: "a WebSocket without a key", says: peer.Handshake("/subscribe?clientName=x", peer.Nonce),
+		isClient: true},
 	{name: "a WebSocket with a wrong key", says: peer.Handshake("/subscribe?clientName=x&apiKey=wrong", peer.Nonce),
-		guesses: true},
-	{name: "a WebSocket without a key, not read", then: deaf(peer.Handshake("/subscribe?clientName=x", peer.Nonce))},
+		guesses: true, isClient: true},
+	{name: "a WebSocket without a key, not read", then: deaf(peer.Handshake("/subscribe?clientName=x", peer.Nonce)),
+		isClient: true},
 	{name: "half a handshake of a WebSocket",
 		says: strings.TrimSuffix(peer.Handshake("/subscribe?clientName=x", peer.Nonce), "\r\n")},
 	{name: "nothing of TLS", below: true},

@@ -23,6 +23,13 @@ var all = os.Getenv("HOSTILE") == "all"
 var bin string
 
 func TestMain(m *testing.M) {
+	if text := os.Getenv(visiting); text != "" {
+		if err := visits(text); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	mode := daemon.Raced
 	if all {
 		mode = daemon.Plain
@@ -74,7 +81,7 @@ func TestNewcomersAreServedBesideHostileConnections(t *testing.T) {
 					}
 					s := &stage{door: openDoor(t, size.files, network == "tls"), size: size}
 					for _, k := range kinds {
-						if k.below && network != "tls" || !all && !k.sample {
+						if k.below && network != "tls" || k.isClient && network == "unix" || !all && !k.sample {
 							continue
 						}
 						for _, returns := range []bool{false, true} {
@@ -112,8 +119,8 @@ func (s *stage) withstands(t *testing.T, f *flood) {
 		from[1] = "127.0.1.2"
 	}
 	for _, from := range from {
-		for _, n := range newcomers {
-			sum.add(n.name, s.serve(t, n, from))
+		for i, n := range newcomers {
+			sum.add(n.name, s.serve(t, i, from))
 		}
 		s.listens.awaits(t, s.number)
 		s.asks.ask(t, "/info")
@@ -124,8 +131,8 @@ func (s *stage) withstands(t *testing.T, f *flood) {
 	end()
 	wait.Until(t, "only the two who were there before are left", func() bool { return s.asks.metric(t, open) <= 2 })
 	s.rests.ask(t, "/info")
-	if newcomer := s.serve(t, newcomers[0], from[0]); newcomer.tries > 1 {
-		t.Errorf("a newcomer after the flood takes %d tries", newcomer.tries)
+	if newcomer := s.serve(t, 0, from[0]); newcomer.Tries > 1 {
+		t.Errorf("a newcomer after the flood takes %d tries", newcomer.Tries)
 	}
 	t.Logf("%d connections came, %.0f closed for others; %d newcomers took %d tries, at most %d, and %.3f s at most (%s); the daemon has %d MiB, %d at the peak",
 		f.came.Load(), closed, sum.newcomers, sum.tries, sum.most, sum.worst.Seconds(), sum.slowest, resident, peak)

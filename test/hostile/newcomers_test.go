@@ -20,7 +20,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +36,8 @@ type door struct {
 	*daemon.Process
 	public string      // host and port
 	local  string      // path of the Unix socket
-	tls    *tls.Config // for public; nil without TLS
+	cert   string      // file of public's certificate; empty without TLS
+	tls    *tls.Config // what trusts it; nil without TLS
 }
 
 // openDoor starts a daemon that may open so many files, and hands it its sockets as systemd does.
@@ -77,7 +77,7 @@ func openDoor(t *testing.T, files int, secure bool) *door {
 	if secure {
 		settings, trusts := certificate(t, dir)
 		cmd.Env = append(cmd.Env, settings...)
-		d.tls = trusts
+		d.cert, d.tls = filepath.Join(dir, "CERT_FILE"), trusts
 	}
 	d.Process = daemon.Launch(t, cmd)
 	return d
@@ -102,8 +102,6 @@ func certificate(t *testing.T, dir string) (settings []string, trusts *tls.Confi
 		t.Fatal(err)
 	}
 	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(cert)
 	settings = []string{"USE_TLS=on"}
 	for name, text := range map[string][]byte{"CERT_FILE": cert,
 		"KEY_FILE": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})} {
@@ -113,7 +111,13 @@ func certificate(t *testing.T, dir string) (settings []string, trusts *tls.Confi
 		}
 		settings = append(settings, name+"="+file)
 	}
-	return settings, &tls.Config{RootCAs: roots, ServerName: "localhost"}
+	return settings, trusting(cert)
+}
+
+func trusting(cert []byte) *tls.Config {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(cert)
+	return &tls.Config{RootCAs: roots, ServerName: "localhost"}
 }
 
 func dialFrom(ctx context.Context, from, addr string) (net.Conn, error) {
@@ -225,25 +229,25 @@ func post(number int) string {
 type newcomer struct {
 	name  string
 	local bool // over the Unix socket
-	comes func(*stage, *caller) error
+	comes func(*visit, *caller) error
 }
 
 var newcomers = []newcomer{
 	{name: "GET /info", comes: asks(get("/info"), 200)},
-	{name: "POST /publish", comes: func(s *stage, c *caller) error {
-		s.number++
-		_, err := c.ask(post(s.number), 201)
+	{name: "POST /publish", comes: func(v *visit, c *caller) error {
+		v.Number++
+		_, err := c.ask(post(v.Number), 201)
 		return err
 	}},
-	{name: "subscribe", comes: func(_ *stage, c *caller) error { return c.subscribe("other") }},
+	{name: "subscribe", comes: func(_ *visit, c *caller) error { return c.subscribe("other") }},
 	{name: "GET /healthz without the key", comes: asks(health, 200)},
 	{name: "GET /info here", local: true, comes: asks("GET /info HTTP/1.1\r\nHost: local\r\n\r\n", 200)},
 	{name: "POST /reload here", local: true, // what picloudd -reload sends
 		comes: asks("POST /reload HTTP/1.1\r\nHost: local\r\nContent-Length: 0\r\n\r\n", 204)},
 }
 
-func asks(request string, want int) func(*stage, *caller) error {
-	return func(_ *stage, c *caller) error {
+func asks(request string, want int) func(*visit, *caller) error {
+	return func(_ *visit, c *caller) error {
 		_, err := c.ask(request, want)
 		return err
 	}
@@ -251,8 +255,8 @@ func asks(request string, want int) func(*stage, *caller) error {
 
 // served is how a newcomer fared.
 type served struct {
-	tries int
-	took  time.Duration // with all tries
+	Tries int
+	Took  time.Duration // with all tries
 }
 
 // A tally adds up how newcomers fared.
@@ -264,37 +268,94 @@ type tally struct {
 
 func (sum *tally) add(name string, s served) {
 	sum.newcomers++
-	sum.tries += s.tries
-	sum.most = max(sum.most, s.tries)
-	if s.took > sum.worst {
-		sum.worst, sum.slowest = s.took, name
+	sum.tries += s.Tries
+	sum.most = max(sum.most, s.Tries)
+	if s.Took > sum.worst {
+		sum.worst, sum.slowest = s.Took, name
 	}
 }
 
-// serve returns when the newcomer has been served. It tries again when its connection is closed, as it may be in a
-// flood while it is new; that it never is served is what must not happen.
-func (s *stage) serve(t *testing.T, n newcomer, from string) served {
+// A visit is a newcomer's. It is made by a process of its own: in that of the flood a newcomer would be one of thousands
+// that wait for a processor, and reach the server as late as those.
+type visit struct {
+	Newcomer            int // of newcomers
+	From                string
+	Public, Local, Cert string // of the door
+	Number              int    // of the message that was published last
+
+	served
+	Fault string // why it was not served
+}
+
+// visiting, in the environment, has a visit for such a process.
+const visiting = "HOSTILE_VISIT"
+
+// serve returns when the newcomer has been served.
+func (s *stage) serve(t *testing.T, n int, from string) served {
 	t.Helper()
-	if n.local {
+	if newcomers[n].local {
 		from = ""
 	}
+	v := visit{Newcomer: n, From: from, Public: s.public, Local: s.local, Cert: s.cert, Number: s.number}
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), visiting+"="+string(text))
+	cmd.Stderr = t.Output()
+	if text, err = cmd.Output(); err == nil {
+		err = json.Unmarshal(text, &v)
+	}
+	if err != nil {
+		t.Fatalf("the newcomer's process: %v, it says %q", err, text)
+	}
+	if v.Fault != "" {
+		t.Fatalf("%s from %q is not served in %d tries and %v: %s", newcomers[n].name, from, v.Tries, v.Took, v.Fault)
+	}
+	s.number = v.Number
+	return v.served
+}
+
+// visits is the process of a visit.
+func visits(text string) error {
+	var v visit
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		return err
+	}
+	d := &door{public: v.Public, local: v.Local}
+	if v.Cert != "" {
+		pem, err := os.ReadFile(v.Cert)
+		if err != nil {
+			return err
+		}
+		d.tls = trusting(pem)
+	}
+	v.come(d)
+	return json.NewEncoder(os.Stdout).Encode(v)
+}
+
+// come returns when the newcomer has been served. It tries again when its connection is closed, as it may be in a flood
+// while it is new; that it never is served is what must not happen.
+func (v *visit) come(d *door) {
 	begin := time.Now()
-	for tries := 1; ; tries++ {
+	for {
+		v.Tries++
 		err := func() error {
-			c, err := s.call(from, begin.Add(wait.Patience))
+			c, err := d.call(v.From, begin.Add(wait.Patience))
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			return n.comes(s, c)
+			return newcomers[v.Newcomer].comes(v, c)
 		}()
-		switch took := time.Since(begin); {
+		switch v.Took = time.Since(begin); {
 		case err == nil:
-			return served{tries, took}
-		case errors.As(err, new(wrong)), took > wait.Patience:
-			t.Fatalf("%s from %q is not served in %d tries and %v: %v", n.name, from, tries, took, err)
+			return
+		case errors.As(err, new(wrong)), v.Took > wait.Patience:
+			v.Fault = err.Error()
+			return
 		}
-		runtime.Gosched()
 	}
 }
 
