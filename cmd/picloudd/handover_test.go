@@ -11,14 +11,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"picloud/internal/wire"
 	picloudd "picloud/test/daemon"
@@ -27,60 +25,19 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// A manager acts as the real binary's service manager: it holds the listener, stores what it is given, and starts each
-// process with both.
+// A manager starts the real binary's processes, one after another, and clients that outlive them.
 type manager struct {
-	t        *testing.T
-	listener *os.File
-	url      string
-	socket   string
-	env      env
-	files    int         // how many a process may open; 0: no limit
-	trusted  *tls.Config // not nil: the process speaks TLS
-
-	mu     sync.Mutex
-	stored map[string]*os.File
-	ready  chan struct{} // closed by READY=1
-
-	process *exec.Cmd
-	stderr  *picloudd.Log
+	*picloudd.Manager
+	t       *testing.T
+	url     string
+	env     env
+	trusted *tls.Config // not nil: the process speaks TLS
 }
 
 func manage(t *testing.T, e env) *manager {
 	t.Helper()
-	tcp, err := net.Listen("tcp", "localhost:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tcp.Close()
-	m := &manager{t: t, url: "http://" + tcp.Addr().String(), env: e, stored: make(map[string]*os.File)}
-	if m.listener, err = tcp.(*net.TCPListener).File(); err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp("", "picloud")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.socket = filepath.Join(dir, "notify")
-	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.socket, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listening := make(chan struct{})
-	go func() {
-		defer close(listening)
-		m.listen(notify)
-	}()
-	t.Cleanup(func() {
-		m.end(syscall.SIGKILL)
-		notify.Close()
-		<-listening
-		m.listener.Close()
-		for _, f := range m.stored {
-			f.Close()
-		}
-		os.RemoveAll(dir)
-	})
+	m := &manager{Manager: picloudd.Manage(t, filepath.Dir(binary)), t: t, env: e}
+	m.url = "http://" + m.Addr
 	return m
 }
 
@@ -110,93 +67,14 @@ func (m *manager) speakTLS(t *testing.T, cert string) {
 	m.url = strings.Replace(m.url, "http:", "https:", 1)
 }
 
-// listen receives notifications, sd_notify(3).
-func (m *manager) listen(notify *net.UnixConn) {
-	var buf, oob [4096]byte
-	for {
-		n, oobn, _, _, err := notify.ReadMsgUnix(buf[:], oob[:])
-		if err != nil {
-			return
-		}
-		var f *os.File
-		if messages, _ := syscall.ParseSocketControlMessage(oob[:oobn]); len(messages) == 1 {
-			if fds, err := syscall.ParseUnixRights(&messages[0]); err == nil {
-				f = os.NewFile(uintptr(fds[0]), "stored")
-			}
-		}
-		fields := make(map[string]string)
-		for line := range strings.Lines(string(buf[:n])) {
-			name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
-			fields[name] = value
-		}
-		m.mu.Lock()
-		switch name := fields["FDNAME"]; {
-		case fields["FDSTORE"] == "1" && f != nil:
-			m.stored[name], f = f, m.stored[name]
-		case fields["FDSTOREREMOVE"] == "1":
-			f = m.stored[name]
-			delete(m.stored, name)
-		case fields["READY"] == "1":
-			close(m.ready)
-		}
-		if f != nil {
-			f.Close()
-		}
-		m.mu.Unlock()
-	}
-}
-
 // start starts a process and returns when it is ready.
 func (m *manager) start() {
 	m.t.Helper()
-	m.mu.Lock()
-	m.ready = make(chan struct{})
-	names := slices.Sorted(maps.Keys(m.stored))
-	files := []*os.File{m.listener}
-	for _, name := range names {
-		files = append(files, m.stored[name])
+	settings := []string{"API_KEY=" + testKey}
+	for k, v := range m.env {
+		settings = append(settings, k+"="+v)
 	}
-	ready := m.ready
-	limit := ""
-	if m.files > 0 {
-		limit = fmt.Sprintf("ulimit -n %d && ", m.files)
-	}
-	cmd := exec.Command("sh", "-c", limit+`LISTEN_PID=$$ exec "$0"`,
-		binary) // the PID is known only after the fork
-	m.stderr = new(picloudd.Log)
-	cmd.Stderr, cmd.ExtraFiles = m.stderr, files
-	cmd.Env = []string{
-		picloudd.AtOnce,
-		"NOTIFY_SOCKET=" + m.socket, "LISTEN_FDS=" + fmt.Sprint(len(files)),
-		"LISTEN_FDNAMES=" + strings.Join(append([]string{"picloud"}, names...), ":"),
-		"DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere", // no answer: every stop is a restart
-	}
-	for k, v := range m.env.with("API_KEY", testKey).with("PORT", "0") {
-		cmd.Env = append(cmd.Env, k+"="+v)
-	}
-	err := cmd.Start()
-	m.mu.Unlock()
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	m.process = cmd
-	select {
-	case <-ready:
-	case <-time.After(patience):
-		m.t.Fatalf("it does not get ready:\n%s", m.stderr)
-	}
-}
-
-// end ends the process by a signal.
-func (m *manager) end(signal syscall.Signal) {
-	if m.process == nil {
-		return
-	}
-	m.process.Process.Signal(signal)
-	if err := m.process.Wait(); err != nil && signal == syscall.SIGTERM {
-		m.t.Errorf("the daemon ended with %v:\n%s", err, m.stderr)
-	}
-	m.process = nil
+	m.Start(settings...)
 }
 
 // A guest is a client that outlives the real binary's processes.
@@ -212,7 +90,7 @@ func (m *manager) guest(name, route string) *guest {
 	c, _, err := dialer.Dial(strings.Replace(m.url, "http", "ws", 1)+route+"?clientName="+name,
 		http.Header{"X-Api-Key": {testKey}})
 	if err != nil {
-		m.t.Fatalf("%v\n%s", err, m.stderr)
+		m.t.Fatalf("%v\n%s", err, m.Log)
 	}
 	m.t.Cleanup(func() { c.Close() })
 	return &guest{Conn: c, name: name}
@@ -327,7 +205,7 @@ func outliveEveryProcess(t *testing.T, m *manager) {
 		for range subscribers {
 			<-flowing
 		}
-		m.end(signal)
+		m.End(signal)
 		m.start()
 		close(stop)
 		for _, g := range subscribers { // a connection that lives on answers
@@ -388,7 +266,7 @@ func ackedIsWithAll(t *testing.T, m *manager) {
 			}
 			acked = string(p) == `{"action":"ack","id":1}`
 		}
-		m.end(syscall.SIGKILL)
+		m.End(syscall.SIGKILL)
 		m.start()
 		m.post("e", `"end"`)
 		lost, ended := 0, 0
@@ -435,9 +313,9 @@ func TestFewerFilesThanConnections(t *testing.T) {
 		g.subscribe(t, "e")
 		all = append(all, g)
 	}
-	m.files = files
+	m.Files = files
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		m.end(signal)
+		m.End(signal)
 		m.start()
 		m.post("e", "1")
 		var living []*guest
@@ -458,12 +336,12 @@ func TestFewerFilesThanConnections(t *testing.T) {
 // At a restart, clients for which the store has no room are told so.
 func TestClientsThatCannotBeKeptAreTold(t *testing.T) {
 	m := manage(t, nil)
-	m.files = 300
+	m.Files = 300
 	m.start()
-	m.stderr.Await(t, "not all connections can be kept over a restart")
+	m.Log.Await(t, "not all connections can be kept over a restart")
 	g := m.guest("client", "/subscribe")
 	g.subscribe(t, "e")
-	m.end(syscall.SIGTERM)
+	m.End(syscall.SIGTERM)
 	wantClose(t, g.Conn, 1012)
 	m.start()
 }
@@ -478,21 +356,19 @@ func TestFilesOfALaterVersionAreLeftAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.mu.Lock()
-	m.stored["later"] = f
-	m.mu.Unlock()
+	m.Stored(func(files map[string]*os.File) { files["later"] = f })
 	for n, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL, syscall.SIGTERM} {
-		m.end(signal)
+		m.End(signal)
 		m.start()
 		m.post("e", fmt.Sprint(n))
 		if p := receive(t, g.Conn); !strings.Contains(string(p), fmt.Sprintf(`"data":%d`, n)) {
 			t.Errorf("got %s", p)
 		}
-		m.mu.Lock()
-		if m.stored["later"] != f || len(m.stored) != 5 {
-			t.Errorf("stored are %v", slices.Sorted(maps.Keys(m.stored)))
-		}
-		m.mu.Unlock()
+		m.Stored(func(files map[string]*os.File) {
+			if files["later"] != f || len(files) != 5 {
+				t.Errorf("stored are %v", slices.Sorted(maps.Keys(files)))
+			}
+		})
 	}
 }
 
@@ -505,14 +381,14 @@ func TestSecureClientsThatAreNotCarriedAreToldToComeBack(t *testing.T) {
 	m.start()
 	carried := m.guest("Carried", "/subscribe")
 	carried.subscribe(t, "e")
-	m.end(syscall.SIGTERM)
+	m.End(syscall.SIGTERM)
 	m.env = m.env.with("CARRY_TLS", "off")
 	m.start()
 	wantClose(t, carried.Conn, 1012)
 	for range 2 {
 		c := m.guest("Secure", "/subscribe")
 		c.subscribe(t, "e")
-		m.end(syscall.SIGTERM)
+		m.End(syscall.SIGTERM)
 		wantClose(t, c.Conn, 1012)
 		m.start()
 	}
@@ -541,7 +417,7 @@ func TestInfoTellsOfTLS(t *testing.T) {
 			if got, want := len(s.ConnectionTraffic), 2+life; got != want {
 				t.Errorf("%d connections are listed, want %d", got, want)
 			}
-			m.end(syscall.SIGTERM)
+			m.End(syscall.SIGTERM)
 			if life == 1 {
 				m.env = m.env.with("CARRY_TLS", "off")
 			}
@@ -585,7 +461,7 @@ func TestRequestsOverTLSOutliveARestart(t *testing.T) {
 	ask(body, health, 200)
 	io.WriteString(body, post[:len(post)-5])
 	for range 2 {
-		m.end(syscall.SIGTERM)
+		m.End(syscall.SIGTERM)
 		m.start()
 		ask(idle, health, 200)
 	}
@@ -625,12 +501,10 @@ func TestStoreThatCannotBeReadCostsNoStart(t *testing.T) {
 			m.start()
 			g := m.guest("lost", "/subscribe")
 			g.subscribe(t, "e")
-			m.end(syscall.SIGTERM)
-			m.mu.Lock()
-			damage(m.stored)
-			m.mu.Unlock()
+			m.End(syscall.SIGTERM)
+			m.Stored(damage)
 			m.start()
-			m.stderr.Await(t, "not all connections can be kept over this restart")
+			m.Log.Await(t, "not all connections can be kept over this restart")
 			if _, _, err := g.ReadMessage(); err == nil {
 				t.Error("it got a message")
 			} else if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
@@ -639,7 +513,7 @@ func TestStoreThatCannotBeReadCostsNoStart(t *testing.T) {
 			// The next process has a store again.
 			g = m.guest("kept", "/subscribe")
 			g.subscribe(t, "e")
-			m.end(syscall.SIGTERM)
+			m.End(syscall.SIGTERM)
 			m.start()
 			m.post("e", "1")
 			if p := receive(t, g.Conn); !strings.Contains(string(p), `"data":1`) {

@@ -1,0 +1,174 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"picloud/test/wait"
+)
+
+// A Manager is to picloudd what systemd is: it holds the listener, stores the files that it is given, and starts each
+// process with both. To a process every end is one before a restart.
+type Manager struct {
+	Addr  string // where it listens
+	Files int    // how many a process may open; 0: no limit
+	Log   *Log   // of the present process
+
+	t        testing.TB
+	picloudd string
+	dir      string // with the socket for notifications
+	listener *os.File
+	process  *exec.Cmd
+
+	mu     sync.Mutex
+	stored map[string]*os.File
+	ready  chan struct{} // closed by READY=1
+}
+
+// Manage returns a Manager that has not started the picloudd in bin. When the test ends it kills the process, and
+// forgets what is stored.
+func Manage(t testing.TB, bin string) *Manager {
+	t.Helper()
+	tcp, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	m := &Manager{Addr: tcp.Addr().String(), t: t, picloudd: filepath.Join(bin, "picloudd"),
+		stored: make(map[string]*os.File)}
+	if m.listener, err = tcp.(*net.TCPListener).File(); err != nil {
+		t.Fatal(err)
+	}
+	if m.dir, err = os.MkdirTemp("", "picloud"); err != nil { // a socket's path must be short
+		t.Fatal(err)
+	}
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.socket(), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening := make(chan struct{})
+	go func() {
+		defer close(listening)
+		m.listen(notify)
+	}()
+	t.Cleanup(func() {
+		m.End(syscall.SIGKILL)
+		notify.Close()
+		<-listening
+		m.listener.Close()
+		for _, f := range m.stored {
+			f.Close()
+		}
+		os.RemoveAll(m.dir)
+	})
+	return m
+}
+
+func (m *Manager) socket() string { return filepath.Join(m.dir, "notify") }
+
+// listen receives notifications, sd_notify(3).
+func (m *Manager) listen(notify *net.UnixConn) {
+	var buf, oob [4096]byte
+	for {
+		n, oobn, _, _, err := notify.ReadMsgUnix(buf[:], oob[:])
+		if err != nil {
+			return
+		}
+		var f *os.File
+		if messages, _ := syscall.ParseSocketControlMessage(oob[:oobn]); len(messages) == 1 {
+			if fds, err := syscall.ParseUnixRights(&messages[0]); err == nil {
+				f = os.NewFile(uintptr(fds[0]), "stored")
+			}
+		}
+		fields := make(map[string]string)
+		for line := range strings.Lines(string(buf[:n])) {
+			name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+			fields[name] = value
+		}
+		m.mu.Lock()
+		switch name := fields["FDNAME"]; {
+		case fields["FDSTORE"] == "1" && f != nil:
+			m.stored[name], f = f, m.stored[name]
+		case fields["FDSTOREREMOVE"] == "1":
+			f = m.stored[name]
+			delete(m.stored, name)
+		case fields["READY"] == "1":
+			close(m.ready)
+		}
+		if f != nil {
+			f.Close()
+		}
+		m.mu.Unlock()
+	}
+}
+
+// Stored lets do see and change what is stored, by name.
+func (m *Manager) Stored(do func(files map[string]*os.File)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	do(m.stored)
+}
+
+// Start starts a process with these settings, such as "API_KEY=sesame", and nothing else in its environment. It returns
+// when the process is ready.
+func (m *Manager) Start(settings ...string) {
+	m.t.Helper()
+	limit := ""
+	if m.Files > 0 {
+		limit = fmt.Sprintf("ulimit -n %d && ", m.Files)
+	}
+	// The process's number is known only after the fork.
+	cmd := exec.Command("sh", "-c", limit+`LISTEN_PID=$$ exec "$0"`, m.picloudd)
+	m.Log = new(Log)
+	cmd.Stderr = m.Log
+	m.mu.Lock()
+	m.ready = make(chan struct{})
+	ready := m.ready
+	names := slices.Sorted(maps.Keys(m.stored))
+	cmd.ExtraFiles = []*os.File{m.listener}
+	for _, name := range names {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, m.stored[name])
+	}
+	cmd.Env = append([]string{
+		AtOnce,
+		"NOTIFY_SOCKET=" + m.socket(), "LISTEN_FDS=" + fmt.Sprint(len(cmd.ExtraFiles)),
+		"LISTEN_FDNAMES=" + strings.Join(append([]string{"picloud"}, names...), ":"),
+		"DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere", // no answer: every stop is a restart
+		"PORT=0",
+	}, settings...)
+	err := cmd.Start()
+	m.mu.Unlock()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.process = cmd
+	select {
+	case <-ready:
+	case <-time.After(wait.Patience):
+		m.t.Fatalf("it does not get ready:\n%s", m.Log)
+	}
+}
+
+// End ends the process by a signal, and fails the test if it takes SIGTERM for anything but a wish to end well. Without
+// a process it does nothing.
+func (m *Manager) End(signal syscall.Signal) {
+	if m.process == nil {
+		return
+	}
+	err := errors.Join(m.process.Process.Signal(signal), m.process.Wait())
+	m.process = nil
+	if err != nil && signal == syscall.SIGTERM {
+		m.t.Errorf("the daemon ended with %v:\n%s", err, m.Log)
+	}
+}
