@@ -61,6 +61,7 @@ var arrows = map[string][]string{
 	"test/daemon":        {"test/wait"},
 	"test/hostile":       {},
 	"test/load":          {"internal/client", "test/daemon", "test/peer"},
+	"test/others":        {},
 	"test/peer":          {"test/wait"},
 	"test/recipes":       {},
 	"test/snippet":       {},
