@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -36,6 +37,12 @@ func (p pair) write(t *testing.T, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.writeBy(t, name, key)
+}
+
+// writeBy is write with this key.
+func (p pair) writeBy(t *testing.T, name string, key crypto.Signer) {
+	t.Helper()
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {
 		t.Fatal(err)
