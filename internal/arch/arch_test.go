@@ -65,7 +65,7 @@ var arrows = map[string][]string{
 	"test/peer":          {"test/wait"},
 	"test/recipes":       {},
 	"test/snippet":       {},
-	"test/restart":       {"test/peer"},
+	"test/restart":       {"test/others", "test/peer"},
 	"test/sandbox":       {},
 	"test/torture":       {},
 	"test/wait":          {},

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"picloud/test/others"
 )
 
 // plan is what a load consists of.
@@ -52,6 +54,7 @@ type load struct {
 	pulse   *event   // the fastest publisher's, one of sources
 	crowd   *event   // the one with many subscribers, one of sources
 	posted  []*event // the posters', among sources
+	foreign []*event // those of programs, among sources
 	idle    []*event // the idlers'
 	full    []*event // for the laggards, one each
 	flood   []*event // for the slow readers, one each
@@ -120,6 +123,20 @@ func (l *load) ways() []target {
 	return []target{l.tcp, l.unix}
 }
 
+// programs lists further ways, of TLS clients that others wrote: OpenSSL's and Python's.
+func (l *load) programs() []target {
+	if !l.tcp.secure {
+		return nil
+	}
+	var ways []target
+	for _, p := range others.Each() {
+		way := l.tcp
+		way.by = &p
+		ways = append(ways, way)
+	}
+	return ways
+}
+
 // mostly returns the network, and for one n in every the last way.
 func (l *load) mostly(n, every int) target {
 	ways := l.ways()
@@ -164,6 +181,8 @@ func (l *load) name() {
 	l.sources = append(l.sources, l.pulse, l.crowd)
 	l.posted = several(l.posters, "poster%d")
 	l.sources = append(l.sources, l.posted...)
+	l.foreign = several(len(l.programs()), "foreign%d")
+	l.sources = append(l.sources, l.foreign...)
 	if !l.unhurt() {
 		return
 	}
@@ -188,6 +207,16 @@ func (l *load) beginFollowers() (left int, err error) {
 	for _, way := range l.ways() { // each way has a witness of everything
 		if _, err := l.follow(way, "witness", everything...); err != nil {
 			return 0, err
+		}
+	}
+	for i, way := range l.programs() {
+		c, err := l.follow(way, fmt.Sprintf("quiet%d", i), l.quiet)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", way.by.Name, err)
+		}
+		c.busy = false
+		if _, err := l.follow(way, fmt.Sprintf("hears%d", i), everything...); err != nil {
+			return 0, fmt.Errorf("%s: %w", way.by.Name, err)
 		}
 	}
 	for i, e := range l.full {
@@ -265,9 +294,15 @@ func (l *load) beginSources() {
 		l.expect(p.way.secure)
 		l.sending.Go(func() { l.publish(p) })
 	}
+	for i, way := range l.programs() {
+		p := publisher{way: way, event: l.foreign[i], rand: random(l.seed, l.foreign[i].name), under: window, burst: bursts}
+		l.expect(way.secure)
+		l.sending.Go(func() { l.publish(p) })
+	}
 	for n, e := range l.posted {
 		way := l.mostly(n, 4)
-		if way.secure {
+		// What over TLS cannot outlive the server is not counted as told, and a handshake may be broken off by a restart.
+		if way.secure && (!l.unhurt() || n%8 >= 4) {
 			way = l.unix
 		}
 		l.coming.Go(func() { l.post(way, e, n%8 < 4) })

@@ -6,12 +6,14 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"picloud/internal/server"
 	"picloud/internal/wsconn"
+	"picloud/test/certified"
 )
 
 func TestSequenceTellsWhatWentWrong(t *testing.T) {
@@ -92,6 +94,15 @@ const key = "sesame"
 // serve runs a server on an address. stop returns when it has stopped.
 func serve(t *testing.T, addr string) (at string, stop func()) {
 	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Addr().String(), serveOn(t, l)
+}
+
+func serveOn(t *testing.T, listeners ...net.Listener) (stop func()) {
+	t.Helper()
 	s, err := server.New(server.Config{
 		Key:     key,
 		Version: "v0",
@@ -111,14 +122,10 @@ func serve(t *testing.T, addr string) (at string, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx, l) }()
-	return l.Addr().String(), func() {
+	go func() { ended <- s.Run(ctx, listeners...) }()
+	return func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
@@ -146,6 +153,30 @@ func TestLoadIsContentWhenNothingHappens(t *testing.T) {
 	addr, stop := serve(t, "127.0.0.1:0")
 	defer stop()
 	table, err := drives(t, small(addr), nothing)
+	if err != nil || !strings.Contains(table, `"ok":true`) {
+		t.Errorf("got %v\n%s", err, table)
+	}
+}
+
+// secure returns the listeners of a server with TLS, and a load for it.
+func secure(t *testing.T) (p plan, listeners []net.Listener) {
+	t.Helper()
+	tcp, err1 := net.Listen("tcp", "127.0.0.1:0")
+	local, err2 := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	p = small(tcp.Addr().String())
+	p.tcp.secure, p.clients = true, 60
+	p.unix.network, p.unix.address = "unix", local.Addr().String()
+	return p, []net.Listener{server.Secure{Listener: tcp, Config: certified.Server()}, local}
+}
+
+// Over TLS programs of others are among the clients.
+func TestLoadOverTLSIsContentWhenNothingHappens(t *testing.T) {
+	p, listeners := secure(t)
+	defer serveOn(t, listeners...)()
+	table, err := drives(t, p, nothing)
 	if err != nil || !strings.Contains(table, `"ok":true`) {
 		t.Errorf("got %v\n%s", err, table)
 	}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 
+	"picloud/test/others"
 	ws "picloud/test/peer"
 )
 
@@ -42,14 +43,18 @@ func refusedNow(err error) bool { return errors.Is(err, errRefused) }
 // A target is a way to the server.
 type target struct {
 	network, address string
-	moved            string // the address to try next
-	secure           bool   // TLS, without checking the certificate
+	moved            string          // the address to try next
+	secure           bool            // TLS, without checking the certificate
+	by               *others.Program // makes the connections, over TLS; nil: crypto/tls does
 	key              string
 }
 
 // dial opens a connection, which ends with ctx. receiveBytes, when not 0, is how much unread data the kernel may
 // buffer.
 func (t target) dial(ctx context.Context, receiveBytes int) (net.Conn, error) {
+	if t.by != nil {
+		return t.by.Dial(ctx, t.address)
+	}
 	d := &net.Dialer{}
 	if receiveBytes != 0 {
 		d.Control = func(_, _ string, c syscall.RawConn) error {
