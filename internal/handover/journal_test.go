@@ -599,7 +599,7 @@ func FuzzOpenJournal(f *testing.F) {
 		j.head.end[0].Store(end)
 		next, records, err := reopen(t, j)
 		if next == nil {
-			if int(end) <= headerSize || !errors.Is(err, errDamaged) {
+			if end <= headerSize || !errors.Is(err, errDamaged) {
 				t.Errorf("refused: %v", err)
 			}
 			return
@@ -608,7 +608,7 @@ func FuzzOpenJournal(f *testing.F) {
 		for _, r := range records {
 			size += recordSize + len(r.Key) + len(r.Value)
 		}
-		if size > int(end) {
+		if int64(size) > int64(end) {
 			t.Errorf("%d bytes of records were read from %d", size, end)
 		}
 		if err := next.Compact(); err != nil {
