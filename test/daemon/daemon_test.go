@@ -48,8 +48,8 @@ func TestCommandsAreBuiltAsAskedFor(t *testing.T) {
 	status := Built(Plain, func(plain string) int {
 		built = plain
 		for _, name := range []string{"picloudd", "picloud"} {
-			if !raced(t, filepath.Join(bin, name)) {
-				t.Errorf("the %s of Raced has no race detector", name)
+			if raced(t, filepath.Join(bin, name)) != raceable {
+				t.Errorf("the %s of Raced has a race detector: %t, want %t", name, !raceable, raceable)
 			}
 			if raced(t, filepath.Join(plain, name)) {
 				t.Errorf("the %s of Plain has the race detector", name)
