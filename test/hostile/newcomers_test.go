@@ -276,8 +276,8 @@ func (sum *tally) add(name string, s served) {
 	}
 }
 
-// A visit is a newcomer's. Beside a large flood it is made by a process of its own: in that of the flood a newcomer would
-// be one of thousands that wait for a processor, and reach the server as late as those.
+// A visit is a newcomer's. Beside a large flood it is made by a process of its own: in that of the flood a newcomer
+// would be one of thousands that wait for a processor, and reach the server as late as those.
 type visit struct {
 	Newcomer            int // of newcomers
 	From                string
