@@ -26,7 +26,8 @@ func TestWebSocketsOverTLSOutliveTheProcess(t *testing.T) {
 		globalThis.kept = []
 		globalThis.wrong = []
 		const open = (name, take) => new Promise((resolve, reject) => {
-			const socket = new WebSocket(location.origin.replace('http', 'ws') + '/subscribe?apiKey=`+key+`&clientName=' + name)
+			const address = location.origin.replace('http', 'ws') + '/subscribe?apiKey=`+key+`&clientName=' + name
+			const socket = new WebSocket(address)
 			socket.onopen = () => resolve(socket)
 			socket.onerror = reject
 			socket.onmessage = (event) => take(JSON.parse(event.data))
@@ -43,7 +44,8 @@ func TestWebSocketsOverTLSOutliveTheProcess(t *testing.T) {
 			acked++
 			globalThis.next()
 		})
-		globalThis.next = () => publisher.send(JSON.stringify({action: 'publish', event: 'numbers', data: acked, id: acked}))
+		globalThis.next = () =>
+			publisher.send(JSON.stringify({action: 'publish', event: 'numbers', data: acked, id: acked}))
 		next()
 		return true
 	})()`)

@@ -295,13 +295,14 @@ func (l *load) beginSources() {
 		l.sending.Go(func() { l.publish(p) })
 	}
 	for i, way := range l.programs() {
-		p := publisher{way: way, event: l.foreign[i], rand: random(l.seed, l.foreign[i].name), under: window, burst: bursts}
+		e := l.foreign[i]
+		p := publisher{way: way, event: e, rand: random(l.seed, e.name), under: window, burst: bursts}
 		l.expect(way.secure)
 		l.sending.Go(func() { l.publish(p) })
 	}
 	for n, e := range l.posted {
 		way := l.mostly(n, 4)
-		// What over TLS cannot outlive the server is not counted as told, and a handshake may be broken off by a restart.
+		// What over TLS cannot outlive the server is not counted as told, and a restart may break off a handshake.
 		if way.secure && (!l.unhurt() || n%8 >= 4) {
 			way = l.unix
 		}
