@@ -21,19 +21,28 @@ import (
 // A Manager is to picloudd what systemd is: it holds the listener, stores the files that it is given, and starts each
 // process with both. To a process every end is one before a restart.
 type Manager struct {
-	Addr  string // where it listens
-	Files int    // how many a process may open; 0: no limit
-	Log   *Log   // of the present process
+	Addr     string   // where it listens
+	Listener *os.File // what it listens with
+	Files    int      // how many a process may open; 0: no limit
+	Log      *Log     // of the present process
 
 	t        testing.TB
 	picloudd string
 	dir      string // with the socket for notifications
-	listener *os.File
-	process  *exec.Cmd
+	life     *Life  // the last
 
 	mu     sync.Mutex
 	stored map[string]*os.File
 	ready  chan struct{} // closed by READY=1
+}
+
+// A Life is one of a Manager's processes.
+type Life struct {
+	Cmd   *exec.Cmd
+	Log   *Log
+	Ready <-chan struct{} // closed when it is
+	Ended <-chan struct{} // closed when it has ended, and Err is set
+	Err   error
 }
 
 // Manage returns a Manager that has not started the picloudd in bin. When the test ends it kills the process, and
@@ -46,8 +55,8 @@ func Manage(t testing.TB, bin string) *Manager {
 	}
 	defer tcp.Close()
 	m := &Manager{Addr: tcp.Addr().String(), t: t, picloudd: filepath.Join(bin, "picloudd"),
-		stored: make(map[string]*os.File)}
-	if m.listener, err = tcp.(*net.TCPListener).File(); err != nil {
+		stored: make(map[string]*os.File), ready: make(chan struct{})}
+	if m.Listener, err = tcp.(*net.TCPListener).File(); err != nil {
 		t.Fatal(err)
 	}
 	if m.dir, err = os.MkdirTemp("", "picloud"); err != nil { // a socket's path must be short
@@ -66,7 +75,7 @@ func Manage(t testing.TB, bin string) *Manager {
 		m.End(syscall.SIGKILL)
 		notify.Close()
 		<-listening
-		m.listener.Close()
+		m.Listener.Close()
 		for _, f := range m.stored {
 			f.Close()
 		}
@@ -104,7 +113,11 @@ func (m *Manager) listen(notify *net.UnixConn) {
 			f = m.stored[name]
 			delete(m.stored, name)
 		case fields["READY"] == "1":
-			close(m.ready)
+			select {
+			case <-m.ready:
+			default:
+				close(m.ready)
+			}
 		}
 		if f != nil {
 			f.Close()
@@ -120,10 +133,23 @@ func (m *Manager) Stored(do func(files map[string]*os.File)) {
 	do(m.stored)
 }
 
-// Start starts a process with these settings, such as "API_KEY=sesame", and nothing else in its environment. It returns
-// when the process is ready.
+// Start is Launch, and returns when the process is ready.
 func (m *Manager) Start(settings ...string) {
 	m.t.Helper()
+	l, err := m.Launch(settings...)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	select {
+	case <-l.Ready:
+	case <-time.After(wait.Patience):
+		m.t.Fatalf("it does not get ready:\n%s", m.Log)
+	}
+}
+
+// Launch starts a process with these settings, such as "API_KEY=sesame", and nothing else in its environment. The
+// process before must have ended.
+func (m *Manager) Launch(settings ...string) (*Life, error) {
 	limit := ""
 	if m.Files > 0 {
 		limit = fmt.Sprintf("ulimit -n %d && ", m.Files)
@@ -133,10 +159,10 @@ func (m *Manager) Start(settings ...string) {
 	m.Log = new(Log)
 	cmd.Stderr = m.Log
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.ready = make(chan struct{})
-	ready := m.ready
 	names := slices.Sorted(maps.Keys(m.stored))
-	cmd.ExtraFiles = []*os.File{m.listener}
+	cmd.ExtraFiles = []*os.File{m.Listener}
 	for _, name := range names {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, m.stored[name])
 	}
@@ -147,28 +173,29 @@ func (m *Manager) Start(settings ...string) {
 		"DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere", // no answer: every stop is a restart
 		"PORT=0",
 	}, settings...)
-	err := cmd.Start()
-	m.mu.Unlock()
-	if err != nil {
-		m.t.Fatal(err)
+	if err := cmd.Start(); err != nil {
+		return nil, err
 	}
-	m.process = cmd
-	select {
-	case <-ready:
-	case <-time.After(wait.Patience):
-		m.t.Fatalf("it does not get ready:\n%s", m.Log)
-	}
+	ended := make(chan struct{})
+	m.life = &Life{Cmd: cmd, Log: m.Log, Ready: m.ready, Ended: ended}
+	go func(l *Life) {
+		l.Err = cmd.Wait()
+		close(ended)
+	}(m.life)
+	return m.life, nil
 }
 
 // End ends the process by a signal, and fails the test if it takes SIGTERM for anything but a wish to end well. Without
 // a process it does nothing.
 func (m *Manager) End(signal syscall.Signal) {
-	if m.process == nil {
+	l := m.life
+	if l == nil {
 		return
 	}
-	err := errors.Join(m.process.Process.Signal(signal), m.process.Wait())
-	m.process = nil
-	if err != nil && signal == syscall.SIGTERM {
-		m.t.Errorf("the daemon ended with %v:\n%s", err, m.Log)
+	m.life = nil
+	err := l.Cmd.Process.Signal(signal)
+	<-l.Ended
+	if err := errors.Join(err, l.Err); err != nil && signal == syscall.SIGTERM {
+		m.t.Errorf("the daemon ended with %v:\n%s", err, l.Log)
 	}
 }

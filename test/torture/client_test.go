@@ -64,7 +64,7 @@ func (f *field) come(r role, n int64, s *suite) (*client, error) {
 	if r == stalls {
 		room = 4 << 10
 	}
-	if c.link, err = dial(f.address, s, room, rng); err != nil {
+	if c.link, err = dial(f.Addr, s, room, rng); err != nil {
 		return nil, err
 	}
 	c.in = bufio.NewReader(c.link)

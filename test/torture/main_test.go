@@ -10,7 +10,7 @@ import (
 	"picloud/internal/leak"
 )
 
-// tortured is the picloudd that can be killed at each step.
+// tortured is the folder of the picloudd that can be killed at each step.
 var tortured string
 
 func TestMain(m *testing.M) {
@@ -39,8 +39,8 @@ func build(dir string) error {
 	if err != nil {
 		return err
 	}
-	tortured = filepath.Join(dir, "picloudd")
-	args := []string{"build", "-overlay", list, "-o", tortured}
+	tortured = dir
+	args := []string{"build", "-overlay", list, "-o", filepath.Join(dir, "picloudd")}
 	if rounds == 1 {
 		args = append(args, "-race")
 	}

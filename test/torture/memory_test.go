@@ -17,32 +17,37 @@ import (
 // memory is all that is stored besides descriptors.
 func (m *manager) memory(t *testing.T) []byte {
 	t.Helper()
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	var all []byte
-	for _, f := range m.stored {
-		if to, _ := os.Readlink(fmt.Sprint("/proc/self/fd/", f.Fd())); !strings.HasPrefix(to, "/memfd:") {
-			continue
+	m.Stored(func(files map[string]*os.File) {
+		for _, f := range files {
+			if to, _ := os.Readlink(fmt.Sprint("/proc/self/fd/", f.Fd())); strings.HasPrefix(to, "/memfd:") {
+				all = append(all, contents(t, f)...)
+			}
 		}
-		for at := int64(0); ; {
-			from, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
-			if err == unix.ENXIO {
-				break
-			}
-			if err == nil {
-				at, err = unix.Seek(int(f.Fd()), from, unix.SEEK_HOLE)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			b := make([]byte, at-from)
-			if _, err := f.ReadAt(b, from); err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, b...)
-		}
-	}
+	})
 	return all
+}
+
+// contents returns what has been written to a memfd.
+func contents(t *testing.T, f *os.File) (all []byte) {
+	t.Helper()
+	for at := int64(0); ; {
+		from, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			return all
+		}
+		if err == nil {
+			at, err = unix.Seek(int(f.Fd()), from, unix.SEEK_HOLE)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, at-from)
+		if _, err := f.ReadAt(b, from); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b...)
+	}
 }
 
 // stale returns the secrets that nobody needs any more: of those who have gone, of keys that have been changed, and of

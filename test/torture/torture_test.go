@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"picloud/test/daemon"
 	"picloud/test/wait"
 )
 
@@ -150,21 +151,21 @@ func (f *field) live(t *testing.T, rng *rand.Rand, p plan) {
 	}
 	for ended := false; !ended; {
 		select {
-		case <-l.ended:
+		case <-l.Ended:
 			ended = true
 		case <-term:
 			select {
-			case <-l.ready: // before, it does not know what the signal means
-			case <-l.ended:
+			case <-l.Ready: // before, it does not know what the signal means
+			case <-l.Ended:
 			case <-kill:
-				l.cmd.Process.Kill()
+				l.Cmd.Process.Kill()
 			}
-			l.cmd.Process.Signal(syscall.SIGTERM)
+			l.Cmd.Process.Signal(syscall.SIGTERM)
 			late = time.After(wait.Patience)
 		case <-kill:
-			l.cmd.Process.Kill()
+			l.Cmd.Process.Kill()
 		case <-late:
-			l.cmd.Process.Signal(syscall.SIGABRT)
+			l.Cmd.Process.Signal(syscall.SIGABRT)
 		}
 	}
 	f.buries(t, p, l)
@@ -180,30 +181,30 @@ func (f *field) expects(p plan) {
 }
 
 // ends ends a life that does not end by itself, now.
-func (f *field) ends(t *testing.T, p plan, l *life) {
+func (f *field) ends(t *testing.T, p plan, l *daemon.Life) {
 	t.Helper()
 	f.expects(p)
 	signal := syscall.SIGTERM
 	if p.kills() {
 		signal = syscall.SIGKILL
 	}
-	l.cmd.Process.Signal(signal)
-	wait.For(t, l.ended, "the process ends")
+	l.Cmd.Process.Signal(signal)
+	wait.For(t, l.Ended, "the process ends")
 	f.buries(t, p, l)
 }
 
 // buries looks at a life that has ended.
-func (f *field) buries(t *testing.T, p plan, l *life) {
+func (f *field) buries(t *testing.T, p plan, l *daemon.Life) {
 	t.Helper()
-	log := l.log.String()
-	if l.err != nil && !(l.killed() && p.kills()) || strings.Contains(log, "panic") ||
+	log := l.Log.String()
+	if l.Err != nil && !(killed(l) && p.kills()) || strings.Contains(log, "panic") ||
 		strings.Contains(log, "DATA RACE") {
-		t.Errorf("the daemon ended with %v:\n%s", l.err, log)
+		t.Errorf("the daemon ended with %v:\n%s", l.Err, log)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sum.lives++
-	if p.step != "" && l.killed() && p.kill < 0 {
+	if p.step != "" && killed(l) && p.kill < 0 {
 		f.sum.reached[p.step]++
 	}
 	if _, counts, ok := strings.Cut(log, " kept_over_restart="); ok {
@@ -216,7 +217,7 @@ func (f *field) buries(t *testing.T, p plan, l *life) {
 
 // settle has one process live until all who are here have the last message, and checks that they have all others. Then
 // they leave. The process is the caller's to end.
-func (f *field) settle(t *testing.T) *life {
+func (f *field) settle(t *testing.T) *daemon.Life {
 	t.Helper()
 	l := f.calm(t)
 	close(f.stop)
@@ -241,7 +242,7 @@ func (f *field) settle(t *testing.T) *life {
 			}
 		case <-c.ended:
 		case <-time.After(wait.Patience):
-			t.Fatalf("%s has neither the last message nor ended\n%s", c, &l.log)
+			t.Fatalf("%s has neither the last message nor ended\n%s", c, l.Log)
 		}
 	}
 	for _, c := range here {
@@ -278,14 +279,14 @@ func (f *field) abort(t *testing.T) {
 }
 
 // calm starts a process that lives on.
-func (f *field) calm(t *testing.T) *life {
+func (f *field) calm(t *testing.T) *daemon.Life {
 	t.Helper()
 	f.expects(plan{kill: -1})
 	l, err := f.start(f.certs[0], 256<<10)
 	if err != nil {
 		t.Fatal(err)
 	}
-	wait.For(t, l.ready, "the last process is ready")
+	wait.For(t, l.Ready, "the last process is ready")
 	return l
 }
 
