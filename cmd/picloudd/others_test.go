@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"testing"
 
+	"picloud/test/certified"
 	"picloud/test/others"
 	await "picloud/test/wait"
 
@@ -39,7 +40,7 @@ func TestTLSClientsOfOthersOutliveEveryProcess(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			p := newPair(t, "localhost")
-			p.writeBy(t, "localhost", key)
+			p.put(t, certified.By(key, "localhost"))
 			// Nothing but what the test writes may come near a command to s_client.
 			m := manage(t, p.env().with("PING_INTERVAL", "5m"))
 			m.speakTLS(t, p.cert)

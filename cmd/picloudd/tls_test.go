@@ -1,22 +1,17 @@
 package main
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"picloud/test/certified"
 )
 
 // A pair is a self-signed certificate and its key, in files.
@@ -33,44 +28,13 @@ func newPair(t *testing.T, name string) pair {
 // write replaces both files as a renewal of the certificate does: each in one step.
 func (p pair) write(t *testing.T, name string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.writeBy(t, name, key)
+	p.put(t, certified.New(name))
 }
 
-// writeBy is write with this key.
-func (p pair) writeBy(t *testing.T, name string, key crypto.Signer) {
+func (p pair) put(t *testing.T, cert tls.Certificate) {
 	t.Helper()
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	if err != nil {
+	if err := certified.Write(cert, p.cert, p.key); err != nil {
 		t.Fatal(err)
-	}
-	now := time.Now()
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range []struct {
-		path, kind string
-		der        []byte
-	}{{p.key, "PRIVATE KEY", der}, {p.cert, "CERTIFICATE", cert}} {
-		if err := os.WriteFile(f.path+".new", pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der}),
-			0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(f.path+".new", f.path); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 

@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 	"test/certified":     {},
 	"test/daemon":        {"test/wait"},
 	"test/hostile":       {},
-	"test/load":          {"internal/client", "test/daemon", "test/peer"},
+	"test/load":          {"internal/client", "test/certified", "test/daemon", "test/peer"},
 	"test/others":        {},
 	"test/peer":          {"test/wait"},
 	"test/recipes":       {},

@@ -62,7 +62,7 @@ var certificates = sync.OnceValue(func() []tls.Certificate {
 	if err1 != nil || err2 != nil {
 		panic("no key")
 	}
-	return []tls.Certificate{certified.By(ec), certified.By(old)}
+	return []tls.Certificate{certified.By(ec, "localhost"), certified.By(old, "localhost")}
 })
 
 // sockets returns the two ends of a TCP connection.

@@ -4,17 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -25,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"picloud/test/certified"
 	"picloud/test/daemon"
 	"picloud/test/peer"
 	"picloud/test/wait"
@@ -76,49 +72,37 @@ func openDoor(t *testing.T, files int, secure bool) *door {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
 	if secure {
-		settings, trusts := certificate(t, dir)
+		var settings []string
+		settings, d.cert = certificate(t, dir)
 		cmd.Env = append(cmd.Env, settings...)
-		d.cert, d.tls = filepath.Join(dir, "CERT_FILE"), trusts
+		if d.tls, err = trusting(d.cert); err != nil {
+			t.Fatal(err)
+		}
 	}
 	d.Process = daemon.Launch(t, cmd)
 	return d
 }
 
 // certificate makes a certificate for localhost in a folder, and returns the settings that make the daemon use it, and
-// what trusts it.
-func certificate(t *testing.T, dir string) (settings []string, trusts *tls.Config) {
+// its file.
+func certificate(t *testing.T, dir string) (settings []string, cert string) {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	if err := certified.Write(certified.New("localhost"), cert, key); err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, IsCA: true,
-		BasicConstraintsValid: true, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	settings = []string{"USE_TLS=on"}
-	for name, text := range map[string][]byte{"CERT_FILE": cert,
-		"KEY_FILE": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})} {
-		file := filepath.Join(dir, name)
-		if err := os.WriteFile(file, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		settings = append(settings, name+"="+file)
-	}
-	return settings, trusting(cert)
+	return []string{"USE_TLS=on", "CERT_FILE=" + cert, "KEY_FILE=" + key}, cert
 }
 
-func trusting(cert []byte) *tls.Config {
+// trusting trusts the certificate in a file.
+func trusting(cert string) (*tls.Config, error) {
+	text, err := os.ReadFile(cert)
+	if err != nil {
+		return nil, err
+	}
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(cert)
-	return &tls.Config{RootCAs: roots, ServerName: "localhost"}
+	roots.AppendCertsFromPEM(text)
+	return &tls.Config{RootCAs: roots, ServerName: "localhost"}, nil
 }
 
 func dialFrom(ctx context.Context, from, addr string) (net.Conn, error) {
@@ -337,11 +321,10 @@ func visits(text string) error {
 	}
 	d := &door{public: v.Public, local: v.Local}
 	if v.Cert != "" {
-		pem, err := os.ReadFile(v.Cert)
-		if err != nil {
+		var err error
+		if d.tls, err = trusting(v.Cert); err != nil {
 			return err
 		}
-		d.tls = trusting(pem)
 	}
 	v.come(d)
 	return json.NewEncoder(os.Stdout).Encode(v)

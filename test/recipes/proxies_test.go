@@ -3,14 +3,9 @@
 package recipes
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,6 +14,7 @@ import (
 	"time"
 
 	"picloud/internal/client"
+	"picloud/test/certified"
 	"picloud/test/snippet"
 )
 
@@ -115,17 +111,23 @@ func (d *dish) listens(port string) {
 func TestNginxInFront(t *testing.T) {
 	p := serve(t)
 	port := freePort(t)
-	certificate, key := certificate(t)
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	if err := certified.Write(certified.New(proxyName), cert, key); err != nil {
+		t.Fatal(err)
+	}
+	authority, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
 	site := snippet.Put(t, snippet.Of(t, "docs/recipes/reverse-proxy.md", "proxy_pass"), "443", port,
 		"raspberrypi.local", proxyName, "127.0.0.1:9000", p.address,
-		"/etc/ssl/picloud/cert.pem", file(t, "cert.pem", certificate), "/etc/ssl/picloud/key.pem",
-		file(t, "key.pem", key))
-	dir := t.TempDir()
+		"/etc/ssl/picloud/cert.pem", cert, "/etc/ssl/picloud/key.pem", key)
 	conf := file(t, "nginx.conf", "daemon off;\npid "+dir+"/pid;\nerror_log stderr;\nuser root;\nevents {}\nhttp {\naccess_log "+dir+"/access.log;\n"+
 		"client_body_temp_path "+dir+"/b; proxy_temp_path "+dir+"/p; fastcgi_temp_path "+dir+"/f; uwsgi_temp_path "+dir+"/u; scgi_temp_path "+dir+"/s;\n"+site+"}\n")
 	d := cook(t, nil, nil, "nginx", "-e", "stderr", "-p", dir, "-c", conf)
 	d.listens(port)
-	p.through(port, []byte(certificate))
+	p.through(port, authority)
 }
 
 func TestCaddyInFront(t *testing.T) {
@@ -147,26 +149,4 @@ func TestCaddyInFront(t *testing.T) {
 	d = cook(t, nil, nil, "sh", "-c", "cd "+home+"/caddy/pki/authorities/local && exec "+line)
 	d.prints("published")
 	d.ends(true)
-}
-
-// certificate makes a certificate for the proxy's name, and its key.
-func certificate(t *testing.T) (cert, key string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{proxyName}, IsCA: true,
-		BasicConstraintsValid: true,
-		NotBefore:             time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
-		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
 }

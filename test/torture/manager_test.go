@@ -6,18 +6,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"math/big"
-	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
-	"time"
 
+	"picloud/test/certified"
 	"picloud/test/daemon"
 
 	"golang.org/x/sys/unix"
@@ -41,30 +36,14 @@ func manage(t *testing.T) *manager {
 		t.Fatal(err)
 	}
 	for name, key := range map[string]crypto.Signer{"ec": ec, "rsa": old} {
-		if err := m.certify(filepath.Join(dir, name), key); err != nil {
+		path := filepath.Join(dir, name)
+		if err := certified.Write(certified.By(key, "localhost"), path+".pem", path+".key"); err != nil {
 			t.Fatal(err)
 		}
+		m.certs = append(m.certs, path)
 	}
 	slices.Sort(m.certs)
 	return m
-}
-
-func (m *manager) certify(path string, key crypto.Signer) error {
-	template := x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"},
-		DNSNames: []string{"localhost"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(24 * time.Hour)}
-	cert, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	text, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	m.certs = append(m.certs, path)
-	return errors.Join(
-		os.WriteFile(path+".pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600),
-		os.WriteFile(path+".key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: text}), 0o600))
 }
 
 // start starts a process with that certificate. env is for package fault. Its new connections have room for that many
