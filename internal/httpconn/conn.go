@@ -27,18 +27,18 @@ type Conn struct {
 	turn          poll.Turn
 	slot          *slot
 
-	mu     sync.Mutex
-	fd     int             // -1: closed, or given away
-	tls    *tlsconn.Stream // nil: it is plain, or the handshake is under way
-	place  poll.Place
-	used   bool      // a request has been answered on it
-	since  time.Time // when the rest began, or the first byte of in came
-	head   bool      // in has a whole head
-	rests  bool      // it is lent for good, and between two requests
-	lent   int       // what a call that blocks costs, as long as it may: bytes
-	held   int       // bytes of an unfinished record, when it last came to rest
-	shakes bool      // the handshake of TLS is under way
-	load   load      // what all of it counts for
+	mu    sync.Mutex
+	fd    int             // -1: closed, or given away
+	tls   *tlsconn.Stream // nil: it is plain, or the handshake has not been made
+	place poll.Place
+	used  bool       // a request has been answered on it
+	since time.Time  // when the rest began, or the first byte of in came
+	head  bool       // in has a whole head
+	rests bool       // it is lent for good, and between two requests
+	lent  int        // what a call that blocks costs, as long as it may: bytes
+	held  int        // bytes of an unfinished record, when it last came to rest
+	shake *handshake // nil: it is plain, or made
+	load  load       // what all of it counts for
 
 	in    []byte // what has been read and not yet answered; owned by whoever has the turn
 	blank int    // how many bytes of line ends are still skipped before in; owned likewise
@@ -140,6 +140,9 @@ func (c *Conn) release() (fd int, place poll.Place) {
 	fd, place = c.fd, c.place
 	c.fd, c.place, c.loan = -1, poll.Place{}, nil
 	c.load.set(c.set, 0)
+	if c.shake != nil {
+		c.set.handshakes.leave(c.shake)
+	}
 	c.set.mu.Lock()
 	delete(c.set.conns, c)
 	c.set.mu.Unlock()
@@ -160,11 +163,16 @@ func (c *Conn) shown() {
 	}
 }
 
-// bears returns what memory the connection counts for, and when the client was last active.
+// bears returns what memory the connection counts for, and when the client was last active. What a handshake under way
+// takes is bounded otherwise.
 func (c *Conn) bears() (load, time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.load, c.since
+	l := c.load
+	if c.shake != nil {
+		l.bytes -= c.lent
+	}
+	return l, c.since
 }
 
 // tcp calls use with the descriptor, unless it is closed or a Unix socket's.
@@ -293,6 +301,9 @@ func (c *Conn) lookAndRecover() (err error) {
 func (c *Conn) look() error {
 	b := c.set.bufs.Get().(*buffer)
 	defer c.set.bufs.Put(b)
+	if c.shake != nil {
+		return c.hear(b.in[:])
+	}
 	if len(c.in) > 0 { // what came while the connection was lent, or to another process
 		if err := c.answerAll(b, slices.Clone(c.in)); err != nil {
 			return err

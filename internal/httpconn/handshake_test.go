@@ -18,47 +18,112 @@ import (
 
 // A hesitant client has begun a handshake, in one of these ways, and goes no further.
 var hesitant = map[string]string{
-	"silent":            "",
-	"in a header":       "\x16\x03",
-	"in a ClientHello":  "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-	"before its record": "\x16\x03\x01\x02\x00",
+	"silent":              "",
+	"in a header":         "\x16\x03",
+	"in a ClientHello":    "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+	"before its record":   "\x16\x03\x01\x02\x00",
+	"behind its greeting": hello,
 }
 
-// hesitate makes n handshakes that go no further, and waits until they are known.
+// hello is a ClientHello.
+var hello = certified.Hello()
+
+// untilEnd reads to the end of the connection, whatever comes.
+func (c *client) untilEnd() {
+	c.T.Helper()
+	if _, err := io.Copy(io.Discard, c.In); err != nil && !ended(err) {
+		c.T.Errorf("%v, want the end", err)
+	}
+}
+
+// hesitate makes n handshakes that go no further, and waits until all that they have said is known.
 func (r *rig) hesitate(begin string, n int) (clients []*client) {
 	r.t.Helper()
-	before := r.entered()
 	for range n {
+		before := r.entered()
 		c := dial(r.t, r.addr)
 		c.send("%s", begin)
 		clients = append(clients, c)
+		wait.Until(r.t, "it is known", func() bool {
+			missing := func(c *Conn) bool {
+				taken := c.turn.Rests() && c.quiet() && (begin == "" || len(c.in) > 0)
+				return c.shake != nil && !taken && c.lent == 0
+			}
+			return r.entered() > before && len(r.all()) == r.Usage().Open && r.count(missing) == 0
+		})
 	}
-	wait.Until(r.t, "all have come", func() bool { return r.entered() == before+n })
 	return clients
 }
 
-func (r *rig) shaking() int { return r.count(func(c *Conn) bool { return c.shakes && c.lent > 0 }) }
+// shaking counts those whose handshake has not been made, computing those of them that are under way.
+func (r *rig) shaking() int { return r.count(func(c *Conn) bool { return c.shake != nil }) }
+
+func (r *rig) underWay() int {
+	return r.count(func(c *Conn) bool { return c.shake != nil && c.lent > 0 })
+}
 
 func isShaking(r *rig, n int) func() bool { return func() bool { return r.shaking() == n } }
 
-// Each handshake under way is counted, and those that are too much are ended; whoever has come in goes on.
+// Who has said enough for a handshake takes memory for one, up to a bound, and the others wait; who has not takes none.
+// Whoever has come in goes on.
 func TestHandshakesTakeLittleMemory(t *testing.T) {
 	const n, room = 40, 10
 	for name, begin := range hesitant {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, "tls", func(p *plan) { p.KeylessBytes = room * shakingBytes })
+			r := newRig(t, "tls", func(p *plan) { p.KeylessBytes = 2 * room * shakingBytes })
+			r.handshakes.patience = time.Hour
 			known := r.dial()
 			known.send(get)
 			known.want("GET", 200, "/echo")
 			r.atRest()
-			r.hesitate(begin, room)
-			wait.Until(t, "all are counted", func() bool { return r.keyless.Used() == room*shakingBytes })
-			r.hesitate(begin, n-room)
-			wait.Until(t, "most have gone", func() bool { return r.left() >= n-room && !r.keyless.Over() })
+			r.hesitate(begin, n)
+			if begin == hello {
+				wait.Until(t, "as many are under way as may be", func() bool { return r.underWay() == room })
+			}
+			rests := func(c *Conn) bool { return c.turn.Rests() && len(c.in) >= min(len(begin), 1) }
+			wait.Until(t, "all others are at rest", func() bool { return r.count(rests) >= n-r.underWay() })
+			if used, most := r.keyless.Used(), r.underWay()*shakingBytes+n*4<<10; used > most {
+				t.Errorf("%d bytes are held, want %d at most", used, most)
+			}
 			known.send(get)
 			known.want("GET", 200, "/echo")
 		})
+	}
+}
+
+// What makes those go who hold most without the key is no handshake that is under way: a newcomer's would always be it.
+func TestHandshakesUnderWayAreNotWhatIsTooMuch(t *testing.T) {
+	const room = 10 * shakingBytes
+	r := newRig(t, "tls", func(p *plan) { p.KeylessBytes = room })
+	r.handshakes.patience = time.Hour
+	r.hesitate(hello, 1)
+	wait.Until(t, "it is under way", func() bool { return r.underWay() == 1 })
+	long := "POST /plain HTTP/1.1\r\nX-Long: " + strings.Repeat("x", 3<<10)
+	for i := 1; i <= 2*room/len(long); i++ {
+		r.dial().send("%s", long)
+		wait.Until(t, "all there is counts", func() bool { return r.entered() == 1+i && !r.keyless.Over() })
+	}
+	if r.left() == 0 {
+		t.Error("nobody has gone")
+	}
+	wait.Until(t, "its handshake alone is still under way", func() bool { return r.underWay() == 1 })
+}
+
+// Beside a crowd that begins handshakes and goes no further, everybody gets one, from the crowd's own address too.
+func TestHandshakesTakeTurns(t *testing.T) {
+	r := newRig(t, "tls", func(p *plan) { p.KeylessBytes = 2 * 3 * shakingBytes })
+	r.handshakes.patience = 10 * time.Millisecond
+	r.hesitate(hello, 60)
+	for _, from := range []byte{1, 2, 3} {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, from)}}
+		nc, err := d.Dial("tcp", r.addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newClient(t, tls.Client(nc, certified.Client()))
+		c.send(get)
+		c.want("GET", 200, "/echo")
 	}
 }
 
@@ -74,12 +139,12 @@ func TestHandshakesKeepNobodyOut(t *testing.T) {
 				r := newRig(t, "tls", edit)
 				held := r.hesitate(begin, 3*n)
 				for _, c := range held[:2*n] {
-					c.wantEnd()
+					c.untilEnd()
 				}
 				c := r.dial()
 				c.send(get)
 				c.want("GET", 200, "/echo")
-				held[2*n].wantEnd()
+				held[2*n].untilEnd()
 				if u := r.Usage(); u.Open != n {
 					t.Errorf("%+v", u)
 				}
@@ -95,11 +160,11 @@ func TestHandshakesEnd(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, "tls")
 			held := r.hesitate(begin, 3)
-			wait.Until(t, "all are under way", isShaking(r, 3))
+			wait.Until(t, "all are there", isShaking(r, 3))
 			r.endAccept()
 			wait.Within(t, "Freeze returns", func() { r.Freeze(t.Context()) })
 			for _, c := range held {
-				c.wantEnd()
+				c.untilEnd()
 			}
 			if n := len(r.Save()); n != 0 {
 				t.Errorf("%d connections are handed over", n)
@@ -109,10 +174,10 @@ func TestHandshakesEnd(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, "tls")
 			held := r.hesitate(begin, 3)
-			wait.Until(t, "all are under way", isShaking(r, 3))
+			wait.Until(t, "all are there", isShaking(r, 3))
 			r.Close()
 			for _, c := range held {
-				c.wantEnd()
+				c.untilEnd()
 			}
 			r.gone()
 		})
@@ -128,8 +193,10 @@ func TestHandshakesEnd(t *testing.T) {
 					c.drip(0)
 				}
 			}()
-			io.Copy(io.Discard, c.In)                                                         // perhaps an alert
-			if d := time.Since(begun); d < limit-10*time.Millisecond && begin != "\x16\x03" { // 0 is no version
+			c.untilEnd()
+			// What drips are zeros, which are no version of TLS, and no record behind a greeting.
+			broken := begin == "\x16\x03" || begin == hello
+			if d := time.Since(begun); d < limit-10*time.Millisecond && !broken {
 				t.Errorf("cut off after %v, want %v", d, limit)
 			}
 			r.gone()

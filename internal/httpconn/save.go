@@ -6,7 +6,6 @@ import (
 	"net"
 	"time"
 
-	"picloud/internal/poll"
 	"picloud/internal/tlsconn"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +25,8 @@ type Saved struct {
 // waited for until ctx ends. Freeze is called once, while Run goes on and nothing is accepted any more.
 func (s *Set) Freeze(ctx context.Context) {
 	s.crew.Freeze()
-	defer time.AfterFunc(shakeGrace, s.cutShaking).Stop()
+	defer s.endHandshakes()
+	defer time.AfterFunc(shakeGrace, s.endHandshakes).Stop()
 	s.recall() // and whoever was about to start a goroutine has done so
 	resting := make(chan struct{})
 	go func() {
@@ -44,14 +44,12 @@ func (s *Set) Freeze(ctx context.Context) {
 // shakeGrace is how long a handshake that is under way may delay a hand-over: only this process can go on with it.
 const shakeGrace = 200 * time.Millisecond
 
-// cutShaking ends all handshakes that are under way.
-func (s *Set) cutShaking() {
+// endHandshakes ends all connections whose handshake has not been made.
+func (s *Set) endHandshakes() {
 	for _, c := range s.all() {
-		c.mu.Lock()
-		if c.shakes && c.fd >= 0 {
-			poll.Cut(c.fd)
+		if c.shaking() {
+			c.abort()
 		}
-		c.mu.Unlock()
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +47,8 @@ type Config struct {
 	// and answers that are not taken. When it is too much, somebody ends those for which Waiting of the Set says that
 	// most is held.
 	Waiting *quota.Quota
-	// KeylessBytes is how much may be held for all others; past it those go for which most is.
+	// KeylessBytes is how much may be held for all others; past it those go for which most is. Half of it may go to
+	// handshakes of TLS that are under way; the others wait for their turn.
 	KeylessBytes int
 	// Panicked is told of a panic of Short or Join. It must not block.
 	Panicked func(what any, stack []byte)
@@ -76,6 +78,8 @@ type Set struct {
 	slots   *slots
 	keyless *quota.Quota
 
+	handshakes *handshakes
+
 	draining atomic.Bool // each answer is its connection's last
 	closed   atomic.Bool // no connection goes on
 
@@ -103,6 +107,8 @@ func New(cfg Config) *Set {
 		slots:   newSlots(cfg.Bounds, cfg.Crowded),
 		keyless: quota.New(cfg.KeylessBytes),
 		conns:   make(map[*Conn]struct{}),
+
+		handshakes: newHandshakes(max(cfg.KeylessBytes/2/shakingBytes, 1), runtime.GOMAXPROCS(0)),
 	}
 	s.bufs.New = func() any { return new(buffer) }
 	return s
@@ -200,8 +206,8 @@ func (s *Set) newConn(fd int, remote, local net.Addr) *Conn {
 	return c
 }
 
-// adopt makes a Conn with a slot, whose turn the caller has, one of the Set's. If config is not nil, the handshake of
-// TLS comes first.
+// adopt makes a Conn with a slot, whose turn the caller has, one of the Set's. If config is not nil, a handshake of TLS
+// comes first.
 func (s *Set) adopt(c *Conn, config *tls.Config) {
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
@@ -210,15 +216,16 @@ func (s *Set) adopt(c *Conn, config *tls.Config) {
 	defer c.mu.Unlock()
 	c.load.known = c.slot.isLocal()
 	c.settle()
+	if config != nil {
+		c.shake = &handshake{conn: c, config: config, due: c.since.Add(s.cfg.HeadTimeout)}
+	}
 	if s.closed.Load() {
 		c.close()
 		return
 	}
 	// The poller alone wakes it, and reports what is there already: a request that was read before its event was
 	// fetched would leave that event, whose place then has what comes behind the answer.
-	if config == nil {
-		c.turn.Rest()
-	}
+	c.turn.Rest()
 	place, err := s.cfg.Poller.Add(c.fd, (*watched)(c))
 	if err != nil {
 		c.turn.Take()
@@ -226,11 +233,7 @@ func (s *Set) adopt(c *Conn, config *tls.Config) {
 		return
 	}
 	c.place = place
-	switch {
-	case config != nil:
-		c.shakes = true
-		s.crew.Go(shaking{c, config})
-	case len(c.in) > 0, c.slot.pool.waiting.Load() > 0:
+	if len(c.in) > 0 || c.slot.pool.waiting.Load() > 0 {
 		s.crew.Wake(&c.turn, c)
 	}
 }

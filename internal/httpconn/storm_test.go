@@ -38,7 +38,7 @@ func TestStorm(t *testing.T) {
 				t.Parallel()
 				clients, lives, bound, least := 100, 6, 80, int64(300)
 				if network == "tls" { // a handshake takes its time
-					clients, bound, least = 30, 24, 30
+					clients, bound, least = 30, 24, 10
 				}
 				r := newRig(t, network, func(p *plan) { p.kernel, p.Bounds = 32<<10, Bounds{bound, bound, bound} })
 				st := &storm{rig: r}

@@ -27,6 +27,22 @@ func Server() *tls.Config { return once().server }
 // Client returns the configuration of a client that trusts the certificate and no other. It is the caller's.
 func Client() *tls.Config { return once().client.Clone() }
 
+// Hello returns what a client says first, the record of RFC 8446 §4.1.2: another one each time.
+func Hello() string {
+	ours, theirs := net.Pipe()
+	go func() {
+		tls.Client(ours, Client()).Handshake()
+		ours.Close()
+	}()
+	defer theirs.Close()
+	record := make([]byte, 16<<10)
+	n, err := theirs.Read(record)
+	if err != nil {
+		panic(err)
+	}
+	return string(record[:n])
+}
+
 type ends struct{ server, client *tls.Config }
 
 var once = sync.OnceValue(func() ends {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"picloud/test/certified"
 	"picloud/test/peer"
 )
 
@@ -41,7 +42,7 @@ const (
 	expected = "Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
 )
 
-var hello = clientHello()
+var hello = certified.Hello()
 
 var kinds = []kind{
 	{name: "silent", sample: true},
@@ -94,22 +95,6 @@ var kinds = []kind{
 	{name: "a ClientHello and no more", says: hello, below: true},
 	{name: "HTTP without TLS", says: health, below: true},
 	{name: "half a head without TLS", says: head[:4], below: true},
-}
-
-// clientHello is what a client sends first, the record of RFC 8446 §4.1.2.
-func clientHello() string {
-	ours, theirs := net.Pipe()
-	go func() {
-		tls.Client(ours, &tls.Config{ServerName: "localhost"}).Handshake()
-		ours.Close()
-	}()
-	defer theirs.Close()
-	record := make([]byte, 16<<10)
-	n, err := theirs.Read(record)
-	if err != nil {
-		panic(err)
-	}
-	return string(record[:n])
 }
 
 func wrongKey(i int) string {
