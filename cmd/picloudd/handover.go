@@ -21,7 +21,7 @@ const askTimeout = 3 * time.Second
 type left struct {
 	conns   []handover.Connection
 	general []handover.Record
-	foreign int // files stored by systemd that this version does not know
+	foreign []*os.File // stored by systemd, which this version does not know
 }
 
 // openStore takes over what systemd has stored, or starts an empty store. Without a service manager, or if no store can
@@ -35,9 +35,8 @@ func openStore(stored []*os.File, limits wsconn.Limits, files int, log *slog.Log
 			known = append(known, f)
 			continue
 		}
-		l.foreign++
+		l.foreign = append(l.foreign, f)
 		log.Info("systemd has stored a file that this version does not know, and leaves alone", "name", f.Name())
-		f.Close() // this process's copy
 	}
 	if len(known) > 0 {
 		store, conns, general, err := server.OpenStore(known, files-spareFiles-requests(files), requests(files))

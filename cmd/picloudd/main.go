@@ -15,7 +15,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,12 +22,9 @@ import (
 	"picloud/internal/certs"
 	"picloud/internal/config"
 	"picloud/internal/handover"
-	"picloud/internal/led"
 	"picloud/internal/server"
 	"picloud/internal/systemd"
 	"picloud/internal/wsconn"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // version is set by the build.
@@ -62,6 +58,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	showVersion := flags.Bool("version", false, "")
 	check := flags.Bool("check", false, "")
 	reload := flags.Bool("reload", false, "")
+	replace := flags.Bool("take-over", false, "")
 	keyFile := flags.String("make-key", "", "")
 	isForCert := flags.Bool("make-cert", false, "")
 	follow := flags.Bool("follow-port", false, "")
@@ -87,6 +84,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	switch {
 	case *reload:
 		return reloadRunning(ctx)
+	case *replace:
+		return takeOver(ctx)
 	case *keyFile != "":
 		return makeKey(*keyFile)
 	case *isForCert:
@@ -101,9 +100,18 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return turnLEDOff(getenv)
 	}
 
-	cfg, err := config.Parse(getenv)
+	e, err := claimEstate(getenv)
 	if err != nil {
 		return err
+	}
+	cfg, err := config.Parse(e.settings(getenv))
+	if err != nil {
+		return err
+	}
+	if e != nil {
+		if why := e.inherit(&cfg); why != "" {
+			return e.restarts(why)
+		}
 	}
 	limitMemory(getenv)
 	hangups, ignoreHangups := hangUps()
@@ -128,6 +136,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if *check {
 		return report(stdout, cfg, pair, limits)
 	}
+	if e != nil { // from here until it begins, nobody is served
+		if listeners, stored, err = e.handed(); err != nil {
+			return err
+		}
+	}
 	if limits.Connections < cfg.MaxConnections {
 		log.Warn("fewer connections than MAX_CONNECTIONS: the process may not open more files", "connections",
 			limits.Connections,
@@ -138,8 +151,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			"connections", limits.Connections, "http_connections", requests(files), "remedy", "raise LimitNOFILE=")
 	}
 
-	theLED := newStatusLED(cfg.LED, getenv("RUNTIME_DIRECTORY"), log) // before sockets are opened: led.OpenGPIO
 	isHanded := len(listeners) > 0
+	d := &service{cfg: cfg, limits: limits, files: files, pair: pair, stored: stored, isHanded: isHanded, inherited: e,
+		getenv: getenv, log: log, lines: lines, hangups: hangups}
+	d.newLED() // before sockets are opened: led.OpenGPIO
 	if !isHanded {
 		l, err := listen(ctx, cfg.Port)
 		if err != nil {
@@ -147,118 +162,39 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		}
 		listeners = []net.Listener{l}
 	}
-	key, isMadeUp := cfg.APIKey, false
-	if key == "" {
-		key, isMadeUp = rand.Text(), true
+	d.key = cfg.APIKey
+	if d.key == "" {
+		d.key = rand.Text()
 	}
-	store, left := openStore(stored, limits, files, log)
-	if store != nil {
-		defer store.Close()
+	d.greet = func(port int) {
+		switch {
+		case !underJournal(getenv):
+			lines.flush(greetTime) // on a terminal the log so far comes before the greeting
+			screen := newSpool(stdout, nil)
+			defer screen.close(flushTime)
+			g := greeting{
+				url:     address(cfg.UseTLS, "localhost", port),
+				network: networkAddress(cfg.UseTLS, port),
+				key:     d.key,
+				showKey: cfg.APIKey == "",
+				client:  clientPath(args[0]),
+			}
+			g.reach = g.url
+			if pair != nil {
+				g.certify(pair, cfg.CertFile, port)
+			}
+			greet(screen, g)
+		case cfg.APIKey == "":
+			log.Warn("no key is given: this run has a random key, which is not written into the journal",
+				"remedy", "set API_KEY, or hand over the credential api-key")
+		}
 	}
-	keepSecrets(store, cfg.UseTLS && cfg.CarryTLS, log)
-	port := 0 // set before anything is served
-	srv, err := server.New(server.Config{
-		Key:           key,
-		Version:       version,
-		Limits:        limits,
-		Subscriptions: cfg.MaxSubscriptions,
-
-		SubscriptionBytes: subscriptionBytes(memory()),
-		TCPBytes:          tcpBytes(lowMemory()),
-		WaitingBytes:      waitingBytes(memory()),
-
-		HeaderTimeout: cfg.HeaderTimeout,
-		WrongKeys:     cfg.MaxWrongKeys,
-		Requests:      requests(files),
-		Reload:        reloader(pair),
-		Store:         store,
-		CarryTLS:      cfg.CarryTLS,
-		Ending:        func() server.Ending { return ending(store, left.foreign, log) },
-		About: func() server.About {
-			at, fault := theLED.about()
-			return server.About{Port: port, TLS: cfg.UseTLS, LED: at, LEDError: fault,
-				LogLinesDropped: lines.dropped.Load()}
-		},
-	}, log)
-	if err != nil {
-		return err
-	}
-	srv.Restore(left.conns, left.general)
-	ports := secure(listeners, pair)
-	switch i := slices.Index(ports, cfg.Port); {
-	case i >= 0:
-		port = ports[i]
-	case len(ports) > 0:
-		port = ports[0]
-	}
-	about := ""
 	if isHanded {
-		about = tellPort(ports, cfg.Port, getenv("RUNTIME_DIRECTORY"), log)
-	}
-	log.Info("listening", "port", port, "tls", cfg.UseTLS, "version", version)
-	switch {
-	case !underJournal(getenv):
-		lines.flush(greetTime) // on a terminal the log so far comes before the greeting
-		screen := newSpool(stdout, nil)
-		defer screen.close(flushTime)
-		g := greeting{
-			url:     address(cfg.UseTLS, "localhost", port),
-			network: networkAddress(cfg.UseTLS, port),
-			key:     key,
-			showKey: isMadeUp,
-			client:  clientPath(args[0]),
+		if err := d.offers(listeners); err != nil {
+			log.Warn("no new process can take over: a reload of the unit will fail, a restart will not", "error", err)
 		}
-		g.reach = g.url
-		if pair != nil {
-			g.certify(pair, cfg.CertFile, port)
-		}
-		greet(screen, g)
-	case isMadeUp:
-		log.Warn("no key is given: this run has a random key, which is not written into the journal",
-			"remedy", "set API_KEY, or hand over the credential api-key")
 	}
-	onHangUp := func(ctx context.Context) { reloadOn(ctx, hangups, reloader(pair), log) }
-	status := func() string { return srv.Status() + about + theLED.status() }
-	return serve(ctx, srv, listeners, store, theLED, status, onHangUp, log)
-}
-
-// serve runs the server until ctx ends, and alongside it the reports to the service manager, the LED and onHangUp.
-func serve(ctx context.Context, srv *server.Server, listeners []net.Listener, store *handover.Store, theLED *statusLED,
-	status func() string, onHangUp func(context.Context), log *slog.Logger) error {
-	if err := systemd.Ready(status()); err != nil {
-		log.Warn("ready, but the service manager could not be told", "error", err)
-	}
-	context.AfterFunc(ctx, func() { systemd.Stopping() })
-	parts, ctx := errgroup.WithContext(ctx)
-	parts.Go(func() error { return srv.Run(ctx, listeners...) })
-	if store != nil {
-		parts.Go(func() error {
-			return store.Run(ctx, func(err error) {
-				log.Warn("the store of the connections cannot be compacted",
-					"error", err)
-			},
-				srv.StoreFilling(), srv.WarnFilling)
-		})
-	}
-	parts.Go(func() error {
-		return systemd.Watch(ctx, status, srv.Probe, func(err error) {
-			log.Error("the watchdog's probe failed", "error", err)
-		})
-	})
-	parts.Go(func() error {
-		theLED.run(ctx, func() led.State {
-			clients, incidents := srv.Load()
-			return led.State{Clients: clients, Incidents: incidents}
-		})
-		return nil
-	})
-	parts.Go(func() error {
-		onHangUp(ctx)
-		return nil
-	})
-	err := parts.Wait()
-	log.Info("stopped")
-	return err
+	return d.serveOn(ctx, listeners)
 }
 
 // secure puts TLS on the TCP listeners, if there is a pair, and returns their ports.
@@ -447,6 +383,7 @@ func usage(w io.Writer) {
 usage: picloudd                  serve
        picloudd -check           read the settings and TLS files, say what would be done, exit
        picloudd -reload          make the running service read its TLS files again
+       picloudd -take-over       have a new process take over from the service's: what systemctl reload picloud runs
        picloudd -make-key FILE   write a new random key to FILE, unless it exists
        picloudd -make-cert [NAME|ADDRESS]...
                                  write a new key and certificate for TLS to KEY_FILE and CERT_FILE, or to key.pem and

@@ -27,7 +27,7 @@ var arrows = map[string][]string{
 	"cmd/picloudd": {
 		"internal/certs", "internal/client", "internal/config", "internal/wsconn", "internal/dashboard",
 		"internal/handover",
-		"internal/hub", "internal/led", "internal/server", "internal/systemd", "internal/wire",
+		"internal/hub", "internal/led", "internal/server", "internal/systemd", "internal/takeover", "internal/wire",
 	},
 	"cmd/picloud":     {"internal/client", "internal/config", "internal/discover", "internal/utf", "internal/wire"},
 	"docs":            {},
@@ -49,6 +49,7 @@ var arrows = map[string][]string{
 	"internal/server": {"internal/wsconn", "internal/dashboard", "internal/httpconn", "internal/handover",
 		"internal/hub", "internal/poll", "internal/quota", "internal/tlsconn", "internal/wire"},
 	"internal/systemd":   {},
+	"internal/takeover":  {},
 	"internal/tlsconn":   {"internal/handover", "internal/poll", "internal/tlsrecord"},
 	"internal/tlsrecord": {},
 	"internal/utf":       {},

@@ -128,7 +128,7 @@ func Parse(getenv func(string) string) (Config, error) {
 	for _, r := range settings {
 		// ASCII blanks only: an exotic space pasted around a key is not part of what was meant, and dropping it
 		// silently would hide why no client gets in.
-		text := trim(getenv(r.name))
+		text := Trim(getenv(r.name))
 		isPreset := text == ""
 		switch {
 		case isPreset && r.kind.secret:
@@ -172,10 +172,11 @@ func credential(getenv func(string) string) (string, error) {
 	if utf.Is16(p) {
 		return "", fmt.Errorf("the credential %s is a file in UTF-16 (%q): save the key as UTF-8", keyCredential, path)
 	}
-	return trim(string(p)), nil
+	return Trim(string(p)), nil
 }
 
-func trim(s string) string { return strings.Trim(strings.TrimPrefix(s, string(utf.Mark)), blanks) }
+// Trim removes what Parse ignores around a value.
+func Trim(s string) string { return strings.Trim(strings.TrimPrefix(s, string(utf.Mark)), blanks) }
 
 type row struct {
 	name, preset, help string

@@ -186,6 +186,9 @@ func (s *Server) handOver(stopped func()) {
 	stopped()
 
 	saved, lost := s.save()
+	if s.cfg.HandedOver != nil {
+		s.cfg.HandedOver()
+	}
 	s.wsConns.Abandon()
 	s.httpConns.Abandon()
 	s.log.Info("handed over", "connections", saved, "lost", lost)

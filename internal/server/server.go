@@ -51,6 +51,9 @@ type Config struct {
 	// Stop.
 	Store  *handover.Store
 	Ending func() Ending
+	// HandedOver is called when the Store has everything, before this process lets go of what it has itself; it may be
+	// nil.
+	HandedOver func()
 }
 
 // An Ending is how a Server ends.

@@ -24,19 +24,31 @@ func Store(name string, f *os.File) error {
 		func(r rune) bool { return r <= ' ' || r > '~' || r == ':' }) {
 		return fmt.Errorf("store %q: the service manager takes no such name", name)
 	}
-	// Without FDPOLL=0 the manager throws a file away when its other end hangs up.
-	if err := send("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, f); err != nil {
+	if !Managed() {
+		return fmt.Errorf("store %q: %w", name, ErrNoManager)
+	}
+	kept, err := Copy(f)
+	if err != nil {
 		return fmt.Errorf("store %q: %w", name, err)
 	}
-	return nil
+	return orHold(func() error {
+		defer kept.Close()
+		// Without FDPOLL=0 the manager throws a file away when its other end hangs up.
+		if err := send("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, kept); err != nil {
+			return fmt.Errorf("store %q: %w", name, err)
+		}
+		return nil
+	})
 }
 
 // Forget has the manager close all files that are stored under the name.
 func Forget(name string) error {
-	if err := send("FDSTOREREMOVE=1\nFDNAME="+name, nil); err != nil {
-		return fmt.Errorf("forget stored %q: %w", name, err)
-	}
-	return nil
+	return orHold(func() error {
+		if err := send("FDSTOREREMOVE=1\nFDNAME="+name, nil); err != nil {
+			return fmt.Errorf("forget stored %q: %w", name, err)
+		}
+		return nil
+	})
 }
 
 // send sends a notification, and f with it unless it is nil.

@@ -20,8 +20,13 @@ import (
 // Handed returns what the manager has handed over, sd_listen_fds(3): the listening sockets, and the stored files under
 // their names. Without a manager it returns nothing. It is called once, before anything else opens descriptors.
 func Handed() (listeners []net.Listener, stored []*os.File, err error) {
+	return Sort(activation.Files(true))
+}
+
+// Sort makes listeners of the files that are listening sockets. Files that it does not return it has closed.
+func Sort(files []*os.File) (listeners []net.Listener, stored []*os.File, err error) {
 	var errs []error
-	for _, f := range activation.Files(true) {
+	for _, f := range files {
 		switch listens, err := listens(f); {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("take over %q: %w", f.Name(), err))
@@ -77,10 +82,12 @@ func Ready(status string) error { return notify(daemon.SdNotifyReady + "\nSTATUS
 func Stopping() error { return notify(daemon.SdNotifyStopping) }
 
 func notify(state string) error {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		return fmt.Errorf("notify the service manager: %w", err)
-	}
-	return nil
+	return orHold(func() error {
+		if _, err := daemon.SdNotify(false, state); err != nil {
+			return fmt.Errorf("notify the service manager: %w", err)
+		}
+		return nil
+	})
 }
 
 // statusEvery is how often a changed status is shown.

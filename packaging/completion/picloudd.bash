@@ -15,6 +15,6 @@ _picloudd() {
 		return
 		;;
 	esac
-	((cword > 1)) || mapfile -t COMPREPLY < <(compgen -W '-check -follow-port -help -led-off -led-test -make-cert -make-key -reload -version' -- "$cur")
+	((cword > 1)) || mapfile -t COMPREPLY < <(compgen -W '-check -follow-port -help -led-off -led-test -make-cert -make-key -reload -take-over -version' -- "$cur")
 } &&
 	complete -F _picloudd picloudd

@@ -9,4 +9,5 @@ complete -c picloudd -o led-test -x -a '(printf "gpio%d\n" (seq 2 27); cd /sys/c
 complete -c picloudd -o make-cert -d 'Write a new key and certificate for TLS'
 complete -c picloudd -o make-key -r -F -d 'Write a new key into a file'
 complete -c picloudd -o reload -d 'Have the TLS files read again'
+complete -c picloudd -o take-over -d "Have a new process take over from the service's"
 complete -c picloudd -o version -d 'Print the version'

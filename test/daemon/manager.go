@@ -3,12 +3,14 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,6 +36,7 @@ type Manager struct {
 	mu     sync.Mutex
 	stored map[string]*os.File
 	ready  chan struct{} // closed by READY=1
+	main   int           // the number that the process has named by MAINPID=, or 0
 }
 
 // A Life is one of a Manager's processes.
@@ -112,6 +115,8 @@ func (m *Manager) listen(notify *net.UnixConn) {
 		case fields["FDSTOREREMOVE"] == "1":
 			f = m.stored[name]
 			delete(m.stored, name)
+		case fields["MAINPID"] != "":
+			m.main, _ = strconv.Atoi(fields["MAINPID"])
 		case fields["READY"] == "1":
 			select {
 			case <-m.ready:
@@ -125,6 +130,12 @@ func (m *Manager) listen(notify *net.UnixConn) {
 		m.mu.Unlock()
 	}
 }
+
+// Life returns the process that is the main one, nil without one.
+func (m *Manager) Life() *Life { return m.life }
+
+// Runtime is the process's runtime directory.
+func (m *Manager) Runtime() string { return m.dir }
 
 // Stored lets do see and change what is stored, by name.
 func (m *Manager) Stored(do func(files map[string]*os.File)) {
@@ -171,7 +182,7 @@ func (m *Manager) Launch(settings ...string) (*Life, error) {
 		"NOTIFY_SOCKET=" + m.socket(), "LISTEN_FDS=" + fmt.Sprint(len(cmd.ExtraFiles)),
 		"LISTEN_FDNAMES=" + strings.Join(append([]string{"picloud"}, names...), ":"),
 		"DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere", // no answer: every stop is a restart
-		"PORT=0",
+		"PORT=0", "RUNTIME_DIRECTORY=" + m.dir,
 	}, settings...)
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -183,6 +194,59 @@ func (m *Manager) Launch(settings ...string) (*Life, error) {
 		close(ended)
 	}(m.life)
 	return m.life, nil
+}
+
+// TakeOver runs the command of ExecReload= beside the process, as systemd does: with these settings, and nothing that
+// is the main process's. After an error of the command the process is still the same, unless it has ended.
+func (m *Manager) TakeOver(settings ...string) error {
+	m.t.Helper()
+	r, w, err := os.Pipe() // the new process holds on to it
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	log := new(Log)
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		defer r.Close()
+		io.Copy(log, r)
+	}()
+	cmd := exec.CommandContext(m.t.Context(), m.picloudd, "-take-over")
+	cmd.Stderr = w
+	cmd.Env = append([]string{AtOnce, "DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nowhere", "PORT=0",
+		"RUNTIME_DIRECTORY=" + m.dir}, settings...)
+	m.mu.Lock()
+	m.main, m.ready = 0, make(chan struct{})
+	m.mu.Unlock()
+	err = cmd.Run()
+	w.Close()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.main == 0 {
+		if err != nil {
+			<-copied
+			err = fmt.Errorf("%w: %s", err, log)
+		}
+		return err
+	}
+	before := m.life
+	p, ferr := os.FindProcess(m.main) // a child of this process, not of the command
+	if ferr != nil {
+		m.t.Fatal(ferr)
+	}
+	ended := make(chan struct{})
+	m.Log = log
+	m.life = &Life{Cmd: &exec.Cmd{Process: p}, Log: log, Ready: m.ready, Ended: ended}
+	go func(l *Life) {
+		state, err := p.Wait()
+		if err == nil && !state.Success() {
+			err = &exec.ExitError{ProcessState: state}
+		}
+		l.Err = err
+		close(ended)
+	}(m.life)
+	<-before.Ended
+	return errors.Join(err, before.Err)
 }
 
 // End ends the process by a signal, and fails the test if it takes SIGTERM for anything but a wish to end well. Without
