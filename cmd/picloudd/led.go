@@ -136,7 +136,7 @@ func turnLEDOff(getenv func(string) string) error {
 	if at == (config.LED{}) || getenv("SERVICE_RESULT") == "success" {
 		return nil
 	}
-	l, err := openLED(at, getenv("RUNTIME_DIRECTORY"))
+	l, err := openLED(at, runtimeDirectory(getenv))
 	if err != nil {
 		return err
 	}

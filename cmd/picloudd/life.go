@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
+	"time"
 
 	"picloud/internal/certs"
 	"picloud/internal/config"
@@ -32,7 +34,7 @@ type service struct {
 	isHanded  bool    // it has its sockets from systemd
 	inherited *estate // nil: this process has taken over from nobody
 	greet     func(port int)
-	getenv    func(string) string
+	runtime   string // its directory, or ""
 	log       *slog.Logger
 	lines     *spool
 	hangups   <-chan os.Signal
@@ -49,12 +51,11 @@ type service struct {
 type departure struct{ heir *takeover.Heir } // nil: systemd restarts the service
 
 // newLED opens the LED.
-func (d *service) newLED() { d.theLED = newStatusLED(d.cfg.LED, d.getenv("RUNTIME_DIRECTORY"), d.log) }
+func (d *service) newLED() { d.theLED = newStatusLED(d.cfg.LED, d.runtime, d.log) }
 
 // offers lets a new process ask for the service, where there is a service manager.
 func (d *service) offers(listeners []net.Listener) error {
-	runtime := d.getenv("RUNTIME_DIRECTORY")
-	if !systemd.Managed() || runtime == "" {
+	if !systemd.Managed() || d.runtime == "" {
 		return nil
 	}
 	for _, l := range listeners {
@@ -65,8 +66,14 @@ func (d *service) offers(listeners []net.Listener) error {
 		d.sockets = append(d.sockets, f)
 	}
 	var err error
-	d.offer, err = takeover.Open(filepath.Join(runtime, offerFile))
+	d.offer, err = takeover.Open(filepath.Join(d.runtime, offerFile))
 	return err
+}
+
+// runtimeDirectory is where the service's files are that do not outlive it: the first of those that the unit names.
+func runtimeDirectory(getenv func(string) string) string {
+	first, _, _ := strings.Cut(getenv("RUNTIME_DIRECTORY"), ":")
+	return first
 }
 
 // serveOn serves until ctx ends, or until another process does.
@@ -159,7 +166,7 @@ func (d *service) live(ctx context.Context, listeners []net.Listener) error {
 	}
 	about := ""
 	if d.isHanded {
-		about = tellPort(ports, d.cfg.Port, d.getenv("RUNTIME_DIRECTORY"), d.log)
+		about = tellPort(ports, d.cfg.Port, d.runtime, d.log)
 	}
 	d.log.Info("listening", "port", port, "tls", d.cfg.UseTLS, "version", version)
 	if d.inherited == nil {
@@ -182,8 +189,12 @@ func (d *service) live(ctx context.Context, listeners []net.Listener) error {
 			}, srv.StoreFilling(), srv.WarnFilling)
 		})
 	}
+	probe := func(ctx context.Context) error {
+		d.tellStarted()
+		return srv.Probe(ctx)
+	}
 	parts.Go(func() error {
-		return systemd.Watch(serving, status, srv.Probe, func(err error) {
+		return systemd.Watch(serving, status, probe, func(err error) {
 			d.log.Error("the watchdog's probe failed", "error", err)
 		})
 	})
@@ -200,6 +211,10 @@ func (d *service) live(ctx context.Context, listeners []net.Listener) error {
 		return nil
 	})
 	parts.Go(d.inherited.settle)
+	parts.Go(func() error {
+		d.hasStarted(serving)
+		return nil
+	})
 	if d.offer != nil && store != nil {
 		parts.Go(func() error {
 			heir, err := awaitHeir(serving, d.offer, d.terms(), d.log)
@@ -218,6 +233,74 @@ func (d *service) live(ctx context.Context, listeners []net.Listener) error {
 	}
 	d.log.Info("stopped")
 	return err
+}
+
+// startingFolder is made by systemd at each start, in the service's runtime directory. If it is still there at the
+// next, systemd waits a while before that.
+const startingFolder = "starting"
+
+// startsFile has a byte for each process of late that was started, and has not been seen to last.
+const startsFile = "starts"
+
+// After manyStarts a process must last until the watchdog first asks before the next is started at once, and after
+// lastingTime what was before is forgotten.
+const (
+	manyStarts  = 30
+	lastingTime = time.Minute
+)
+
+// hasStarted tells systemd that the next process need not wait, since this one serves. It returns when ctx ends.
+func (d *service) hasStarted(ctx context.Context) {
+	if !d.isHanded || d.runtime == "" {
+		return
+	}
+	path := filepath.Join(d.runtime, startsFile)
+	starts, err := appendByte(path)
+	if err != nil {
+		d.log.Warn("it cannot be noted how often the service has been started", "error", err)
+	}
+	if starts < manyStarts {
+		d.tellStarted()
+	}
+	lasts := time.NewTimer(lastingTime)
+	defer lasts.Stop()
+	select {
+	case <-ctx.Done():
+		d.tellStarted()
+		os.Remove(path)
+	case <-lasts.C:
+		d.tellStarted()
+		os.Remove(path)
+		<-ctx.Done()
+	}
+}
+
+// appendByte makes a file longer by a byte, and returns its length.
+func appendByte(path string) (length int, err error) {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if _, err := f.Write([]byte{'.'}); err != nil {
+		return 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return int(info.Size()), nil
+}
+
+// tellStarted is called now and then, too: systemd makes the folder also for a process that is to take over.
+func (d *service) tellStarted() {
+	if !d.isHanded || d.runtime == "" {
+		return
+	}
+	err := os.RemoveAll(filepath.Join(d.runtime, startingFolder)) // with what picloud-pause.service has there
+	if err != nil {
+		d.log.Warn("systemd cannot be told that the service has started: the next start waits", "error", err)
+	}
 }
 
 // terms are for a successor.

@@ -153,7 +153,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 	isHanded := len(listeners) > 0
 	d := &service{cfg: cfg, limits: limits, files: files, pair: pair, stored: stored, isHanded: isHanded, inherited: e,
-		getenv: getenv, log: log, lines: lines, hangups: hangups}
+		runtime: runtimeDirectory(getenv), log: log, lines: lines, hangups: hangups}
 	d.newLED() // before sockets are opened: led.OpenGPIO
 	if !isHanded {
 		l, err := listen(ctx, cfg.Port)

@@ -131,7 +131,7 @@ func claimEstate(getenv func(string) string) (*estate, error) {
 	syscall.CloseOnExec(fd)
 	e := &estate{asker: os.NewFile(fd, "asker")}
 	var err error
-	if e.claim, err = takeover.Ask(filepath.Join(getenv("RUNTIME_DIRECTORY"), offerFile), &e.terms); err != nil {
+	if e.claim, err = takeover.Ask(filepath.Join(runtimeDirectory(getenv), offerFile), &e.terms); err != nil {
 		return nil, fmt.Errorf("%w: a service that cannot be taken over is replaced by systemctl restart picloud", err)
 	}
 	return e, systemd.Hold(e.terms.Manager)

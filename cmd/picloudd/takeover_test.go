@@ -213,6 +213,55 @@ func TestTakeOverWithAnotherKey(t *testing.T) {
 	}
 }
 
+// A process that serves tells systemd that the next one need not wait; one of many that died soon does so only when it
+// has lasted, or ends in order.
+func TestProcessTellsThatItHasStarted(t *testing.T) {
+	m := manage(t, nil)
+	starting, starts := filepath.Join(m.Runtime(), startingFolder), filepath.Join(m.Runtime(), startsFile)
+	isGone := func(path string) func() bool {
+		return func() bool {
+			_, err := os.Stat(path)
+			return errors.Is(err, os.ErrNotExist)
+		}
+	}
+	made := func() { // by systemd, and picloud-pause.service
+		t.Helper()
+		err := os.MkdirAll(starting, 0o700)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(starting, "pause"), []byte("4\n"), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		made()
+		m.start()
+		await.Until(t, "it has told", isGone(starting))
+		m.End(syscall.SIGKILL)
+	}
+	if text, err := os.ReadFile(starts); err != nil || len(text) != 3 {
+		t.Fatalf("%d starts are noted, want 3; %v", len(text), err)
+	}
+	made()
+	if err := os.WriteFile(starts, make([]byte, manyStarts-1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.start()
+	await.Until(t, "it has noted its start", func() bool {
+		text, _ := os.ReadFile(starts)
+		return len(text) == manyStarts
+	})
+	m.info()
+	if isGone(starting)() {
+		t.Error("it has told, after so many starts")
+	}
+	m.End(syscall.SIGTERM)
+	if !isGone(starting)() || !isGone(starts)() {
+		t.Error("it ended in order, and the next one will wait")
+	}
+}
+
 // A process that speaks nonsense costs nobody anything.
 func TestOfferIsForSuccessors(t *testing.T) {
 	m := manage(t, nil)
