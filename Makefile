@@ -77,7 +77,7 @@ test-long: ## every kind of hostile connection, 5120 at a time; 300 publishes ri
 	TORTURE=30 go test -count=1 -timeout 3h -v ./test/torture
 	CLIENTS=1000 POSTS=100000 RESTARTS=20 CRASHES=20 IDLE=110s scripts/test-restart
 
-test-restarts: ## measure for how long a restart lets nothing be answered, with 10, 1000 and 8000 clients (as root)
+test-restarts: ## measure for how long a take-over, a restart and a kill -9 let nothing be answered, with 10, 1000 and 8000 clients, plain and over TLS (as root)
 	ONLY=silent SILENCE='10 1000 8000' scripts/test-restart
 
 test-memory: ## make the server keep all that it can on an emulated machine with 512 MB free

@@ -312,7 +312,7 @@ func (m *machine) settings(context.Context) []finding {
 func (m *machine) service(ctx context.Context) []finding {
 	const what, log = "service", "sudo journalctl -u picloud -n 20"
 	unit, err := showUnit(ctx, "picloud.service", "LoadState", "ActiveState", "SubState", "ExecMainStatus", "NRestarts",
-		"UnitFileState", "StatusText", "User")
+		"UnitFileState", "StatusText", "User", "MainPID")
 	if err != nil || unit["LoadState"] == "not-found" {
 		m.byHand = startedByHand(ctx, m.asked)
 	}
@@ -342,6 +342,11 @@ func (m *machine) service(ctx context.Context) []finding {
 		if n := unit["NRestarts"]; n != "0" && n != "" {
 			list = append(list, finding{look, what, "it has ended by itself and been restarted, so often: " + n, log})
 		}
+		if isOutdated(unit["MainPID"]) {
+			list = append(list, finding{look, what,
+				"the program that serves is another than the installed one, which could not take over",
+				"sudo systemctl reload picloud; if that fails: " + log})
+		}
 	case unit["ActiveState"] == "failed", unit["SubState"] == "auto-restart", unit["ActiveState"] != "inactive" &&
 		unit["ExecMainStatus"] != "0":
 		list = append(list, finding{wrong, what,
@@ -365,6 +370,16 @@ func (m *machine) service(ctx context.Context) []finding {
 		list = append(list, finding{look, what, "it is not started with the machine", "sudo systemctl enable picloud"})
 	}
 	return list
+}
+
+// isOutdated reports whether a process has another program than the installed one, as far as this user may see.
+func isOutdated(pid string) bool {
+	running, err := os.Stat(at("/proc/" + pid + "/exe"))
+	if err != nil {
+		return false
+	}
+	installed, err := os.Stat(at("/usr/bin/picloudd"))
+	return err == nil && !os.SameFile(running, installed)
 }
 
 // exitReason is the last thing the service said, or else what systemd means by a status (systemd.exec(5)).

@@ -28,7 +28,7 @@ func healthyAppliance(t *testing.T, settings ...string) (*appliance, *daemon) {
 		"/etc/avahi/services/picloud.service": "<service-group/>",
 		"/units/avahi-daemon.service":         "ActiveState=active\n",
 		"/units/picloud.service": "LoadState=loaded\nActiveState=active\nSubState=running\nExecMainStatus=0\nNRestarts=0\n" +
-			"UnitFileState=enabled\nStatusText=0 connections\nUser=picloud\n",
+			"UnitFileState=enabled\nStatusText=0 connections\nUser=picloud\nMainPID=41\n",
 		"/etc/passwd": "root:x:0:0::/root:/bin/sh\npicloud:x:998:998:PiCloud daemon:/var/lib/picloud:/usr/sbin/nologin\n",
 	})
 	a.command("systemctl", `for unit; do :; done
@@ -132,6 +132,10 @@ func TestDoctorNamesWhatIsWrongAndTheRemedy(t *testing.T) {
 			"not started with", "systemctl enable"},
 		"restarted": {[]func(*appliance, *daemon){unit("NRestarts", "3")}, "look   service", "so often: 3",
 			"journalctl"},
+		"another program": {[]func(*appliance, *daemon){unit("MainPID", "42"), func(a *appliance, _ *daemon) {
+			a.write("/proc/42/exe", "the one before")
+			a.write("/usr/bin/picloudd", "the new one")
+		}}, "look   service", "another than the installed one", "systemctl reload"},
 		"a person's": {[]func(*appliance, *daemon){func(a *appliance, _ *daemon) {
 			a.write("/etc/passwd", "picloud:x:1000:1000::/home/picloud:/bin/bash\n")
 		}},
