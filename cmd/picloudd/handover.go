@@ -98,8 +98,9 @@ func keepSecrets(store *handover.Store, on bool, log *slog.Logger) {
 }
 
 // ending asks systemd whether this process will have a successor that finds the store. Without an answer it assumes
-// one. foreign counts the other files that are stored.
-func ending(store *handover.Store, foreign int, log *slog.Logger) server.Ending {
+// one, and so it does if this process ends for systemd to start the next. foreign counts the other files that are
+// stored.
+func ending(store *handover.Store, foreign int, restarts bool, log *slog.Logger) server.Ending {
 	if store == nil {
 		return server.Stop // it cannot be known
 	}
@@ -113,7 +114,7 @@ func ending(store *handover.Store, foreign int, log *slog.Logger) server.Ending 
 		log.Warn("systemd does not say whether this is a restart: taken for one", "error", err)
 	}
 	switch files := len(store.Files()) + foreign; {
-	case !again:
+	case !again && !restarts:
 		return server.Stop
 	case stored < files:
 		log.Warn("the connections end: systemd has not stored what is kept of them", "stored", stored, "files", files,

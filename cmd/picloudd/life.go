@@ -114,6 +114,10 @@ func (d *service) live(ctx context.Context, listeners []net.Listener) error {
 		defer store.Close()
 	}
 	defer closeFiles(left.foreign)
+	if store == nil && d.offer != nil { // there is nothing to take over by
+		d.offer.Close()
+		d.offer = nil
+	}
 	keepSecrets(store, d.cfg.UseTLS && d.cfg.CarryTLS, d.log)
 	var to *takeover.Heir        // that is given everything
 	shown := make(chan struct{}) // closed when the LED is free
@@ -135,11 +139,13 @@ func (d *service) live(ctx context.Context, listeners []net.Listener) error {
 		Store:         store,
 		CarryTLS:      d.cfg.CarryTLS,
 		Ending: func() server.Ending {
-			if leaves := d.leaves.Load(); leaves != nil && ctx.Err() == nil {
+			leaves := d.leaves.Load()
+			isAsked := leaves != nil && ctx.Err() == nil
+			if isAsked && leaves.heir != nil { // whatever systemd stores
 				to = leaves.heir
 				return server.HandOver
 			}
-			return ending(store, len(left.foreign), d.log)
+			return ending(store, len(left.foreign), isAsked, d.log)
 		},
 		HandedOver: func() {
 			if to != nil {
@@ -215,7 +221,7 @@ func (d *service) live(ctx context.Context, listeners []net.Listener) error {
 		d.hasStarted(serving)
 		return nil
 	})
-	if d.offer != nil && store != nil {
+	if d.offer != nil {
 		parts.Go(func() error {
 			heir, err := awaitHeir(serving, d.offer, d.terms(), d.log)
 			if err != nil {
