@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 
@@ -12,6 +13,11 @@ const (
 	busName  = "org.freedesktop.systemd1"
 	busPath  = "/org/freedesktop/systemd1"
 	property = "org.freedesktop.DBus.Properties.Get"
+
+	// mostJobs is how many jobs of the unit may end while they are asked about.
+	mostJobs = 10
+
+	unknownObject = "org.freedesktop.DBus.Error.UnknownObject"
 )
 
 // Restarting says whether the service that is being stopped will be started again, and how many files systemd has
@@ -55,7 +61,17 @@ func restarting(ctx context.Context) (again bool, stored int, err error) {
 		ID   uint32
 		Path dbus.ObjectPath
 	}
-	if err := get(unit, "Unit", "Job", &job); err != nil {
+	var kind string
+	for range mostJobs {
+		if err = get(unit, "Unit", "Job", &job); err != nil || job.ID == 0 {
+			break
+		}
+		err = get(job.Path, "Job", "JobType", &kind)
+		if e, isGone := errors.AsType[dbus.Error](err); !isGone || e.Name != unknownObject {
+			break
+		} // it has ended meanwhile, and there may be another one
+	}
+	if err != nil {
 		return false, 0, err
 	}
 	if job.ID == 0 { // somebody has sent a signal: what happens next is the unit's policy for a clean end
@@ -64,10 +80,6 @@ func restarting(ctx context.Context) (again bool, stored int, err error) {
 			return false, 0, err
 		}
 		return policy == "always" || policy == "on-success", int(files), nil
-	}
-	var kind string
-	if err := get(job.Path, "Job", "JobType", &kind); err != nil {
-		return false, 0, err
 	}
 	return kind != "stop", int(files), nil // a start that has overtaken a stop is a restart too
 }

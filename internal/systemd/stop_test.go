@@ -83,6 +83,9 @@ func serveBus(c net.Conn, answers map[string]any) error {
 			question += " " + member
 		}
 		answer, ok := answers[question]
+		if several, isList := answer.([]any); isList { // one after the other
+			answer, answers[question] = several[0], several[1:]
+		}
 		if member == "Hello" {
 			answer, ok = ":1.1", true
 		}
@@ -136,6 +139,31 @@ func TestRestartIsToldFromStop(t *testing.T) {
 				string(unit) + " org.freedesktop.systemd1.Service.Restart":              tt.policy,
 				string(unit) + " org.freedesktop.systemd1.Service.NFileDescriptorStore": uint32(4),
 				string(job) + " org.freedesktop.systemd1.Job.JobType":                   tt.kind,
+			})
+			if got, stored, err := Restarting(t.Context()); got != tt.want || stored != 4 || err != nil {
+				t.Errorf("got %v, %d stored, %v; want %v, 4", got, stored, err, tt.want)
+			}
+		})
+	}
+}
+
+// The job may end, and another one begin, while systemd is asked.
+func TestJobThatHasEndedIsAskedForAgain(t *testing.T) {
+	type anyJob struct {
+		ID   uint32
+		Path dbus.ObjectPath
+	}
+	for name, tt := range map[string]struct {
+		last anyJob
+		want bool
+	}{"another": {anyJob{8, "/8"}, true}, "none": {anyJob{0, "/"}, false}} {
+		t.Run(name, func(t *testing.T) {
+			newBus(t, map[string]any{
+				busPath + " GetUnitByPID":                                  dbus.ObjectPath("/x"),
+				"/x org.freedesktop.systemd1.Unit.Job":                     []any{anyJob{7, "/7"}, tt.last},
+				"/x org.freedesktop.systemd1.Service.Restart":              "on-failure",
+				"/x org.freedesktop.systemd1.Service.NFileDescriptorStore": uint32(4),
+				"/8 org.freedesktop.systemd1.Job.JobType":                  "restart",
 			})
 			if got, stored, err := Restarting(t.Context()); got != tt.want || stored != 4 || err != nil {
 				t.Errorf("got %v, %d stored, %v; want %v, 4", got, stored, err, tt.want)
