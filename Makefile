@@ -71,11 +71,11 @@ test-systemd: ## test the installed service under a real systemd, in a container
 test-restart: ## test that no client notices restarts, upgrades and crashes, in a container (as root)
 	scripts/test-restart
 
-test-long: ## every kind of hostile connection, 5120 at a time; 300 publishes right behind a subscribe; 30 lives for each step of a connection over TLS; test-restart with 1000 clients, 100,000 posts, 20 restarts, 20 kill -9 and pauses of up to 110 s (as root)
+test-long: ## every kind of hostile connection, 5120 at a time; 300 publishes right behind a subscribe; 30 lives for each step of a connection over TLS; test-restart with 1000 clients, 100,000 posts, 20 restarts, 100 take-overs, 20 kill -9 and pauses of up to 110 s (as root)
 	HOSTILE=all go test -count=1 -timeout 3h -v ./test/hostile
 	ARRIVALS=300 go test -count=1 -v -run PublishFinds ./test
 	TORTURE=30 go test -count=1 -timeout 3h -v ./test/torture
-	CLIENTS=1000 POSTS=100000 RESTARTS=20 CRASHES=20 IDLE=110s scripts/test-restart
+	CLIENTS=1000 POSTS=100000 RESTARTS=20 TAKEOVERS=100 CRASHES=20 IDLE=110s scripts/test-restart
 
 test-restarts: ## measure for how long a take-over, a restart and a kill -9 let nothing be answered, with 10, 1000 and 8000 clients, plain and over TLS (as root)
 	ONLY=silent SILENCE='10 1000 8000' scripts/test-restart
