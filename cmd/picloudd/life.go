@@ -216,7 +216,7 @@ func (d *service) live(ctx context.Context, listeners []net.Listener) error {
 		reloadOn(serving, d.hangups, reloader(d.pair), d.log)
 		return nil
 	})
-	parts.Go(d.inherited.settle)
+	parts.Go(func() error { return d.inherited.settle(d.log) })
 	parts.Go(func() error {
 		d.hasStarted(serving)
 		return nil

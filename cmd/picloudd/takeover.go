@@ -211,16 +211,19 @@ func (e *estate) begin() error {
 }
 
 // settle waits until systemd takes this process for the service's, and speaks to it. An error says that it does not.
-func (e *estate) settle() error {
+func (e *estate) settle(log *slog.Logger) error {
 	if e == nil {
 		return nil
 	}
 	if err := e.claim.Alone(); err != nil {
 		return err
 	}
-	err := systemd.Release()
-	_, aerr := e.asker.WriteString(hasTakenOver + "\n")
-	return errors.Join(err, aerr, e.asker.Close())
+	if err := systemd.Release(); err != nil {
+		log.Warn("taken over, but the service manager could not be told all", "error", err)
+	}
+	e.asker.WriteString(hasTakenOver + "\n") // it may have given up waiting
+	e.asker.Close()
+	return nil
 }
 
 // errPassed says that a successor is ready.

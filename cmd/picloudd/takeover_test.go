@@ -38,6 +38,16 @@ func (m *manager) mustTakeOver(more ...string) {
 	}
 }
 
+// goesOn publishes the next number, which must reach a subscriber.
+func (m *manager) goesOn(sub *guest, number *int) {
+	m.t.Helper()
+	*number++
+	m.post("e", fmt.Sprint(*number))
+	if got := receive(m.t, sub.Conn); !strings.Contains(got, fmt.Sprintf(`"data":%d`, *number)) {
+		m.t.Fatalf("got %s, want %d", got, *number)
+	}
+}
+
 // Whoever is connected stays so, in the middle of whatever they say, however often a new process takes over; and over
 // its end, whatever that is.
 func TestClientsOutliveTakeOvers(t *testing.T) { eachManager(t, outliveTakeOvers) }
@@ -47,14 +57,7 @@ func outliveTakeOvers(t *testing.T, m *manager) {
 	sub, half := m.guest("sub", "/subscribe"), m.guest("half", "/subscribe")
 	sub.subscribe(t, "e")
 	number := 0
-	goesOn := func() {
-		t.Helper()
-		number++
-		m.post("e", fmt.Sprint(number))
-		if got := receive(t, sub.Conn); !strings.Contains(got, fmt.Sprintf(`"data":%d`, number)) {
-			t.Fatalf("got %s, want %d", got, number)
-		}
-	}
+	goesOn := func() { m.goesOn(sub, &number) }
 	goesOn()
 	for range 3 {
 		w, err := half.NextWriter(1)
@@ -91,14 +94,7 @@ func outlivesFailures(t *testing.T, m *manager) {
 	sub := m.guest("sub", "/subscribe")
 	sub.subscribe(t, "e")
 	number := 0
-	goesOn := func() {
-		t.Helper()
-		number++
-		m.post("e", fmt.Sprint(number))
-		if got := receive(t, sub.Conn); !strings.Contains(got, fmt.Sprintf(`"data":%d`, number)) {
-			t.Fatalf("got %s, want %d", got, number)
-		}
-	}
+	goesOn := func() { m.goesOn(sub, &number) }
 	goesOn()
 	process := m.Life().Cmd.Process.Pid
 	for range 2 {

@@ -68,6 +68,3 @@ func (c *Claim) Alone() error {
 	}
 	return nil
 }
-
-// Close ends the conversation: the old process keeps the work, unless Begin has been called.
-func (c *Claim) Close() error { return c.conn.Close() }

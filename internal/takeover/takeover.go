@@ -63,20 +63,12 @@ func say(c *net.UnixConn, m message, with ...*os.File) error {
 			return err
 		}
 	}
-	to, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
 	var rights []byte
 	if len(fds) > 0 {
 		rights = syscall.UnixRights(fds...)
 	}
-	var serr error
-	err = to.Write(func(s uintptr) bool {
-		serr = syscall.Sendmsg(int(s), p, rights, nil, syscall.MSG_NOSIGNAL)
-		return serr != syscall.EAGAIN && serr != syscall.EINTR
-	})
-	return errors.Join(err, serr)
+	_, _, err = c.WriteMsgUnix(p, rights, nil)
+	return err
 }
 
 // hear returns the next message, io.EOF when the other process is gone, and the files that came with it.
